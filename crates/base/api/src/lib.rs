@@ -1,0 +1,1 @@
+//! Kubernetes objects: kinds, schema facts, defaults, validation, selectors, patches, tables. No I/O.

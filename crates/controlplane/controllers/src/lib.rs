@@ -1,0 +1,1 @@
+//! Reconcilers that carry plans out, through the API only.

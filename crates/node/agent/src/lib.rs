@@ -1,0 +1,1 @@
+//! Pods onto container, image and network: lifecycle, probes, volumes, streams.

@@ -1,0 +1,1 @@
+//! Pods as shared namespaces: shim, cgroups, mounts, exec, logs.
