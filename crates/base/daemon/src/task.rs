@@ -223,6 +223,18 @@ impl Drop for Registration {
     }
 }
 
+/// A named operating-system thread, for work that blocks all its life. The owner joins it.
+///
+/// # Errors
+/// The system has no room for another thread.
+pub fn thread<T, F>(name: &str, work: F) -> std::io::Result<std::thread::JoinHandle<T>>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()

@@ -170,7 +170,8 @@ pub trait Store: Send + Sync + 'static {
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse>>;
     /// Watch `[start, end)` for changes with revision >= `from` (0: after now). Bounded buffer per watcher.
     /// Sends a progress batch when `progress` is set: immediately when caught up, then about every minute.
-    fn watch(&self, start: Bytes, end: Bytes, from: Revision, progress: bool) -> BoxFuture<'_, Result<Watch>>;
+    fn watch(&self, start: Bytes, end: Bytes, from: Revision, progress: bool)
+    -> BoxFuture<'_, Result<Watch>>;
     /// Forget history before `revision` (which stays readable).
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<()>>;
     /// Grant a lease that ends after `ttl` seconds unless kept alive.
