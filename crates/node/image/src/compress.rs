@@ -1,0 +1,151 @@
+//! Compression of layers, found by content and not by media type.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+
+use flate2::bufread::MultiGzDecoder;
+use flate2::write::GzEncoder;
+
+const BUFFER: usize = 128 << 10;
+
+/// How bytes are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+/// Compressions that are recognised only to say that they are not carried.
+fn foreign(head: &[u8]) -> Option<&'static str> {
+    if head.starts_with(b"\xfd7zXZ\0") {
+        Some("xz")
+    } else if head.starts_with(b"BZh") {
+        Some("bzip2")
+    } else if head.starts_with(b"PK\x03\x04") {
+        Some("zip")
+    } else {
+        None
+    }
+}
+
+/// Find the compression from the first bytes.
+pub(crate) fn detect(head: &[u8]) -> io::Result<Format> {
+    if let Some(name) = foreign(head) {
+        let text = format!("{name} compression is not supported (hint: recompress it with gzip or zstd)");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    Ok(if head.starts_with(&[0x1f, 0x8b]) {
+        Format::Gzip
+    } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        Format::Zstd
+    } else {
+        Format::Plain
+    })
+}
+
+/// Decompresses what comes, whatever it is.
+pub(crate) enum Decoder<R: Read> {
+    Plain(BufReader<R>),
+    Gzip(Box<MultiGzDecoder<BufReader<R>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<R>>>),
+}
+
+impl<R: Read> Decoder<R> {
+    pub(crate) fn new(inner: R) -> io::Result<Self> {
+        let mut inner = BufReader::with_capacity(BUFFER, inner);
+        let format = detect(inner.fill_buf()?)?;
+        Ok(match format {
+            Format::Plain => Decoder::Plain(inner),
+            Format::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(inner))),
+            Format::Zstd => Decoder::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(inner)?)),
+        })
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Decoder::Plain(_) => Format::Plain,
+            Decoder::Gzip(_) => Format::Gzip,
+            Decoder::Zstd(_) => Format::Zstd,
+        }
+    }
+
+    /// Read the source to its end, past what the decompressor needed, and give it back.
+    pub(crate) fn finish(self) -> io::Result<R> {
+        let mut inner = match self {
+            Decoder::Plain(inner) => inner,
+            Decoder::Gzip(decoder) => decoder.into_inner(),
+            Decoder::Zstd(decoder) => decoder.finish(),
+        };
+        io::copy(&mut inner, &mut io::sink())?;
+        Ok(inner.into_inner())
+    }
+}
+
+impl<R: Read> Read for Decoder<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Decoder::Plain(inner) => inner.read(buf),
+            Decoder::Gzip(inner) => inner.read(buf),
+            Decoder::Zstd(inner) => inner.read(buf),
+        }
+    }
+}
+
+/// Compresses a layer; the output depends on the input alone.
+pub(crate) enum Encoder<W: Write> {
+    Plain(W),
+    Gzip(GzEncoder<W>),
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+}
+
+impl<W: Write> Encoder<W> {
+    pub(crate) fn new(format: Format, inner: W) -> io::Result<Self> {
+        Ok(match format {
+            Format::Plain => Encoder::Plain(inner),
+            Format::Gzip => Encoder::Gzip(flate2::GzBuilder::new().write(inner, flate2::Compression::new(4))),
+            Format::Zstd => Encoder::Zstd(zstd::stream::write::Encoder::new(inner, 3)?),
+        })
+    }
+
+    pub(crate) fn finish(self) -> io::Result<W> {
+        match self {
+            Encoder::Plain(inner) => Ok(inner),
+            Encoder::Gzip(encoder) => encoder.finish(),
+            Encoder::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Encoder::Plain(inner) => inner.write(buf),
+            Encoder::Gzip(inner) => inner.write(buf),
+            Encoder::Zstd(inner) => inner.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Encoder::Plain(inner) => inner.flush(),
+            Encoder::Gzip(inner) => inner.flush(),
+            Encoder::Zstd(inner) => inner.flush(),
+        }
+    }
+}
+
+/// The first bytes of a file, as many as fit.
+pub(crate) fn head(file: &File) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt as _;
+    let mut head = vec![0; 512];
+    let mut filled = 0;
+    while filled < head.len() {
+        match file.read_at(&mut head[filled..], filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    head.truncate(filled);
+    Ok(head)
+}

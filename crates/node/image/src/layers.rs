@@ -1,0 +1,3 @@
+//! Layers as directories in overlayfs form.
+
+pub(crate) mod lookup;
