@@ -1,10 +1,48 @@
 //! The values that Kubernetes fills in where a manifest says nothing.
+//!
+//! Applying them twice changes nothing. What the server decides (status, generation, generated labels) is in
+//! [`crate::strategy`].
+
+pub(crate) mod edit;
+mod objects;
+mod pod;
+mod workloads;
 
 use serde_json::Value;
 
 use crate::kinds::Resource;
 
+pub(crate) use self::edit::Object;
+pub use self::pod::default_pull_policy;
+
 /// Fills in the defaults of the resource's kind; an object of an unknown kind stays as it is.
 pub fn apply(resource: &Resource, object: &mut Value) {
-    let _ = (resource, object);
+    let Some(object) = object.as_object_mut() else { return };
+    let group: &str = resource.group;
+    let kind: &str = resource.kind;
+    match (group, kind) {
+        ("", "Pod") => pod::pod(object),
+        ("", "PodTemplate") => pod::template(object),
+        ("", "Service") => objects::service(object),
+        ("", "Endpoints") => objects::endpoints(object),
+        ("", "Secret") => edit::set_text(object, "type", "Opaque"),
+        ("", "Namespace") => objects::namespace(object),
+        ("", "Node") => objects::node(object),
+        ("", "PersistentVolume") => objects::persistent_volume(object),
+        ("", "PersistentVolumeClaim") => objects::persistent_volume_claim(object),
+        ("", "LimitRange") => objects::limit_range(object),
+        ("", "ResourceQuota") => objects::resource_quota(object),
+        ("", "ReplicationController") => workloads::replication_controller(object),
+        ("apps", "Deployment") => workloads::deployment(object),
+        ("apps", "ReplicaSet") => workloads::replica_set(object),
+        ("apps", "DaemonSet") => workloads::daemon_set(object),
+        ("apps", "StatefulSet") => workloads::stateful_set(object),
+        ("batch", "Job") => workloads::job(object),
+        ("batch", "CronJob") => workloads::cron_job(object),
+        ("discovery.k8s.io", "EndpointSlice") => objects::endpoint_slice(object),
+        _ => {}
+    }
 }
+
+#[cfg(test)]
+mod tests;

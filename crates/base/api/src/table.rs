@@ -1,12 +1,20 @@
-//! The columns and cells that `kubectl get` prints.
+//! The columns and cells that `kubectl get` prints, of which `-o wide` shows those with priority 1 too.
+
+mod cells;
+mod columns;
+mod duration;
+mod pod;
+mod rows;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kinds::Resource;
 
+pub use self::duration::human;
+
 /// A column of `metav1.Table`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column {
     /// The heading.
     pub name: &'static str,
@@ -23,7 +31,7 @@ pub struct Column {
 impl Column {
     /// The `TableColumnDefinition` as JSON.
     pub fn to_value(&self) -> Value {
-        serde_json::json!({
+        json!({
             "name": self.name,
             "type": self.kind,
             "format": self.format,
@@ -33,14 +41,33 @@ impl Column {
     }
 }
 
-/// The columns of the resource's kind.
+/// The columns of the resource's kind; name and age for a kind without columns of its own.
 pub fn columns(resource: &Resource) -> &'static [Column] {
-    let _ = resource;
-    &[]
+    columns::of(resource.group, resource.kind)
 }
 
 /// The cells of one object, as many as there are columns.
 pub fn row(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
-    let _ = (resource, object, now);
-    Vec::new()
+    rows::of(resource.group, resource.kind, object, now)
 }
+
+/// The conditions of one object's row: clients that hide what has ended go by them.
+pub fn row_conditions(resource: &Resource, object: &Value) -> Vec<Value> {
+    if (resource.group, resource.kind) != ("", "Pod") {
+        return Vec::new();
+    }
+    let message = match cells::text(object, "/status/phase") {
+        "Succeeded" => "The pod has completed successfully.",
+        "Failed" => "The pod failed.",
+        _ => return Vec::new(),
+    };
+    vec![json!({
+        "type": "Completed",
+        "status": "True",
+        "reason": cells::text(object, "/status/phase"),
+        "message": message,
+    })]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Kubernetes' rules about objects, each broken one worded as Kubernetes words it.
 
+pub(crate) mod names;
+
 use serde_json::Value;
 
 use crate::kinds::Resource;

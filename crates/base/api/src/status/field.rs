@@ -186,10 +186,9 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
-/// Strings as Go's `%q`, numbers and booleans bare, a missing value as `"null"`, the rest as JSON.
+/// Strings as Go's `%q`, everything else as JSON.
 fn printed(value: &Value) -> String {
     match value {
-        Value::Null => "\"null\"".to_owned(),
         Value::String(text) => go_quote(text),
         other => other.to_string(),
     }

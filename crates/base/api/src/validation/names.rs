@@ -1,0 +1,2 @@
+//! (being written)
+pub(crate) fn dns1123_label(_: &str) -> Vec<String> { Vec::new() }
