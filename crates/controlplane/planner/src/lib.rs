@@ -1,1 +1,14 @@
-//! Every decision, pure.
+//! Every decision, pure: a snapshot in, a plan and its reasons out.
+//!
+//! There is no clock, no I/O and no async here. Times come in as arguments, randomness as a seed, so that each
+//! decision can be tested in a table, replayed from a recording and simulated at thousands of nodes.
+//!
+//! - [`scheduler`]: which node a pod goes to, or, counted per reason, why none takes it.
+//! - [`rollout`]: what Deployments, ReplicaSets, Jobs, StatefulSets, DaemonSets and CronJobs do next.
+//! - [`selector`] and [`quantity`]: the two small languages that both of them read.
+
+pub mod pods;
+pub mod quantity;
+pub mod rollout;
+pub mod scheduler;
+pub mod selector;

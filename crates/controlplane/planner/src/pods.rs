@@ -1,0 +1,90 @@
+//! Facts about a pod that every plan reads.
+
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+/// The phase, `""` when there is none yet.
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// Whether the pod ran to its end, well or not.
+pub fn finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether deletion has been asked for.
+pub fn terminating(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Neither finished nor terminating: a replica that counts.
+pub fn active(pod: &Pod) -> bool {
+    !finished(pod) && !terminating(pod)
+}
+
+/// The condition of that type.
+pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
+}
+
+/// Whether the Ready condition is True.
+pub fn ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// When the pod became ready, when it is.
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready").filter(|c| c.status == "True")?;
+    ready.last_transition_time.as_ref().map(|t| t.0)
+}
+
+/// Whether the pod has been ready for at least `min_ready_seconds`.
+pub fn available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
+    ready(pod) && available_at(pod, min_ready_seconds).is_none_or(|at| at <= now)
+}
+
+/// When a ready pod becomes available; `None` when it is so from the start or is not ready.
+pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
+    if min_ready_seconds <= 0 {
+        return None;
+    }
+    ready_since(pod)?.checked_add(SignedDuration::from_secs(min_ready_seconds.into())).ok()
+}
+
+/// The name of the node it is bound to, `""` when it is not.
+pub fn node_name(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}
+
+/// Restarts over all containers.
+pub fn restarts(pod: &Pod) -> i64 {
+    let containers = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
+    containers.into_iter().flatten().map(|c| i64::from(c.restart_count)).sum()
+}
+
+/// The uid, `""` when there is none.
+pub fn uid(meta: &ObjectMeta) -> &str {
+    meta.uid.as_deref().unwrap_or_default()
+}
+
+/// The name, `""` when there is none.
+pub fn name(meta: &ObjectMeta) -> &str {
+    meta.name.as_deref().unwrap_or_default()
+}
+
+/// The owner that controls the object.
+pub fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references.as_ref()?.iter().find(|o| o.controller == Some(true))
+}
+
+/// When the object was created; the beginning of time when unknown.
+pub fn created(meta: &ObjectMeta) -> Timestamp {
+    meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
+}
+
+/// One annotation.
+pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
