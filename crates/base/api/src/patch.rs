@@ -1,0 +1,59 @@
+//! Patches: JSON patch, JSON merge patch, strategic merge patch. Each takes the object as it is and gives the object
+//! as it should be; [`checked`] then decodes the result as upstream does for patches.
+
+mod json;
+mod merge;
+mod strategic;
+
+use serde_json::Value;
+
+use crate::decode::{FieldValidation, Parsed, check_patched, parse_json};
+use crate::kinds::{Gvk, Resource};
+use crate::status::{FieldError, Status};
+
+pub use json::MAX_OPERATIONS;
+
+/// Applies a JSON patch (RFC 6902): at most [`MAX_OPERATIONS`], copies bounded.
+pub fn json(object: &Value, patch: &[u8]) -> Result<Value, Status> {
+    json::apply(object, patch)
+}
+
+/// Applies a JSON merge patch (RFC 7386).
+pub fn merge(object: &Value, patch: &Value) -> Result<Value, Status> {
+    merge::apply(object, patch)
+}
+
+/// Applies a strategic merge patch for the resource's kind.
+pub fn strategic(resource: &Resource, object: &Value, patch: &Value) -> Result<Value, Status> {
+    strategic_of(resource.gvk(), object, patch)
+}
+
+/// Like [`strategic`], for the kind of a subresource (`Scale`).
+pub fn strategic_of(kind: Gvk, object: &Value, patch: &Value) -> Result<Value, Status> {
+    strategic::apply(kind, object, patch)
+}
+
+/// Reads the body of a merge or strategic merge patch; the duplicates in it are for [`checked`].
+pub fn parse(bytes: &[u8]) -> Result<Parsed, Status> {
+    let parsed = parse_json(bytes).map_err(|e| {
+        let why = e.message.rsplit("json parse error: ").next().unwrap_or_default();
+        Status::bad_request(format!("error decoding patch: {why}"))
+    })?;
+    if parsed.value.is_object() { Ok(parsed) } else { Err(Status::bad_request("invalid JSON document")) }
+}
+
+/// Decodes the result of a patch: types, formats, unknown fields. A problem is `Invalid` (422) on the field `patch`, as
+/// upstream has it. `duplicates` are those found in the patch's own body.
+pub fn checked(
+    kind: Gvk,
+    patched: Value,
+    duplicates: Vec<String>,
+    patch_bytes: &[u8],
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    check_patched(kind, Parsed { value: patched, duplicates }, validation).map_err(|why| {
+        const SHOWN: usize = 4096;
+        let shown = String::from_utf8_lossy(&patch_bytes[..patch_bytes.len().min(SHOWN)]).into_owned();
+        Status::invalid(("", ""), "", &[FieldError::invalid("patch", shown, why)])
+    })
+}
