@@ -376,7 +376,7 @@ mod tests {
             ("1e3", "1e3"),
             ("1E6", "1e6"),
             ("1e2", "100"),
-            ("12e-1", "1200m"),
+            ("12e-1", "1200e-3"),
             ("1Ki", "1Ki"),
             ("0.5Ki", "512"),
             ("0.1Ki", "102400m"),
@@ -405,17 +405,8 @@ mod tests {
         for text in ["", " 1", "1 ", "abc", "1.2.3", "--1", "1x", "1Gi5x", "0x10", "1e3.5"] {
             assert_eq!(Quantity::parse(text).map(|q| q.canonical()), Err(ParseError::Format), "{text}");
         }
-        for text in [
-            "1KK",
-            "1GiB".trim_end_matches('B').repeat(2).trim_start_matches("1Gi"),
-            "1mm",
-            "1i",
-            "1Gm",
-            "1e99999999999999999999",
-        ] {
-            if text.starts_with('1') && text != "1Gi" {
-                assert_eq!(Quantity::parse(text).map(|q| q.canonical()), Err(ParseError::Suffix), "{text}");
-            }
+        for text in ["1KK", "1mm", "1i", "1Gm", "1GiMi", "1ee3", "1e", "1e99999999999999999999"] {
+            assert_eq!(Quantity::parse(text).map(|q| q.canonical()), Err(ParseError::Suffix), "{text}");
         }
     }
 
@@ -424,7 +415,7 @@ mod tests {
         assert_eq!(canonical(&"9".repeat(5000)), "9223372036854775807");
         assert_eq!(canonical(&format!("0.{}1", "0".repeat(5000))), "1n");
         assert_eq!(canonical("1e9223372036854775807").len(), "9223372036854775807".len());
-        assert_eq!(canonical("1e-9223372036854775808"), "1n");
+        assert_eq!(canonical("1e-9223372036854775808"), "1e-9");
     }
 
     #[test]
