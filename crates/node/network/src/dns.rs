@@ -82,6 +82,14 @@ pub struct DnsPort {
 pub struct Dns {}
 
 impl Dns {
+    pub(crate) async fn start(
+        _options: DnsOptions,
+        _network: &crate::Options,
+        _supervisor: &sampan_daemon::Supervisor,
+    ) -> Result<Self> {
+        Ok(Self {})
+    }
+
     /// Replace all records.
     ///
     /// # Errors

@@ -6,14 +6,23 @@
 //! [`Options`] -> [`Network::start`] -> [`Network`], which is the handle.
 
 pub mod cidr;
+mod conntrack;
 pub mod dns;
 pub mod error;
+mod host;
+mod leases;
+mod link;
+mod monitor;
+mod netlink;
 pub mod netns;
 pub mod network;
+mod nft;
 pub mod service;
+mod tables;
 
 pub use cidr::Cidr;
 pub use dns::{Dns, DnsEndpoint, DnsOptions, DnsPort, DnsRecords, DnsTarget};
 pub use error::{Error, Result};
-pub use network::{Attachment, Network, Options, free_cidr, host_address};
+pub use host::{free_cidr, host_address};
+pub use network::{Attachment, Network, Options};
 pub use service::{ApplyReport, HostPort, Protocol, ServiceEntry, ServicePort};

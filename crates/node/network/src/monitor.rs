@@ -1,0 +1,77 @@
+//! Hears when somebody else changes the service table, and has it written anew.
+
+use std::{io, sync::Arc};
+
+use nix::errno::Errno;
+use tokio::io::unix::AsyncFd;
+
+use crate::{
+    Error, Result,
+    netlink::{self, Socket},
+    network::Inner,
+    nft,
+};
+
+/// What came in.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// Nothing about us.
+    #[default]
+    Nothing,
+    /// Somebody else changed our table.
+    Changed,
+    /// Too much at once: something was lost.
+    Lost,
+}
+
+/// Listens until cancelled.
+pub async fn run(inner: Arc<Inner>, own_port: u32) -> Result<()> {
+    let what = || Error::kernel("watch nftables");
+    let socket = Socket::netfilter_monitor().map_err(what())?;
+    let mut socket = AsyncFd::register(socket).map_err(what())?;
+    // Whatever happened before the socket was there.
+    look(&inner, Heard::Lost).await?;
+    loop {
+        let mut guard = socket.readable_mut().await.map_err(what())?;
+        let table = &inner.options.table;
+        match guard.try_io(|socket| read(socket.get_mut(), table, own_port)) {
+            Ok(Ok(heard)) => look(&inner, heard).await?,
+            Ok(Err(error)) => return Err(what()(error)),
+            Err(_would_block) => {}
+        }
+    }
+}
+
+fn read(socket: &mut Socket, table: &str, own_port: u32) -> io::Result<Heard> {
+    let mut heard = Heard::Nothing;
+    let result = socket.next(|message| {
+        if message.port != own_port
+            && nft::names_a_table(message.kind)
+            && nft::notified_table(message.body) == Some(table)
+        {
+            heard = Heard::Changed;
+        }
+    });
+    match result {
+        Err(error) if netlink::errno(&error) == Some(Errno::ENOBUFS) => Ok(Heard::Lost),
+        other => other.map(|()| heard),
+    }
+}
+
+async fn look(inner: &Arc<Inner>, heard: Heard) -> Result<()> {
+    if heard == Heard::Nothing {
+        return Ok(());
+    }
+    let for_work = inner.clone();
+    inner
+        .supervisor
+        .blocking(move || {
+            let mut tables = for_work.tables();
+            if heard == Heard::Lost && tables.exists()? {
+                return Ok(());
+            }
+            tracing::warn!(table = for_work.options.table, "changed by somebody else, writing it anew");
+            tables.rewrite().map(drop)
+        })
+        .await
+}
