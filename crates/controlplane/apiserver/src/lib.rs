@@ -1,1 +1,45 @@
-//! Kubernetes REST over the store.
+//! Kubernetes REST over the store: discovery, objects, watches, authentication, and the way to the nodes.
+//!
+//! [`Options`] -> [`ApiServer`] -> [`Handle`]. The store keeps the canonical JSON of each object once; answers and
+//! watches splice the resourceVersion into those bytes and send them without encoding again. Clients in this process
+//! use [`Handle::client`], a `tower::Service` bound to a user.
+
+mod admission;
+mod allocate;
+mod authn;
+mod authz;
+mod body;
+mod bootstrap;
+mod cache;
+mod call;
+mod compact;
+mod core;
+mod discovery;
+mod encode;
+mod endpoint;
+mod events;
+mod fixed;
+mod handler;
+mod jwt;
+mod local;
+mod metrics;
+mod options;
+mod request;
+mod respond;
+mod reviews;
+mod select;
+mod serve;
+mod server;
+mod storage;
+mod subresource;
+mod user;
+mod verbs;
+mod watch;
+
+pub use body::{Body, BoxError};
+pub use fixed::GIT_VERSION;
+pub use jwt::{Error as KeyError, SigningKey};
+pub use local::LocalService;
+pub use options::{Cidr, Limits, Options};
+pub use server::{ApiServer, Error, Handle};
+pub use user::UserInfo;

@@ -1,0 +1,105 @@
+//! What every cluster has from the start: its namespaces, and the `kubernetes` Service that leads back to the API.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use sampan_api::status::Status;
+use serde_json::{Value, json};
+
+use crate::{allocate, core::Core, local::LocalService, user::UserInfo};
+use http_body_util::{BodyExt, Full};
+use tower::ServiceExt;
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Makes what is missing, and sets the endpoint of `kubernetes` to where the server is now.
+pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
+    let client = Client(LocalService::new(core.clone(), UserInfo::admin("system:apiserver")));
+    for name in NAMESPACES {
+        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        client.ensure("/api/v1/namespaces", &body).await?;
+    }
+    let ip = allocate::at(&core.options.service_cidr, 1).to_string();
+    let port = core.options.advertise.map_or(443, |address| address.port());
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "sessionAffinity": "None",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+        },
+    });
+    let path = "/api/v1/namespaces/default/services";
+    client.ensure(path, &service).await?;
+    let patch = json!({"spec": {"ports": service["spec"]["ports"]}});
+    client.send("PATCH", &format!("{path}/kubernetes"), &patch).await?;
+    if let Some(address) = core.options.advertise {
+        endpoints(&client, address).await?;
+    }
+    core.set_ready();
+    Ok(())
+}
+
+async fn endpoints(client: &Client, address: SocketAddr) -> Result<(), Status> {
+    let ip = address.ip().to_string();
+    let ports = json!([{"name": "https", "port": address.port(), "protocol": "TCP"}]);
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{"addresses": [{"ip": ip}], "ports": ports}],
+    });
+    client.ensure("/api/v1/namespaces/default/endpoints", &endpoints).await?;
+    let patch = json!({"subsets": endpoints["subsets"]});
+    client.send("PATCH", "/api/v1/namespaces/default/endpoints/kubernetes", &patch).await?;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+        "ports": ports,
+    });
+    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    client.ensure(path, &slice).await?;
+    let patch = json!({"endpoints": slice["endpoints"], "ports": ports});
+    client.send("PATCH", &format!("{path}/kubernetes"), &patch).await.map(|_| ())
+}
+
+/// The API as its first client.
+struct Client(LocalService);
+
+impl Client {
+    /// Creates an object unless it is there.
+    async fn ensure(&self, path: &str, object: &Value) -> Result<(), Status> {
+        match self.send("POST", path, object).await {
+            Err(status) if status.is("AlreadyExists") => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    async fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value, Status> {
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", kind)
+            .body(Full::new(bytes::Bytes::from(body.to_string())))
+            .map_err(Status::internal)?;
+        let response = match self.0.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        let failed = !response.status().is_success();
+        let bytes = response.into_body().collect().await.map_err(Status::internal)?.to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+        match Status::from_value(&value).filter(|_| failed) {
+            Some(status) => Err(status),
+            None => Ok(value),
+        }
+    }
+}

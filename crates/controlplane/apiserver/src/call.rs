@@ -1,0 +1,161 @@
+//! One request to a resource, ready to be carried out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, header};
+use sampan_api::{
+    decode::{self, FieldValidation, Format},
+    kinds::Gvk,
+    status::Status,
+};
+use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    endpoint::Endpoint,
+    request::{Query, Target},
+    user::UserInfo,
+};
+
+/// What a handler knows of its request.
+pub(crate) struct Call {
+    pub(crate) user: UserInfo,
+    pub(crate) method: Method,
+    pub(crate) verb: &'static str,
+    pub(crate) target: Target,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) query: Query,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// The place among the long-running requests, for a watch or a stream to keep.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
+    /// The connection after a switch of protocols.
+    pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+impl Call {
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        self.target.namespace.as_deref()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.target.name.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn validation(&self) -> Result<FieldValidation, Status> {
+        let text = self.query.get("fieldValidation").unwrap_or_default();
+        FieldValidation::parse(text).ok_or_else(|| {
+            let error = sampan_api::status::FieldError::not_supported(
+                "fieldValidation",
+                text,
+                &["Ignore", "Strict", "Warn"],
+            );
+            Status::invalid(("meta.k8s.io", "CreateOptions"), "", &[error])
+        })
+    }
+
+    /// The media type of the body, without parameters.
+    pub(crate) fn content_type(&self) -> &str {
+        let value = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        value.and_then(|value| value.split(';').next()).unwrap_or_default().trim()
+    }
+
+    fn format(&self) -> Result<Format, Status> {
+        match self.content_type() {
+            "" | "application/json" => Ok(Format::Json),
+            "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Format::Yaml),
+            _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+        }
+    }
+
+    /// The body as an object of a kind, with the warnings that earns.
+    pub(crate) fn decode(&self, kind: Gvk) -> Result<(Value, Vec<String>), Status> {
+        decode::body_of(kind, self.format()?, &self.body, self.validation()?)
+    }
+
+    /// The kind of the bodies of this request.
+    pub(crate) fn body_kind(&self) -> Gvk {
+        let resource = self.endpoint.resource;
+        let sub = self.target.subresource.as_deref().and_then(|name| resource.subresource(name));
+        sub.map_or_else(|| resource.gvk(), sampan_api::kinds::Subresource::gvk)
+    }
+
+    /// The body as `DeleteOptions`; an empty one is none.
+    pub(crate) fn delete_options(&self) -> Result<Value, Status> {
+        if self.body.is_empty() {
+            return Ok(Value::Object(serde_json::Map::new()));
+        }
+        let kind = Gvk { group: "", version: "v1", kind: "DeleteOptions" };
+        let format = self.format()?;
+        let parsed = match format {
+            Format::Json => decode::parse_json(&self.body)?,
+            Format::Yaml => decode::parse_yaml(&self.body)?,
+        };
+        // Clients name the group of the object to delete; the options are the same in each.
+        let mut parsed = parsed;
+        if let Some(object) = parsed.value.as_object_mut()
+            && object.get("kind").is_none_or(|kind| kind == "DeleteOptions")
+        {
+            object.shift_remove("apiVersion");
+        }
+        decode::decode_kind(kind, parsed, FieldValidation::Ignore).map(|(options, _)| options)
+    }
+}
+
+/// Checks that the object is for the place that the path says, and puts it there.
+pub(crate) fn place(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let metadata = metadata(object)?;
+    let said = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default().to_owned();
+    match call.namespace().filter(|_| call.endpoint.resource.namespaced) {
+        Some(namespace) => {
+            if !said.is_empty() && said != namespace {
+                return Err(Status::bad_request(if call.verb == "create" {
+                    format!(
+                        "the namespace of the provided object does not match the namespace sent on the request"
+                    )
+                } else {
+                    format!(
+                        "the namespace of the object ({said}) does not match the namespace on the request ({namespace})"
+                    )
+                }));
+            }
+            metadata.insert("namespace".to_owned(), namespace.into());
+        }
+        None if call.endpoint.resource.namespaced => {
+            return Err(Status::bad_request("an empty namespace may not be set during creation"));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// Checks that the name in the body is the one in the path; fills it in when the body has none.
+pub(crate) fn check_name(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let metadata = metadata(object)?;
+    let said = metadata.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if said.is_empty() {
+        metadata.insert("name".to_owned(), call.name().into());
+    } else if said != call.name() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({said}) does not match the name on the URL ({})",
+            call.name()
+        )));
+    }
+    Ok(())
+}
+
+/// The object's metadata, made when it has none.
+pub(crate) fn metadata(object: &mut Value) -> Result<&mut serde_json::Map<String, Value>, Status> {
+    object
+        .as_object_mut()
+        .and_then(|object| {
+            object.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new())).as_object_mut()
+        })
+        .ok_or_else(|| Status::bad_request("metadata must be an object"))
+}
+
+/// A text in an object, empty when absent.
+pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}

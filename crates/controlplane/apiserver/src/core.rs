@@ -1,0 +1,80 @@
+//! What every request handler has at hand.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use sampan_api::status::Status;
+use sampan_daemon::Supervisor;
+use sampan_store::Store;
+use tokio::sync::Semaphore;
+
+use crate::{
+    cache::Cache,
+    endpoint::{Endpoint, Endpoints},
+    events::EventLease,
+    metrics::Metrics,
+    options::Options,
+    storage::store_error,
+};
+
+/// The heart of the server, shared by all connections.
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) metrics: Metrics,
+    pub(crate) event_lease: EventLease,
+    /// Ordinary requests under way.
+    pub(crate) in_flight: Arc<Semaphore>,
+    /// Watches and streams under way.
+    pub(crate) long_running: Arc<Semaphore>,
+    ready: AtomicBool,
+}
+
+impl Core {
+    pub(crate) fn new(options: Options, supervisor: Supervisor) -> Self {
+        Self {
+            in_flight: Arc::new(Semaphore::new(options.limits.in_flight)),
+            long_running: Arc::new(Semaphore::new(options.limits.long_running)),
+            supervisor,
+            endpoints: Endpoints::new(),
+            metrics: Metrics::default(),
+            event_lease: EventLease::default(),
+            ready: AtomicBool::new(false),
+            options,
+        }
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.options.store
+    }
+
+    /// Set once the objects that every cluster has are there.
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.supervisor.token().is_cancelled()
+    }
+
+    /// A resource by its path; 404 when it is not served.
+    pub(crate) fn endpoint(&self, group: &str, version: &str, plural: &str) -> Result<&Arc<Endpoint>, Status> {
+        self.endpoints.get(group, version, plural).ok_or_else(Status::no_such_resource)
+    }
+
+    /// The watch cache of a resource, opened when first asked for.
+    pub(crate) async fn cache(&self, endpoint: &Arc<Endpoint>) -> Result<Arc<Cache>, Status> {
+        let open = || {
+            Cache::open(
+                endpoint.clone(),
+                self.options.store.clone(),
+                &self.supervisor,
+                self.options.limits.clone(),
+            )
+        };
+        endpoint.cache.get_or_try_init(open).await.cloned().map_err(|e| store_error(&e))
+    }
+}

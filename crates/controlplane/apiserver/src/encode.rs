@@ -1,0 +1,265 @@
+//! Objects to bytes and back.
+//!
+//! The store keeps an object as JSON that begins with the kind's head (`{"apiVersion":…,"kind":…,"metadata":{`) and
+//! carries no `resourceVersion`: that is the key's revision, spliced in right after the head on the way out.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use sampan_api::{kinds, status::Status};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+use crate::endpoint::Endpoint;
+
+/// How the client wants objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As they are.
+    Object,
+    /// As rows for people.
+    Table(Include),
+    /// Their metadata only.
+    Partial,
+}
+
+/// What a row carries besides its cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Include {
+    Metadata,
+    Object,
+    Nothing,
+}
+
+/// The bytes to store: head first, no resourceVersion.
+pub(crate) fn canonical(endpoint: &Endpoint, object: &Value) -> Result<Bytes, Status> {
+    let converted;
+    let object = if endpoint.foreign() {
+        converted = kinds::events::to_stored(endpoint.resource, object.clone());
+        &converted
+    } else {
+        object
+    };
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(endpoint.head.as_bytes());
+    let metadata = object.get("metadata").and_then(Value::as_object);
+    let mut first = true;
+    for (key, value) in metadata.into_iter().flatten() {
+        if key != "resourceVersion" {
+            push_field(&mut out, &mut first, key, value)?;
+        }
+    }
+    out.push(b'}');
+    first = false;
+    for (key, value) in object.as_object().into_iter().flatten() {
+        if !matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
+            push_field(&mut out, &mut first, key, value)?;
+        }
+    }
+    out.push(b'}');
+    Ok(out.into())
+}
+
+fn push_field(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) -> Result<(), Status> {
+    if !std::mem::take(first) {
+        out.push(b',');
+    }
+    serde_json::to_writer(&mut *out, key).map_err(Status::internal)?;
+    out.push(b':');
+    serde_json::to_writer(&mut *out, value).map_err(Status::internal)
+}
+
+/// Appends a stored object with its resourceVersion.
+pub(crate) fn push_stored(out: &mut Vec<u8>, endpoint: &Endpoint, stored: &[u8], revision: i64) {
+    if endpoint.foreign()
+        && let Ok(object) = parse(endpoint, stored, revision)
+        && serde_json::to_writer(&mut *out, &object).is_ok()
+    {
+        return;
+    }
+    let head = endpoint.head.len().min(stored.len());
+    out.extend_from_slice(&stored[..head]);
+    push_revision(out, revision);
+    if stored.get(head) != Some(&b'}') {
+        out.push(b',');
+    }
+    out.extend_from_slice(&stored[head..]);
+}
+
+fn push_revision(out: &mut Vec<u8>, revision: i64) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "\"resourceVersion\":\"{revision}\"");
+}
+
+/// A stored object as a value, with its resourceVersion.
+pub(crate) fn parse(endpoint: &Endpoint, stored: &[u8], revision: i64) -> Result<Value, Status> {
+    let mut object: Value = serde_json::from_slice(stored)
+        .map_err(|e| Status::internal(format!("stored object is damaged: {e}")))?;
+    if endpoint.foreign() {
+        object = kinds::events::from_stored(endpoint.resource, object);
+    }
+    set_revision(&mut object, revision);
+    Ok(object)
+}
+
+/// Sets `metadata.resourceVersion`.
+pub(crate) fn set_revision(object: &mut Value, revision: i64) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".to_owned(), revision.to_string().into());
+    }
+}
+
+/// The parts of an object that selectors can see: names, labels, and plain fields of the first two levels.
+/// Kept beside watch history in place of the whole object.
+pub(crate) fn selectable(stored: &[u8]) -> Option<Value> {
+    let Ok(Value::Object(object)) = serde_json::from_slice(stored) else { return None };
+    let plain = |value: &Value| !value.is_object() && !value.is_array();
+    let mut out = Map::new();
+    for (key, value) in object {
+        match value {
+            Value::Object(inner) if key == "metadata" => {
+                let keep = |key: &str| matches!(key, "name" | "namespace" | "labels");
+                let kept = inner.into_iter().filter(|(key, _)| keep(key)).collect();
+                out.insert(key, Value::Object(kept));
+            }
+            Value::Object(inner) => {
+                let kept = inner.into_iter().filter(|(_, value)| plain(value)).collect();
+                out.insert(key, Value::Object(kept));
+            }
+            value if plain(&value) => {
+                out.insert(key, value);
+            }
+            _ => {}
+        }
+    }
+    Some(Value::Object(out))
+}
+
+#[derive(Deserialize)]
+struct OnlyMetadata<'a> {
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+}
+
+/// Appends a stored object in the form asked. `columns`: a table names its columns.
+pub(crate) fn push_form(
+    out: &mut Vec<u8>,
+    form: Form,
+    endpoint: &Endpoint,
+    stored: &[u8],
+    revision: i64,
+    columns: bool,
+) -> Result<(), Status> {
+    match form {
+        Form::Object => push_stored(out, endpoint, stored, revision),
+        Form::Partial => push_partial(out, stored, revision)?,
+        Form::Table(include) => {
+            push_table_head(out, endpoint, columns);
+            let meta = json!({"resourceVersion": revision.to_string()});
+            let _ = write!(out, "\"metadata\":{meta},\"rows\":[");
+            push_row(out, include, endpoint, stored, revision)?;
+            out.extend_from_slice(b"]}");
+        }
+    }
+    Ok(())
+}
+
+/// Appends `PartialObjectMetadata`.
+pub(crate) fn push_partial(out: &mut Vec<u8>, stored: &[u8], revision: i64) -> Result<(), Status> {
+    let only: OnlyMetadata<'_> = serde_json::from_slice(stored)
+        .map_err(|e| Status::internal(format!("stored object is damaged: {e}")))?;
+    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"#);
+    push_revision(out, revision);
+    let inner = only.metadata.get().trim_start_matches('{');
+    if !inner.starts_with('}') {
+        out.push(b',');
+    }
+    out.extend_from_slice(inner.as_bytes());
+    out.push(b'}');
+    Ok(())
+}
+
+/// Appends `{"kind":"Table",…,` up to and including the column definitions and a comma.
+pub(crate) fn push_table_head(out: &mut Vec<u8>, endpoint: &Endpoint, columns: bool) {
+    out.extend_from_slice(br#"{"kind":"Table","apiVersion":"meta.k8s.io/v1","#);
+    let definitions: Value = if columns {
+        sampan_api::table::columns(endpoint.resource).iter().map(|column| column.to_value()).collect()
+    } else {
+        Value::Null
+    };
+    let _ = write!(out, "\"columnDefinitions\":{definitions},");
+}
+
+/// Appends one row.
+pub(crate) fn push_row(
+    out: &mut Vec<u8>,
+    include: Include,
+    endpoint: &Endpoint,
+    stored: &[u8],
+    revision: i64,
+) -> Result<(), Status> {
+    let object = parse(endpoint, stored, revision)?;
+    let cells = Value::Array(sampan_api::table::row(endpoint.resource, &object, sampan_daemon::clock::now()));
+    let _ = write!(out, "{{\"cells\":{cells}");
+    match include {
+        Include::Nothing => {}
+        Include::Object => {
+            out.extend_from_slice(b",\"object\":");
+            push_stored(out, endpoint, stored, revision);
+        }
+        Include::Metadata => {
+            out.extend_from_slice(b",\"object\":");
+            push_partial(out, stored, revision)?;
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// The bookmark's object: only a kind and a position.
+pub(crate) fn bookmark(form: Form, endpoint: &Endpoint, revision: i64, initial_end: bool) -> Vec<u8> {
+    let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+    if initial_end {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    }
+    let object = match form {
+        Form::Object => json!({
+            "kind": endpoint.resource.kind,
+            "apiVersion": endpoint.resource.api_version(),
+            "metadata": metadata,
+        }),
+        Form::Partial => {
+            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+        }
+        Form::Table(_) => {
+            let row = json!({"cells": [], "object": {
+                "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+            }});
+            json!({
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1",
+                "metadata": {"resourceVersion": revision.to_string()},
+                "columnDefinitions": null, "rows": [row],
+            })
+        }
+    };
+    frame("BOOKMARK", object.to_string().as_bytes())
+}
+
+/// One line of a watch.
+pub(crate) fn frame(kind: &str, object: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(object.len() + 40);
+    open_frame(&mut out, kind);
+    out.extend_from_slice(object);
+    close_frame(&mut out);
+    out
+}
+
+/// Appends what precedes the object in a line of a watch.
+pub(crate) fn open_frame(out: &mut Vec<u8>, kind: &str) {
+    let _ = write!(out, "{{\"type\":\"{kind}\",\"object\":");
+}
+
+/// Appends what follows the object.
+pub(crate) fn close_frame(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"}\n");
+}

@@ -1,0 +1,84 @@
+//! The resources that are served, with what each needs at hand: its keys, the head of its stored bytes, its cache.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sampan_api::kinds::{self, Resource};
+use tokio::sync::OnceCell;
+
+use crate::cache::Cache;
+
+/// One served resource.
+pub(crate) struct Endpoint {
+    pub(crate) resource: &'static Resource,
+    /// The resource whose form stored objects have: itself for nearly all.
+    pub(crate) stored: &'static Resource,
+    /// The bytes that every stored object of this kind begins with, up to the inside of `metadata`.
+    pub(crate) head: String,
+    /// All keys of this resource begin with this.
+    pub(crate) prefix: String,
+    /// Opened by the first watch.
+    pub(crate) cache: OnceCell<Arc<Cache>>,
+}
+
+impl Endpoint {
+    fn new(resource: &'static Resource) -> Self {
+        let stored = resource.stored_as().unwrap_or(resource);
+        let group = if stored.group.is_empty() { "core" } else { stored.group };
+        Self {
+            resource,
+            stored,
+            head: format!(
+                "{{\"apiVersion\":\"{}\",\"kind\":\"{}\",\"metadata\":{{",
+                stored.api_version(),
+                stored.kind
+            ),
+            prefix: format!("/registry/{group}/{}/", stored.plural),
+            cache: OnceCell::new(),
+        }
+    }
+
+    /// Stored objects have another form than this resource shows.
+    pub(crate) fn foreign(&self) -> bool {
+        !std::ptr::eq(self.resource, self.stored)
+    }
+
+    /// The key of one object.
+    pub(crate) fn key(&self, namespace: Option<&str>, name: &str) -> Bytes {
+        match namespace {
+            Some(namespace) if self.resource.namespaced => format!("{}{namespace}/{name}", self.prefix).into(),
+            _ => format!("{}{name}", self.prefix).into(),
+        }
+    }
+
+    /// What the keys of a list begin with.
+    pub(crate) fn scope(&self, namespace: Option<&str>) -> Bytes {
+        match namespace {
+            Some(namespace) if self.resource.namespaced => format!("{}{namespace}/", self.prefix).into(),
+            _ => self.prefix.clone().into(),
+        }
+    }
+
+    /// Namespace and name, read back from a key.
+    pub(crate) fn names<'a>(&self, key: &'a [u8]) -> (Option<&'a str>, &'a str) {
+        let rest = key.get(self.prefix.len()..).and_then(|rest| std::str::from_utf8(rest).ok()).unwrap_or_default();
+        match rest.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, rest),
+        }
+    }
+}
+
+/// All served resources.
+pub(crate) struct Endpoints(Vec<Arc<Endpoint>>);
+
+impl Endpoints {
+    pub(crate) fn new() -> Self {
+        Self(kinds::resources().iter().map(|resource| Arc::new(Endpoint::new(resource))).collect())
+    }
+
+    pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Endpoint>> {
+        let named = |r: &Resource| r.plural == plural && r.group == group && r.version == version;
+        self.0.iter().find(|endpoint| named(endpoint.resource))
+    }
+}

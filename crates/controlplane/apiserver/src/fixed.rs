@@ -1,0 +1,141 @@
+//! Paths that are no resources: health, version, metrics, OpenAPI, the issuer's keys.
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use sampan_api::{openapi, status::Status};
+use serde_json::json;
+
+use crate::{body::Body, core::Core, discovery, request::Query, respond};
+
+/// The version that is served.
+pub const GIT_VERSION: &str = "v1.37.0+sampan";
+
+const V2_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+json";
+
+/// `/version`.
+pub(crate) fn version() -> Response<Body> {
+    let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
+    let body = json!({
+        "major": "1",
+        "minor": "37",
+        "emulationMajor": "1",
+        "emulationMinor": "37",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "36",
+        "gitVersion": GIT_VERSION,
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": platform,
+    });
+    respond::json_value(StatusCode::OK, &body)
+}
+
+/// `/healthz`, `/livez`, `/readyz`: `ok`, or the checks one by one.
+pub(crate) async fn health(core: &Core, which: &'static str, query: &Query) -> Response<Body> {
+    let namespaces = core.endpoint("", "v1", "namespaces");
+    let store = match namespaces {
+        Ok(endpoint) => core.fetch(endpoint, None, "default").await.is_ok(),
+        Err(_) => false,
+    };
+    let mut checks = vec![("ping", true), ("store", store)];
+    if which == "readyz" {
+        checks.push(("bootstrap", core.is_ready()));
+        checks.push(("shutdown", !core.supervisor.token().is_cancelled()));
+    }
+    let good = checks.iter().all(|(_, good)| *good);
+    let mut text = String::new();
+    if query.flag("verbose").is_some() || !good {
+        for (name, good) in &checks {
+            text.push_str(&if *good { format!("[+]{name} ok\n") } else { format!("[-]{name} failed\n") });
+        }
+        text.push_str(&format!("{which} check {}\n", if good { "passed" } else { "failed" }));
+    } else {
+        text.push_str("ok");
+    }
+    let code = if good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    respond::typed(code, "text/plain; charset=utf-8", text)
+}
+
+/// `/metrics`.
+pub(crate) fn metrics(core: &Core) -> Response<Body> {
+    let limits = &core.options.limits;
+    let text = core.metrics.text(
+        limits.in_flight - core.in_flight.available_permits(),
+        limits.long_running - core.long_running.available_permits(),
+    );
+    respond::typed(StatusCode::OK, "text/plain; version=0.0.4", text)
+}
+
+/// `/openapi/v2`, in JSON whatever else is asked for besides.
+pub(crate) fn openapi_v2(headers: &HeaderMap) -> Response<Body> {
+    let document = openapi::v2();
+    let wants_named = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("proto-openapi.spec.v2.v1.0+json"));
+    let kind = if wants_named { V2_TYPE } else { "application/json" };
+    discovery::with_tag(headers, kind, document.bytes.clone(), &document.etag)
+}
+
+/// `/openapi/v3`.
+pub(crate) fn openapi_v3_index(headers: &HeaderMap) -> Response<Body> {
+    let document = openapi::v3_index();
+    discovery::with_tag(headers, "application/json", document.bytes.clone(), &document.etag)
+}
+
+/// `/openapi/v3/…`; with the right `hash` it may be kept for ever, with a wrong one the client is sent to the right.
+pub(crate) fn openapi_v3(headers: &HeaderMap, query: &Query, path: &str) -> Result<Response<Body>, Status> {
+    let Some(document) = openapi::v3(path) else { return Err(Status::no_such_resource()) };
+    if let Some(hash) = query.get("hash")
+        && hash != document.etag
+    {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        if let Ok(value) = HeaderValue::from_str(&format!("/openapi/v3/{path}?hash={}", document.etag)) {
+            response.headers_mut().insert(header::LOCATION, value);
+        }
+        return Ok(response);
+    }
+    let mut response =
+        discovery::with_tag(headers, "application/json", document.bytes.clone(), &document.etag);
+    if query.get("hash").is_some() {
+        let forever = HeaderValue::from_static("public, immutable");
+        response.headers_mut().insert(header::CACHE_CONTROL, forever);
+    }
+    Ok(response)
+}
+
+/// `/.well-known/openid-configuration`.
+pub(crate) fn oidc(core: &Core) -> Response<Body> {
+    let issuer = &core.options.issuer;
+    let body = json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{}/openid/v1/jwks", issuer.trim_end_matches('/')),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    });
+    respond::json_value(StatusCode::OK, &body)
+}
+
+/// `/openid/v1/jwks`.
+pub(crate) fn jwks(core: &Core) -> Response<Body> {
+    respond::typed(StatusCode::OK, "application/jwk-set+json", core.options.signing_key.jwks().to_string())
+}
+
+/// `/`: where to go from here.
+pub(crate) fn root() -> Response<Body> {
+    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    for (group, versions) in sampan_api::kinds::groups().iter().filter(|(name, _)| !name.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+    }
+    let rest = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"];
+    paths.extend(rest.into_iter().map(str::to_owned));
+    respond::json_value(StatusCode::OK, &json!({"paths": paths}))
+}

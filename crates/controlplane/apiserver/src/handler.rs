@@ -1,0 +1,275 @@
+//! From a request to its response: bounds, identity, permission, then the verb.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::BodyExt;
+use sampan_api::status::Status;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    authz::{self, Attributes},
+    body::{Body, RequestBody},
+    call::Call,
+    core::Core,
+    discovery, fixed,
+    request::{self, Query, Route, Target},
+    respond, reviews, subresource,
+    user::UserInfo,
+    verbs,
+};
+
+/// What a request is told when the server has enough to do.
+const BUSY: &str = "Too many requests, please try again later.";
+
+/// Who is at the other end, as far as the connection tells.
+#[derive(Clone)]
+pub(crate) enum Peer {
+    /// Over the network, with a verified client certificate or without.
+    Network(Option<Arc<UserInfo>>),
+    /// In this process, as this user.
+    Local(Arc<UserInfo>),
+}
+
+/// A request taken apart.
+struct Incoming {
+    method: Method,
+    path: String,
+    query: Query,
+    headers: HeaderMap,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+impl Core {
+    /// Serves one request; a refusal is a response like any other.
+    pub(crate) async fn serve(self: Arc<Self>, mut request: Request<RequestBody>, peer: Peer) -> Response<Body> {
+        let started = Instant::now();
+        let upgrade = request
+            .headers()
+            .contains_key(http::header::UPGRADE)
+            .then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let length = parts.uri.path_and_query().map_or(0, |both| both.as_str().len());
+        let incoming = Incoming {
+            query: Query::parse(parts.uri.query()),
+            path: parts.uri.path().to_owned(),
+            method: parts.method,
+            headers: parts.headers,
+            upgrade,
+        };
+        let route = Route::parse(&incoming.path);
+        let (verb, resource) = label(&incoming, &route);
+        let headers = incoming.headers.clone();
+        let result = if length > self.options.limits.uri {
+            Err(Status::new(414, "RequestURITooLong", "the request's path and query are too long"))
+        } else {
+            self.route(incoming, route, body, &peer).await
+        };
+        let mut response = result.unwrap_or_else(|status| respond::status(&status));
+        if matches!(peer, Peer::Network(_)) {
+            respond::compress(&headers, &mut response);
+        }
+        // Nothing is measured of a watch but its beginning.
+        self.metrics.record(verb, &resource, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn route(
+        self: &Arc<Self>,
+        incoming: Incoming,
+        route: Route,
+        body: RequestBody,
+        peer: &Peer,
+    ) -> Result<Response<Body>, Status> {
+        match route {
+            Route::Health(which) => return Ok(fixed::health(self, which, &incoming.query).await),
+            Route::Version => return Ok(fixed::version()),
+            _ => {}
+        }
+        let user = match peer {
+            Peer::Local(user) => UserInfo::clone(user),
+            Peer::Network(certificate) => {
+                self.authenticate(certificate.as_deref(), &incoming.headers).await?
+            }
+        };
+        match route {
+            Route::Object(target) => self.object(incoming, target, body, user).await,
+            route => self.path(&incoming, &route, &user),
+        }
+    }
+
+    fn path(&self, incoming: &Incoming, route: &Route, user: &UserInfo) -> Result<Response<Body>, Status> {
+        let verb = incoming.method.as_str().to_ascii_lowercase();
+        authz::authorize(user, &Attributes::Path { verb: &verb, path: &incoming.path })?;
+        if *route == Route::Unknown {
+            return Err(Status::no_such_resource());
+        }
+        if incoming.method != Method::GET && incoming.method != Method::HEAD {
+            return Err(Status::method_not_allowed());
+        }
+        let headers = &incoming.headers;
+        match route {
+            Route::Root => Ok(fixed::root()),
+            Route::Metrics => Ok(fixed::metrics(self)),
+            Route::Versions => discovery::versions(headers, &self.server_address()),
+            Route::Groups => discovery::groups(headers),
+            Route::Group(group) => discovery::group(headers, group),
+            Route::Resources(group, version) => discovery::resources(headers, group, version),
+            Route::OpenApiV2 => Ok(fixed::openapi_v2(headers)),
+            Route::OpenApiV3 => Ok(fixed::openapi_v3_index(headers)),
+            Route::OpenApiV3Group(..) => {
+                let path = incoming.path.trim_start_matches("/openapi/v3/");
+                fixed::openapi_v3(headers, &incoming.query, path)
+            }
+            Route::OidcConfig => Ok(fixed::oidc(self)),
+            Route::Jwks => Ok(fixed::jwks(self)),
+            Route::Health(_) | Route::Version | Route::Object(_) | Route::Unknown => {
+                Err(Status::no_such_resource())
+            }
+        }
+    }
+
+    fn server_address(&self) -> String {
+        self.options.advertise.map(|address| address.to_string()).unwrap_or_default()
+    }
+
+    async fn object(
+        self: &Arc<Self>,
+        incoming: Incoming,
+        target: Target,
+        body: RequestBody,
+        user: UserInfo,
+    ) -> Result<Response<Body>, Status> {
+        let Some(verb) = request::verb(&incoming.method, &target, &incoming.query) else {
+            return Err(Status::method_not_allowed());
+        };
+        authz::authorize(&user, &Attributes::Resource { verb, target: &target })?;
+        let endpoint = self.endpoint(&target.group, &target.version, &target.resource)?.clone();
+        if !endpoint.resource.namespaced && target.namespace.is_some() {
+            return Err(Status::no_such_resource());
+        }
+        let needs_namespace = target.name.is_some() || verb == "create";
+        if endpoint.resource.namespaced && target.namespace.is_none() && needs_namespace {
+            // Only lists and watches go across namespaces.
+            return Err(if verb == "create" {
+                Status::bad_request("an empty namespace may not be set during creation")
+            } else {
+                Status::no_such_resource()
+            });
+        }
+        let permit = self.admit(verb, &target)?;
+        let mut call = Call {
+            user,
+            method: incoming.method,
+            verb,
+            target,
+            endpoint,
+            query: incoming.query,
+            headers: incoming.headers,
+            body: Bytes::new(),
+            permit: Some(permit),
+            upgrade: incoming.upgrade,
+        };
+        if !matches!(verb, "get" | "list" | "watch") && call.upgrade.is_none() {
+            call.body = self.read(body).await?;
+        }
+        self.carry_out(&mut call).await
+    }
+
+    /// A place among the requests under way, or 429.
+    fn admit(&self, verb: &str, target: &Target) -> Result<OwnedSemaphorePermit, Status> {
+        let stream = matches!(target.subresource.as_deref(), Some("log" | "exec" | "attach" | "portforward"));
+        let places = if verb == "watch" || stream { &self.long_running } else { &self.in_flight };
+        places.clone().try_acquire_owned().map_err(|_| {
+            self.metrics.refuse();
+            Status::too_many_requests(BUSY, 1)
+        })
+    }
+
+    /// The whole body, within its bounds of size and time.
+    async fn read(&self, body: RequestBody) -> Result<Bytes, Status> {
+        let limits = &self.options.limits;
+        match tokio::time::timeout(limits.body_read, gather(body, limits.body)).await {
+            Err(_) => Err(Status::new(408, "Timeout", "the request's body did not arrive in time")),
+            Ok(read) => read,
+        }
+    }
+
+    /// Boxed: the verbs' futures are large, and most requests need one of them only.
+    fn carry_out<'a>(self: &'a Arc<Self>, call: &'a mut Call) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+        Box::pin(self.dispatch(call))
+    }
+
+    async fn dispatch(self: &Arc<Self>, call: &mut Call) -> Result<Response<Body>, Status> {
+        let resource = call.endpoint.resource;
+        if call.target.subresource.is_some() {
+            return subresource::run(self, call).await;
+        }
+        if !resource.allows(call.verb) {
+            return Err(Status::method_not_supported(resource, call.verb));
+        }
+        if resource.is_virtual() {
+            return match (resource.group, resource.plural) {
+                ("", "bindings") => subresource::binding::bind_named(self, call).await,
+                _ => reviews::answer(self, call).await,
+            };
+        }
+        match call.verb {
+            "get" => verbs::read::get(self, call).await,
+            "list" => verbs::list::list(self, call).await,
+            "watch" => verbs::watch::watch(self, call).await,
+            "create" if call.target.name.is_none() => verbs::create::create(self, call).await,
+            "update" if call.target.name.is_some() => verbs::update::update(self, call).await,
+            "patch" if call.target.name.is_some() => verbs::patch::run(self, call).await,
+            "delete" => verbs::delete::delete(self, call).await,
+            "deletecollection" => verbs::delete::delete_collection(self, call).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+}
+
+/// Reads a body to its end; more than `limit` bytes are 413.
+async fn gather(mut body: RequestBody, limit: usize) -> Result<Bytes, Status> {
+    let mut first = Bytes::new();
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| Status::bad_request(format!("the request's body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > limit {
+            return Err(Status::too_large(limit));
+        }
+        // Most bodies come in one piece, which is then not copied.
+        if first.is_empty() {
+            first = data;
+        } else {
+            rest.extend_from_slice(&data);
+        }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    rest.splice(0..0, first);
+    Ok(rest.into())
+}
+
+/// How a request is counted: bounded, whatever a client sends.
+fn label(incoming: &Incoming, route: &Route) -> (&'static str, String) {
+    match route {
+        Route::Object(target) => {
+            let verb = request::verb(&incoming.method, target, &incoming.query).unwrap_or("other");
+            match sampan_api::kinds::by_path(&target.group, &target.version, &target.resource) {
+                Some(resource) => {
+                    let sub = target.subresource.as_deref().and_then(|name| resource.subresource(name));
+                    let sub = sub.map(|sub| format!("/{}", sub.name)).unwrap_or_default();
+                    (verb, format!("{}{sub}", resource.plural))
+                }
+                None => (verb, "unknown".to_owned()),
+            }
+        }
+        Route::Unknown => ("other", "unknown".to_owned()),
+        _ => ("path", "fixed".to_owned()),
+    }
+}

@@ -1,0 +1,63 @@
+//! Which objects a list, watch or deletecollection is about.
+
+use sampan_api::{
+    selector::{FieldSelector, LabelSelector},
+    status::Status,
+};
+use sampan_store::KeyValue;
+use serde_json::Value;
+
+use crate::{
+    encode,
+    endpoint::Endpoint,
+    request::{Query, Target},
+};
+
+/// A longer selector is refused.
+const MAX_SELECTOR: usize = 8 << 10;
+
+/// Label and field selectors together.
+pub(crate) struct Selection {
+    labels: LabelSelector,
+    fields: FieldSelector,
+    /// Nothing but this name can match: a look at the key suffices.
+    name: Option<String>,
+    everything: bool,
+}
+
+impl Selection {
+    pub(crate) fn parse(endpoint: &Endpoint, target: &Target, query: &Query) -> Result<Self, Status> {
+        let labels = query.get("labelSelector").unwrap_or_default();
+        let fields = query.get("fieldSelector").unwrap_or_default();
+        if labels.len() > MAX_SELECTOR || fields.len() > MAX_SELECTOR {
+            return Err(Status::bad_request(format!("a selector is longer than {MAX_SELECTOR} bytes")));
+        }
+        let labels = LabelSelector::parse(labels)?;
+        let fields = FieldSelector::parse(endpoint.resource, fields)?;
+        // A watch of one object comes as a name in the path.
+        let name = target.name.clone().or_else(|| fields.exact("metadata.name").map(str::to_owned));
+        let everything = labels.is_everything() && fields.is_everything() && name.is_none();
+        Ok(Self { labels, fields, name, everything })
+    }
+
+    pub(crate) fn is_everything(&self) -> bool {
+        self.everything
+    }
+
+    /// False when the key alone says that the object does not match.
+    pub(crate) fn may_match_key(&self, endpoint: &Endpoint, key: &[u8]) -> bool {
+        self.name.as_deref().is_none_or(|name| endpoint.names(key).1 == name)
+    }
+
+    /// Whether an object whose key may match does, by its stored form.
+    pub(crate) fn matches(&self, object: &Value) -> bool {
+        self.labels.matches_object(object) && self.fields.matches(object)
+    }
+
+    /// Whether a stored object is selected.
+    pub(crate) fn selects(&self, endpoint: &Endpoint, kv: &KeyValue) -> bool {
+        self.everything
+            || (self.may_match_key(endpoint, &kv.key)
+                && encode::selectable(&kv.value).is_some_and(|object| self.matches(&object)))
+    }
+}

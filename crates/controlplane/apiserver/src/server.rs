@@ -1,0 +1,100 @@
+//! The server as a whole: bind, start, and the handle others hold.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use sampan_api::status::Status;
+use sampan_daemon::Supervisor;
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use crate::{bootstrap, compact, core::Core, local::LocalService, options::Options, serve, user::UserInfo};
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source} (hint: another process has the port, or the address is not this machine's)")]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The first objects could not be written.
+    #[error("cannot write what every cluster has: {0}")]
+    Bootstrap(Status),
+}
+
+/// An API server whose addresses are bound and that serves nobody yet.
+pub struct ApiServer {
+    options: Options,
+    listeners: Vec<(TcpListener, SocketAddr)>,
+}
+
+/// A running API server. Cheap to clone. It ends with its supervisor.
+#[derive(Clone)]
+pub struct Handle {
+    core: Arc<Core>,
+    addresses: Arc<[SocketAddr]>,
+}
+
+impl ApiServer {
+    /// Takes the addresses, so that a port in use is told at once.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on.
+    pub async fn bind(options: Options) -> Result<Self, Error> {
+        let mut listeners = Vec::new();
+        for &address in &options.listen {
+            let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
+            let bound = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
+            listeners.push((listener, bound));
+        }
+        Ok(Self { options, listeners })
+    }
+
+    /// The addresses that were bound.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|(_, address)| *address).collect()
+    }
+
+    /// Where pods are to reach the server, when it is known only after [`ApiServer::bind`].
+    pub fn advertise(&mut self, address: SocketAddr) {
+        self.options.advertise = Some(address);
+    }
+
+    /// Makes the first objects and starts to serve, under the supervisor.
+    ///
+    /// # Errors
+    /// The store refuses the first objects.
+    pub async fn start(self, supervisor: &Supervisor) -> Result<Handle, Error> {
+        let addresses = self.addresses().into();
+        let places = Arc::new(Semaphore::new(self.options.limits.connections));
+        let core = Arc::new(Core::new(self.options, supervisor.child("apiserver")));
+        bootstrap::run(&core).await.map_err(Error::Bootstrap)?;
+        for (listener, address) in self.listeners {
+            serve::listen(&core, listener, address, &places);
+        }
+        compact::start(&core);
+        Ok(Handle { core, addresses })
+    }
+}
+
+impl Handle {
+    /// The addresses that are listened on.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// A client in this process that acts as the user.
+    #[must_use]
+    pub fn client(&self, user: UserInfo) -> LocalService {
+        LocalService::new(self.core.clone(), user)
+    }
+
+    /// Ends the server alone: watches end, open requests are drained.
+    pub fn stop(&self) {
+        self.core.supervisor.cancel();
+    }
+}

@@ -1,0 +1,105 @@
+//! Objects in the store: read one, commit a change, and what the store's errors mean to a client.
+
+use sampan_api::status::Status;
+use sampan_store::{Compare, Error, KeyValue, Op, Range, Revision, Txn, TxnResponse};
+use serde_json::Value;
+
+use crate::{core::Core, encode, endpoint::Endpoint};
+
+/// An object read from the store.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub(crate) object: Value,
+    pub(crate) kv: KeyValue,
+}
+
+/// What the store's failure means to the client.
+pub(crate) fn store_error(error: &Error) -> Status {
+    match error {
+        Error::Compacted(_) => Status::expired_list(),
+        Error::Future(current) => Status::too_large_resource_version(0, unsigned(*current)),
+        Error::TooLarge { .. } => Status::request_entity_too_large(error),
+        Error::NoSpace(_) | Error::Unavailable(_) => Status::service_unavailable(error.to_string()),
+        Error::LeaseNotFound(_) | Error::Corrupt(_) => Status::internal(error),
+    }
+}
+
+/// What the store's failure means to a watcher that asked for events after a revision.
+pub(crate) fn watch_error(error: &Error, after: Revision) -> Status {
+    match error {
+        Error::Compacted(oldest) => Status::expired_watch(unsigned(after), unsigned(*oldest)),
+        other => store_error(other),
+    }
+}
+
+/// A revision as clients count: never negative.
+pub(crate) fn unsigned(revision: Revision) -> u64 {
+    u64::try_from(revision).unwrap_or_default()
+}
+
+impl Core {
+    /// The stored bytes of one object.
+    pub(crate) async fn fetch(
+        &self,
+        endpoint: &Endpoint,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<KeyValue>, Status> {
+        let range = Range { start: endpoint.key(namespace, name), ..Range::default() };
+        let mut response = self.store().range(range).await.map_err(|e| store_error(&e))?;
+        Ok(response.kvs.pop())
+    }
+
+    /// One object, or 404.
+    pub(crate) async fn find(
+        &self,
+        endpoint: &Endpoint,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Found, Status> {
+        let Some(kv) = self.fetch(endpoint, namespace, name).await? else {
+            return Err(Status::not_found(endpoint.resource, name));
+        };
+        Ok(Found { object: encode::parse(endpoint, &kv.value, kv.mod_revision)?, kv })
+    }
+
+    /// One object of a well-known resource, when there is one.
+    pub(crate) async fn look_up(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<Value>, Status> {
+        let endpoint = self.endpoint(group, version, plural)?;
+        match self.fetch(endpoint, namespace, name).await? {
+            Some(kv) => encode::parse(endpoint, &kv.value, kv.mod_revision).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Runs a transaction.
+    pub(crate) async fn commit(&self, txn: Txn) -> Result<TxnResponse, Status> {
+        self.store().txn(txn).await.map_err(|e| store_error(&e))
+    }
+
+    /// Puts an object that must be absent or unchanged, with further steps in the same transaction.
+    pub(crate) async fn put(
+        &self,
+        endpoint: &Endpoint,
+        object: &Value,
+        key: &bytes::Bytes,
+        expected: Revision,
+        lease: i64,
+        more: Txn,
+    ) -> Result<TxnResponse, Status> {
+        let mut txn = Txn {
+            compare: vec![Compare::ModRevision(key.clone(), expected)],
+            ops: vec![Op::Put { key: key.clone(), value: encode::canonical(endpoint, object)?, lease }],
+        };
+        txn.compare.extend(more.compare);
+        txn.ops.extend(more.ops);
+        self.commit(txn).await
+    }
+}

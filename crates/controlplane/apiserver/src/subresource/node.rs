@@ -1,0 +1,274 @@
+//! `pods/log`, `exec`, `attach` and `portforward`: passed on to the node that runs the pod.
+//!
+//! The server authorizes, finds the node, forwards the request with its upgrade headers, and after a switch of
+//! protocols copies bytes both ways. What the bytes mean is between the client and the node.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use sampan_api::status::Status;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    body::Body,
+    call::{Call, text},
+    core::Core,
+    request::Query,
+};
+
+/// Time to reach a node.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Time for a node to answer a request's head.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// What of a node's error is passed on.
+const ERROR_BYTES: usize = 16 << 10;
+
+/// Headers that make an upgrade.
+const FORWARDED: [&str; 8] = [
+    "connection",
+    "upgrade",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-protocol",
+    "sec-websocket-extensions",
+    "x-stream-protocol-version",
+    "origin",
+];
+
+/// Passes the request on.
+pub(crate) async fn connect(core: &Arc<Core>, call: &mut Call, what: &str) -> Result<Response<Body>, Status> {
+    let pod = core.find(&call.endpoint, call.namespace(), call.name()).await?.object;
+    let path = path(call, what, &pod)?;
+    let node = text(&pod, "/spec/nodeName").to_owned();
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {} does not have a host assigned", call.name())));
+    }
+    let (host, port) = address(core, &node).await?;
+    let mut request = Request::new(Empty::<bytes::Bytes>::new());
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = path.parse().map_err(|e| Status::bad_request(format!("{e}")))?;
+    for name in FORWARDED {
+        for value in call.headers.get_all(name) {
+            request.headers_mut().append(HeaderName::from_static(name), value.clone());
+        }
+    }
+    let authority = format!("{host}:{port}");
+    if let Ok(value) = HeaderValue::from_str(&authority) {
+        request.headers_mut().insert(header::HOST, value);
+    }
+    let unreachable = |why: String| {
+        Status::internal(format!("error dialing backend of node {node} at {authority}: {why}"))
+    };
+    let response = send(core, &host, port, request).await.map_err(unreachable)?;
+    answer(core, call, response).await
+}
+
+/// Opens a connection to the node and sends the request's head.
+async fn send(
+    core: &Core,
+    host: &str,
+    port: u16,
+    request: Request<Empty<bytes::Bytes>>,
+) -> Result<Response<hyper::body::Incoming>, String> {
+    let (name, connector) = (host.to_owned(), TlsConnector::from(core.options.node_tls.clone()));
+    let dial = async move {
+        let tcp = TcpStream::connect((name.clone(), port)).await.map_err(|e| e.to_string())?;
+        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+        let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
+        connector.connect(name, tcp).await.map_err(|e| e.to_string())
+    };
+    let tls = tokio::time::timeout(CONNECT, dial).await.map_err(|_| "timed out".to_owned())??;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|e| e.to_string())?;
+    // Ends with the response's body, or with the stream after an upgrade.
+    core.supervisor.spawn(format!("node-connection/{host}:{port}"), async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "connection to a node ended");
+        }
+    });
+    let answer = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
+    answer.map_err(|_| "the node did not answer in time".to_owned())?.map_err(|e| e.to_string())
+}
+
+/// Hands the node's answer to the client; after `101` joins the two connections.
+async fn answer(
+    core: &Core,
+    call: &mut Call,
+    mut response: Response<hyper::body::Incoming>,
+) -> Result<Response<Body>, Status> {
+    let permit = call.permit.take();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client) = call.upgrade.take() else {
+            return Err(Status::bad_request("Upgrade request required"));
+        };
+        let node = hyper::upgrade::on(&mut response);
+        let shutdown = core.supervisor.token();
+        core.supervisor.spawn(format!("stream/{}", call.name()), async move {
+            let _permit = permit;
+            let (Ok(client), Ok(node)) = (client.await, node.await) else { return };
+            let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
+            tokio::select! {
+                result = tokio::io::copy_bidirectional(&mut client, &mut node) => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "stream ended");
+                    }
+                }
+                () = shutdown.cancelled() => {}
+            }
+        });
+        let mut out = Response::new(Body::empty());
+        *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *out.headers_mut() = response.headers().clone();
+        return Ok(out);
+    }
+    let (parts, body) = response.into_parts();
+    if !parts.status.is_success() {
+        return Err(refusal(parts.status, body).await);
+    }
+    let mut out = Response::new(Body::node(body, Box::new(permit)));
+    *out.status_mut() = parts.status;
+    if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
+        out.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+    }
+    Ok(out)
+}
+
+/// The node's refusal as a Status: its own when it sent one, its text otherwise.
+async fn refusal(code: StatusCode, body: hyper::body::Incoming) -> Status {
+    let text = match Limited::new(body, ERROR_BYTES).collect().await {
+        Ok(bytes) => String::from_utf8_lossy(&bytes.to_bytes()).trim().to_owned(),
+        Err(_) => String::new(),
+    };
+    if let Some(status) = serde_json::from_str(&text).ok().and_then(|value: Value| Status::from_value(&value)) {
+        return status;
+    }
+    let reason = match code.as_u16() {
+        400 => "BadRequest",
+        403 => "Forbidden",
+        404 => "NotFound",
+        500 => "InternalError",
+        503 => "ServiceUnavailable",
+        _ => "",
+    };
+    let text = if text.is_empty() { format!("the node answered {code}") } else { text };
+    Status::new(code.as_u16(), reason, text)
+}
+
+/// The node's address and port, as it publishes them.
+async fn address(core: &Core, node: &str) -> Result<(String, u16), Status> {
+    let Some(found) = core.look_up("", "v1", "nodes", None, node).await? else {
+        return Err(Status::not_found(("", "nodes"), node));
+    };
+    let addresses = found.pointer("/status/addresses").and_then(Value::as_array);
+    let by_kind = |kind: &str| {
+        let mut list = addresses.into_iter().flatten();
+        list.find(|a| a["type"] == kind).and_then(|a| a["address"].as_str()).map(str::to_owned)
+    };
+    let host = ["InternalIP", "Hostname", "ExternalIP"].into_iter().find_map(by_kind);
+    let port = found.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
+    match (host, port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)) {
+        (Some(host), Some(port)) => Ok((host, port)),
+        _ => Err(Status::internal(format!("node {node} has not published an address and port yet"))),
+    }
+}
+
+/// The path and query on the node.
+fn path(call: &Call, what: &str, pod: &Value) -> Result<String, Status> {
+    let (namespace, name) = (call.namespace().unwrap_or_default(), call.name());
+    let query = &call.query;
+    let mut out = form_urlencoded::Serializer::new(String::new());
+    let head = match what {
+        "portforward" => {
+            for ports in query.all("ports") {
+                out.append_pair("ports", ports);
+            }
+            format!("/portForward/{namespace}/{name}")
+        }
+        "log" => {
+            let container = container(query, pod, name)?;
+            check_log(query)?;
+            for key in ["follow", "previous", "timestamps"] {
+                if let Some(flag) = query.flag(key) {
+                    out.append_pair(key, if flag { "true" } else { "false" });
+                }
+            }
+            for key in ["tailLines", "sinceSeconds", "sinceTime", "limitBytes", "stream"] {
+                if let Some(value) = query.get(key) {
+                    out.append_pair(key, value);
+                }
+            }
+            format!("/containerLogs/{namespace}/{name}/{container}")
+        }
+        _ => {
+            let container = container(query, pod, name)?;
+            for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+                if query.flag(ours).unwrap_or(false) {
+                    out.append_pair(theirs, "1");
+                }
+            }
+            for part in query.all("command") {
+                out.append_pair("command", part);
+            }
+            format!("/{what}/{namespace}/{name}/{container}")
+        }
+    };
+    let query = out.finish();
+    Ok(if query.is_empty() { head } else { format!("{head}?{query}") })
+}
+
+fn check_log(query: &Query) -> Result<(), Status> {
+    use sampan_api::status::FieldError;
+    let mut errors = Vec::new();
+    for (key, least) in [("tailLines", 0), ("sinceSeconds", 1), ("limitBytes", 1)] {
+        if let Some(number) = query.number(key)?
+            && number < least
+        {
+            let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            errors.push(FieldError::invalid(key, number, why));
+        }
+    }
+    if query.get("sinceSeconds").is_some() && query.get("sinceTime").is_some() {
+        errors.push(FieldError::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(("", "PodLogOptions"), "", &errors)) }
+}
+
+/// The container that is meant; the only one when none is named.
+fn container(query: &Query, pod: &Value, name: &str) -> Result<String, Status> {
+    let names = |pointer: &str| -> Vec<String> {
+        let list = pod.pointer(pointer).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(|c| c["name"].as_str()).map(str::to_owned).collect()
+    };
+    let (main, init) = (names("/spec/containers"), names("/spec/initContainers"));
+    let ephemeral = names("/spec/ephemeralContainers");
+    if let Some(wanted) = query.get("container") {
+        if main.iter().chain(&init).chain(&ephemeral).any(|c| c == wanted) {
+            return Ok(wanted.to_owned());
+        }
+        return Err(Status::bad_request(format!("container {wanted} is not valid for pod {name}")));
+    }
+    match main.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
+        several => {
+            let mut why = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                several.join(" ")
+            );
+            if !init.is_empty() {
+                why.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+            }
+            if !ephemeral.is_empty() {
+                why.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+            }
+            Err(Status::bad_request(why))
+        }
+    }
+}

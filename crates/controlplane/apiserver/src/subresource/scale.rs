@@ -1,0 +1,75 @@
+//! `scale`: the number of replicas, seen and set alike for every kind that has one.
+
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use sampan_api::{status::Status, strategy, validation};
+use serde_json::Value;
+
+use crate::{
+    body::Body,
+    call::{self, Call, text},
+    core::Core,
+    encode, respond,
+    storage::Found,
+    verbs::{
+        patch,
+        update::{self, Part},
+    },
+};
+
+/// Reads, replaces or patches a Scale.
+pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
+    respond::accepts_json(&call.headers)?;
+    if call.verb == "get" {
+        let found = core.find(&call.endpoint, call.namespace(), call.name()).await?;
+        return Ok(respond::json_value(StatusCode::OK, &scale_of(call, &found.object)?));
+    }
+    let dry_run = call.query.dry_run()?;
+    let given = if call.verb == "update" { Some(call.decode(call.body_kind())?.0) } else { None };
+    let changed = update::change(core, call, Part::Main, dry_run, |found| {
+        let mut scale = match &given {
+            Some(given) => given.clone(),
+            None => patched(call, found)?,
+        };
+        call::place(call, &mut scale)?;
+        call::check_name(call, &mut scale)?;
+        check(call, &scale)?;
+        let mut object = found.object.clone();
+        // What the Scale says of its base counts, not what was read just now.
+        call::metadata(&mut object)?.shift_remove("resourceVersion");
+        strategy::apply_scale(call.endpoint.resource, &mut object, &scale);
+        let uid = text(&scale, "/metadata/uid");
+        if !uid.is_empty() {
+            call::metadata(&mut object)?.insert("uid".to_owned(), uid.into());
+        }
+        Ok(object)
+    })
+    .await?;
+    let mut object = changed.object;
+    encode::set_revision(&mut object, changed.revision);
+    Ok(respond::json_value(StatusCode::OK, &scale_of(call, &object)?))
+}
+
+fn scale_of(call: &Call, object: &Value) -> Result<Value, Status> {
+    strategy::scale_of(call.endpoint.resource, object).ok_or_else(Status::no_such_resource)
+}
+
+fn patched(call: &Call, found: &Found) -> Result<Value, Status> {
+    let before = scale_of(call, &found.object)?;
+    let kind = patch::kind(call)?;
+    let (mut scale, _) = patch::apply_to(kind, call.body_kind(), &call.body, &before, call.validation()?)?;
+    let version = before.pointer("/metadata/resourceVersion");
+    if scale.pointer("/metadata/resourceVersion") == version {
+        call::metadata(&mut scale)?.shift_remove("resourceVersion");
+    }
+    Ok(scale)
+}
+
+fn check(call: &Call, scale: &Value) -> Result<(), Status> {
+    let errors = validation::scale(scale);
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(("autoscaling", "Scale"), call.name(), &errors))
+}

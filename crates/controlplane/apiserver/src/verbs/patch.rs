@@ -1,0 +1,117 @@
+//! `patch`.
+
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use sampan_api::{decode::FieldValidation, kinds::Gvk, patch, status::Status, strategy};
+use serde_json::Value;
+
+use crate::{
+    body::Body,
+    call::{self, Call},
+    core::Core,
+    encode, respond,
+    verbs::{
+        read,
+        update::{self, Part},
+    },
+};
+
+/// The patch types that are understood.
+const TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+
+/// How the body is to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Json,
+    Merge,
+    Strategic,
+}
+
+/// The kind of patch that the content type says.
+pub(crate) fn kind(call: &Call) -> Result<Kind, Status> {
+    match call.content_type() {
+        "application/json-patch+json" => Ok(Kind::Json),
+        "application/merge-patch+json" => Ok(Kind::Merge),
+        "application/strategic-merge-patch+json" => Ok(Kind::Strategic),
+        "application/apply-patch+yaml" => {
+            let mut status = Status::unsupported_media_type(&TYPES);
+            status.message = format!(
+                "server-side apply is not served yet (hint: use kubectl apply without --server-side); {}",
+                status.message
+            );
+            Err(status)
+        }
+        _ => Err(Status::unsupported_media_type(&TYPES)),
+    }
+}
+
+/// Changes an object as the body says.
+pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
+    let form = respond::form(&call.headers, &call.query)?;
+    let kind = kind(call)?;
+    let part = Part::of(call.target.subresource.as_deref());
+    let dry_run = call.query.dry_run()?;
+    let validation = call.validation()?;
+    let resource = call.endpoint.resource;
+    let mut warnings = Vec::new();
+    let mut old = Value::Null;
+    let changed = update::change(core, call, part, dry_run, |found| {
+        old = found.object.clone();
+        let (mut new, told) = apply(kind, call, &found.object, validation)?;
+        warnings = told;
+        unpin(&mut new, &found.object)?;
+        call::place(call, &mut new)?;
+        call::check_name(call, &mut new)?;
+        Ok(new)
+    })
+    .await?;
+    warnings.extend(strategy::warnings(resource, &changed.object, Some(&old)));
+    let stored = encode::canonical(&call.endpoint, &changed.object)?;
+    let mut response = read::show(call, form, StatusCode::OK, &stored, changed.revision)?;
+    respond::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+/// A resourceVersion that the patch did not touch is not a condition: whoever is second applies it again.
+fn unpin(new: &mut Value, old: &Value) -> Result<(), Status> {
+    let before = old.pointer("/metadata/resourceVersion").cloned();
+    let metadata = call::metadata(new)?;
+    if metadata.get("resourceVersion") == before.as_ref() {
+        metadata.shift_remove("resourceVersion");
+    }
+    Ok(())
+}
+
+/// The object as the patch would have it, and the warnings that earns.
+fn apply(
+    kind: Kind,
+    call: &Call,
+    object: &Value,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    apply_to(kind, call.endpoint.resource.gvk(), &call.body, object, validation)
+}
+
+/// Applies a patch to an object of any kind.
+pub(crate) fn apply_to(
+    kind: Kind,
+    gvk: Gvk,
+    body: &[u8],
+    object: &Value,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    let (patched, duplicates) = match kind {
+        Kind::Json => (patch::json(object, body)?, Vec::new()),
+        Kind::Merge => {
+            let parsed = patch::parse(body)?;
+            (patch::merge(object, &parsed.value)?, parsed.duplicates)
+        }
+        Kind::Strategic => {
+            let parsed = patch::parse(body)?;
+            (patch::strategic_of(gvk, object, &parsed.value)?, parsed.duplicates)
+        }
+    };
+    patch::checked(gvk, patched, duplicates, body, validation)
+}
