@@ -28,7 +28,9 @@ enum Heard {
 pub async fn run(inner: Arc<Inner>, own_port: u32) -> Result<()> {
     let what = || Error::kernel("watch nftables");
     let socket = Socket::netfilter_monitor().map_err(what())?;
-    let mut socket = AsyncFd::register(socket).map_err(what())?;
+    // SAFETY: a `Socket` owns its descriptor and keeps the same one until it is dropped.
+    let socket = unsafe { AsyncFd::register(socket) };
+    let mut socket = socket.map_err(|error| what()(error.into()))?;
     // Whatever happened before the socket was there.
     look(&inner, Heard::Lost).await?;
     loop {
