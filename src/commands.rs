@@ -1,0 +1,42 @@
+//! One file a command.
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use anyhow::Result;
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Command};
+
+mod down;
+mod image;
+pub(crate) use image::options as image_options;
+mod kubeconfig;
+mod run;
+mod status;
+mod up;
+mod version;
+
+/// Run what was typed.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    let Cli { data_dir, log, command } = cli;
+    let colour = std::io::stderr().is_terminal();
+    sampan_daemon::telemetry::init(&sampan_daemon::telemetry::Options { filter: log.clone(), colour })?;
+    match command {
+        Command::Up(options) => up::run(&data_dir, &log, options),
+        Command::Down(options) => wait(down::run(&data_dir, options)),
+        Command::Status(output) => wait(status::run(&data_dir, output.output)),
+        Command::Kubeconfig => kubeconfig::run(&data_dir),
+        Command::Run(options) => wait(run::run(&data_dir, options)),
+        Command::Image(command) => wait(image::run(&data_dir, command)),
+        Command::Version(output) => version::run(output.output),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Most commands need one thread only.
+fn wait(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

@@ -1,0 +1,106 @@
+//! `sampan down`: end the serving process, stop the pods, take down the network. The data stays.
+
+use std::{fs, path::Path, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use futures::future::join_all;
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use sampan_container::{AdoptedSandbox, ContainerState};
+use sampan_daemon::Supervisor;
+use sampan_network::Network;
+
+use crate::{
+    cli::Down,
+    instance::{self, Instance},
+    platform,
+};
+
+/// How long the serving process may take to end before it is killed.
+const SERVICE_BOUND: Duration = Duration::from_secs(15);
+/// How long containers may take after SIGTERM.
+const CONTAINER_GRACE: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(data_dir: &Path, options: Down) -> Result<ExitCode> {
+    instance::require_root()?;
+    let instance = Instance::open(data_dir)?;
+    let supervisor = Supervisor::new();
+    end_service(&instance, &supervisor).await?;
+    // From here on nobody can start it again until everything is down.
+    let _lock = instance.lock()?;
+    let runtime = platform::runtime(&instance, &supervisor)?;
+    let pods = runtime.adopt().await?;
+    let count = pods.len();
+    for outcome in join_all(pods.into_iter().map(stop_pod)).await {
+        outcome?;
+    }
+    let network = Network::start(platform::network_options(&instance, false)?, &supervisor).await?;
+    network.stop().await?;
+    drop(runtime);
+    remove_cgroups(&instance.facts.id);
+    remove_dir(&instance.runtime_dir())?;
+    eprintln!("stopped {count} pods");
+    if options.purge {
+        remove_dir(&instance.dir)?;
+        eprintln!("removed {}", instance.dir.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ask the serving process to end; the lock tells when it has.
+async fn end_service(instance: &Instance, supervisor: &Supervisor) -> Result<()> {
+    let Some(running) = instance.running() else { return Ok(()) };
+    let pid = Pid::from_raw(running.pid);
+    kill(pid, Signal::SIGTERM).with_context(|| format!("end process {pid}"))?;
+    let path = instance.dir.join("lock");
+    let waiting = supervisor.blocking(move || {
+        let file = fs::File::open(path)?;
+        // Blocks until the other process has let go, however it ends.
+        Flock::lock(file, FlockArg::LockExclusive).map(drop).map_err(|(_, errno)| std::io::Error::from(errno))
+    });
+    match tokio::time::timeout(SERVICE_BOUND, waiting).await {
+        Ok(released) => Ok(released?),
+        Err(_) => {
+            eprintln!("process {pid} does not end; killing it");
+            kill(pid, Signal::SIGKILL)?;
+            Ok(())
+        }
+    }
+}
+
+async fn stop_pod(pod: AdoptedSandbox) -> Result<()> {
+    if !pod.sandbox.is_lost() {
+        let running = pod.containers.iter().filter(|c| c.state == ContainerState::Running);
+        let stops =
+            running.map(|c| pod.sandbox.stop_container(&c.id, Signal::SIGTERM as i32, CONTAINER_GRACE));
+        for stopped in join_all(stops).await {
+            // One that ended meanwhile is as good as stopped; removal below kills whatever is left.
+            if let Err(error) = stopped {
+                tracing::debug!("stop: {error}");
+            }
+        }
+    }
+    Ok(pod.sandbox.remove().await?)
+}
+
+/// The parent cgroup in every hierarchy; the runtime removed its children.
+fn remove_cgroups(id: &str) {
+    let name = format!("sampan-{id}");
+    let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    for root in roots.chain([Path::new("/sys/fs/cgroup").to_owned()]) {
+        // Absent in hierarchies that were not used.
+        let _ = fs::remove_dir(root.join(&name));
+    }
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,210 @@
+//! `sampan image …`: works on the data directory itself, whether or not `sampan up` runs on it.
+
+use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+
+use anyhow::{Context, Result};
+use sampan_image::{
+    BuildEvent, BuildOptions, Compression, Credentials, ExportFormat, ImageDetails, ImageSummary, Images,
+    ImportOptions, Options, PullOptions, RegistryOptions, RunNetwork,
+};
+use serde::Serialize;
+
+use crate::{
+    cli::{Build, Format, Image, Pull},
+    instance,
+    platform::build_steps::BuildSteps,
+    terminal,
+};
+
+/// Images as they are printed.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    name: String,
+    digest: String,
+    image_id: String,
+    created: Option<String>,
+    size: u64,
+    platform: String,
+}
+
+pub(crate) async fn run(data_dir: &Path, command: Image) -> Result<ExitCode> {
+    instance::require_root()?;
+    match command {
+        Image::Build(options) => build(data_dir, options).await?,
+        Image::Import { file, name, cmd } => {
+            let options = ImportOptions {
+                name,
+                cmd,
+                progress: Some(terminal::layer_progress()),
+                ..ImportOptions::default()
+            };
+            for image in open(data_dir, &[])?.import(&file, options).await? {
+                terminal::write(&format!("{}\n", image.reference))?;
+            }
+        }
+        Image::Pull(options) => pull(data_dir, options).await?,
+        Image::List(output) => list(&open(data_dir, &[])?.list().await?, output.output)?,
+        Image::Inspect { image, output } => {
+            inspect(&open(data_dir, &[])?.inspect(&image).await?, output.output)?
+        }
+        Image::Tag { source, target } => {
+            let image = open(data_dir, &[])?.tag(&source, &target).await?;
+            terminal::write(&format!("{}\n", image.reference))?;
+        }
+        Image::Save { image, file, oci } => {
+            let format = if oci { ExportFormat::OciLayoutTar } else { ExportFormat::DockerArchive };
+            open(data_dir, &[])?.export(&image, &file, format).await?;
+        }
+        Image::Rm { images, force } => remove(data_dir, &images, force).await?,
+        Image::Prune { cache } => {
+            let pruned = open(data_dir, &[])?.prune(cache).await?;
+            eprintln!("{} freed", terminal::bytes(pruned.freed));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where an instance keeps its images.
+pub(crate) fn options(data_dir: &Path, insecure: &[String]) -> Options {
+    let mut options = Options::new(data_dir.join("images"));
+    for host in insecure {
+        let registry = RegistryOptions { insecure: true, ..RegistryOptions::default() };
+        options.registries.hosts.insert(host.clone(), registry);
+    }
+    options
+}
+
+fn open(data_dir: &Path, insecure: &[String]) -> Result<Images> {
+    Ok(Images::open(options(data_dir, insecure))?)
+}
+
+async fn pull(data_dir: &Path, options: Pull) -> Result<()> {
+    let credentials = match &options.auth {
+        None => Credentials::default(),
+        Some(pair) => {
+            let (user, password) = pair.split_once(':').context("--auth must have the form USER:PASSWORD")?;
+            Credentials::basic(user, password)
+        }
+    };
+    let images = open(data_dir, &options.insecure_registry)?;
+    let pull =
+        PullOptions { credentials, progress: Some(terminal::layer_progress()), ..PullOptions::default() };
+    let image = images.pull(&options.image, pull).await?;
+    terminal::write(&format!("{}@{}\n", image.reference, image.digest))
+}
+
+fn list(images: &[ImageSummary], format: Format) -> Result<()> {
+    let rows: Vec<Row> = images.iter().map(row).collect();
+    terminal::print(format, &rows, || {
+        let cells = |row: &Row| {
+            let age = row.created.as_deref().map_or_else(|| "<unknown>".to_owned(), age);
+            let id: String = row.image_id.chars().skip(7).take(12).collect();
+            let mut cells = vec![row.name.clone(), id, terminal::bytes(row.size), age];
+            if format == Format::Wide {
+                cells.extend([row.digest.clone(), row.platform.clone()]);
+            }
+            cells
+        };
+        let mut header = vec!["NAME", "IMAGE ID", "SIZE", "AGE"];
+        if format == Format::Wide {
+            header.extend(["DIGEST", "PLATFORM"]);
+        }
+        terminal::table(&header, &rows.iter().map(cells).collect::<Vec<_>>())
+    })
+}
+
+fn row(image: &ImageSummary) -> Row {
+    Row {
+        name: image.reference.clone(),
+        digest: image.digest.to_string(),
+        image_id: image.image_id.to_string(),
+        created: image.created.clone(),
+        size: image.size,
+        platform: format!("{}/{}", image.platform.os, image.platform.architecture),
+    }
+}
+
+fn age(created: &str) -> String {
+    let Ok(created) = created.parse::<jiff::Timestamp>() else { return "<unknown>".to_owned() };
+    let seconds = sampan_daemon::clock::now().as_second() - created.as_second();
+    match seconds {
+        ..120 => format!("{}s", seconds.max(0)),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn inspect(image: &ImageDetails, format: Format) -> Result<()> {
+    let layers: Vec<_> = image
+        .layers
+        .iter()
+        .map(|l| serde_json::json!({"digest": l.digest.to_string(), "diffId": l.diff_id.to_string(), "size": l.size, "unpacked": l.unpacked}))
+        .collect();
+    let value = serde_json::json!({
+        "names": image.names,
+        "digest": image.summary.digest.to_string(),
+        "imageId": image.summary.image_id.to_string(),
+        "mediaType": image.media_type,
+        "size": image.summary.size,
+        "layers": layers,
+        "usedBy": image.holders,
+        "config": image.config_json,
+    });
+    // A tree has no better form for people than YAML.
+    let format = if format == Format::Json { format } else { Format::Yaml };
+    terminal::print(format, &value, String::new)
+}
+
+async fn remove(data_dir: &Path, images: &[String], force: bool) -> Result<()> {
+    let store = open(data_dir, &[])?;
+    for image in images {
+        let removed = store.remove(image, force).await?;
+        for name in removed.untagged {
+            terminal::write(&format!("{name}\n"))?;
+        }
+        eprintln!("{image}: {} freed", terminal::bytes(removed.freed));
+    }
+    Ok(())
+}
+
+async fn build(data_dir: &Path, options: Build) -> Result<()> {
+    let images = open(data_dir, &[])?;
+    let steps = BuildSteps::new(data_dir)?;
+    let build = BuildOptions {
+        dockerfile: options.file,
+        tags: options.tag,
+        build_args: options.build_arg,
+        target: options.target,
+        no_cache: options.no_cache,
+        network: if options.no_network { RunNetwork::None } else { RunNetwork::Host },
+        source_date_epoch: options.source_date_epoch,
+        compression: Compression::Gzip,
+        run: Some(Arc::new(steps)),
+        pull: Some(PullOptions { progress: Some(terminal::layer_progress()), ..PullOptions::default() }),
+        events: Some(Arc::new(build_printer())),
+        ..BuildOptions::new(options.context)
+    };
+    let result = images.build(build).await?;
+    eprintln!(
+        "{} steps, {} from the cache, {}",
+        result.steps,
+        result.cached_steps,
+        terminal::bytes(result.image.size)
+    );
+    terminal::write(&format!("{}\n", result.image.reference))
+}
+
+fn build_printer() -> impl Fn(BuildEvent) + Send + Sync {
+    let dim = if std::io::stderr().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+    move |event| match event {
+        BuildEvent::Step { number, of, instruction } => eprintln!("[{number}/{of}] {instruction}"),
+        BuildEvent::Cached { number } => eprintln!("[{number}] cached"),
+        BuildEvent::Output { line, .. } => eprintln!("  {}{line}{}", dim.0, dim.1),
+        BuildEvent::Done { number, took, bytes } => {
+            eprintln!("[{number}] {:.2} s, {}", took.as_secs_f64(), terminal::bytes(bytes));
+        }
+        BuildEvent::Warning { message } => eprintln!("warning: {message}"),
+    }
+}

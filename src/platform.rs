@@ -1,0 +1,284 @@
+//! The whole boat: store, API server, controllers and node put together in one process.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use sampan_agent::Agent;
+use sampan_apiserver::{ApiServer, UserInfo};
+use sampan_container::Runtime;
+use sampan_daemon::{Supervisor, tls};
+use sampan_image::{Images, RegistryOptions};
+use sampan_network::{Cidr, DnsOptions, Network, dns::resolv};
+use sampan_store::embedded::Embedded;
+
+use crate::{
+    identity::{self, Identity},
+    instance::Instance,
+    local,
+};
+
+pub(crate) mod build_steps;
+
+/// The domain of all cluster names.
+const DOMAIN: &str = "cluster.local";
+/// Time to live of cluster names; Kubernetes' DNS uses the same.
+const DNS_TTL: Duration = Duration::from_secs(5);
+/// Largest frame on the pods' bridge.
+const MTU: u32 = 1500;
+
+/// What `sampan up` decides beside the instance.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Further listen addresses.
+    pub(crate) bind: Vec<IpAddr>,
+    /// Registries reached over plain HTTP.
+    pub(crate) insecure: Vec<String>,
+    /// Registry to mirror.
+    pub(crate) mirrors: Vec<(String, String)>,
+}
+
+/// A running platform.
+pub(crate) struct Platform {
+    /// URL of the API.
+    pub(crate) api: String,
+    /// The administrator's client, in process.
+    pub(crate) client: kube::Client,
+    /// First address of the services: DNS and the API live near it.
+    pub(crate) dns: Ipv4Addr,
+    supervisor: Supervisor,
+    // Ends last: everything else writes to it.
+    store: Arc<Embedded>,
+    _controllers: sampan_controllers::Handle,
+    _agent: sampan_agent::Handle,
+}
+
+/// Addresses of one node's network.
+pub(crate) struct Addresses {
+    pod_cidr: Cidr,
+    node_cidr: Cidr,
+    service_cidr: Cidr,
+    gateway: Ipv4Addr,
+    kubernetes: Ipv4Addr,
+    dns: Ipv4Addr,
+}
+
+impl Addresses {
+    fn of(instance: &Instance) -> Result<Self> {
+        let (pod_cidr, service_cidr) = (instance.pod_cidr()?, instance.service_cidr()?);
+        let node_cidr = pod_cidr.subnet(24, 0).context("the pods' network is smaller than a /24")?;
+        let nth = |cidr: &Cidr, n| cidr.nth(n).with_context(|| format!("{cidr} is too small"));
+        Ok(Self {
+            gateway: nth(&node_cidr, 1)?,
+            kubernetes: nth(&service_cidr, 1)?,
+            dns: nth(&service_cidr, 10)?,
+            pod_cidr,
+            node_cidr,
+            service_cidr,
+        })
+    }
+}
+
+/// The node's network as this instance lays it out.
+pub(crate) fn network_options(instance: &Instance, dns: bool) -> Result<sampan_network::Options> {
+    let addresses = Addresses::of(instance)?;
+    let resolv_conf = host_resolv_conf();
+    let upstreams = resolv::parse(&resolv_conf).upstreams(&[addresses.dns.into()]);
+    let id = &instance.facts.id;
+    Ok(sampan_network::Options {
+        bridge: format!("smp-{}", &id[..6]),
+        node_cidr: addresses.node_cidr,
+        pod_cidr: addresses.pod_cidr,
+        service_cidr: addresses.service_cidr,
+        dns_address: addresses.dns,
+        dns: dns.then(|| DnsOptions { port: 53, domain: DOMAIN.to_owned(), upstreams, ttl: DNS_TTL }),
+        table: format!("sampan-{id}"),
+        state_dir: instance.dir.join("network"),
+        mtu: MTU,
+        masquerade: true,
+    })
+}
+
+/// The container runtime of this instance.
+pub(crate) fn runtime(instance: &Instance, supervisor: &Supervisor) -> Result<Runtime> {
+    make_runtime_dir(instance)?;
+    let dir = instance.runtime_dir().join("shim");
+    let parent = format!("/sampan-{}", instance.facts.id);
+    Ok(Runtime::new(sampan_container::Options::new(dir, parent), supervisor.child("runtime"))?)
+}
+
+/// The runtime directory: only root may look into it.
+pub(crate) fn make_runtime_dir(instance: &Instance) -> Result<()> {
+    let dir = instance.runtime_dir();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)))
+        .with_context(|| dir.display().to_string())
+}
+
+fn host_resolv_conf() -> String {
+    // A machine without the file has no upstream resolvers, and that is fine.
+    fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+}
+
+impl Platform {
+    /// Start everything. Returns once the API serves; the node becomes ready on its own.
+    pub(crate) async fn start(
+        instance: &Instance,
+        settings: &Settings,
+        supervisor: Supervisor,
+    ) -> Result<Self> {
+        let addresses = Addresses::of(instance)?;
+        let runtime = runtime(instance, &supervisor)?;
+        let images = images(instance, settings)?;
+        let store = open_store(&instance.dir, &supervisor).await?;
+        // The bridge first: the API listens on its address.
+        let network = Network::start(network_options(instance, true)?, &supervisor.child("network")).await?;
+        let listen = listen_addresses(instance, settings, addresses.gateway);
+        let mut names: Vec<IpAddr> =
+            listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
+        names.extend([IpAddr::from(addresses.kubernetes), IpAddr::from([127, 0, 0, 1])]);
+        names.extend(sampan_network::host_address().ok().flatten().map(IpAddr::from));
+        let identity = identity::prepare(instance, &names, addresses.gateway.into())?;
+        let api = start_api(instance, &identity, &addresses, &listen, store.clone(), &supervisor).await?;
+        let port = api.addresses().first().map_or(instance.facts.api_port, SocketAddr::port);
+        let url = format!("https://127.0.0.1:{port}");
+        identity::write_kubeconfig(instance, &identity, &url)?;
+
+        let admin = UserInfo::admin("kubernetes-admin");
+        local::serve(&instance.socket(), api.service(admin.clone()), &supervisor)?;
+        let client = |user| kube::Client::new(api.service(user), "default");
+        let controllers = sampan_controllers::start(sampan_controllers::Options {
+            client: client(UserInfo::new("system:kube-controller-manager", &[])),
+            scheduler_client: client(UserInfo::new("system:kube-scheduler", &[])),
+            ca_pem: identity.ca.cert_pem().to_owned(),
+            supervisor: supervisor.child("controllers"),
+            ..sampan_controllers::Options::default_timing()
+        })
+        .await?;
+        let node = format!("system:node:{}", instance.facts.node_name);
+        let node_client = client(UserInfo::new(node, &["system:nodes"]));
+        let options = agent_options(instance, &identity, &addresses, node_client, runtime, images, network);
+        let agent = Agent::start(options, supervisor.child("agent")).await?;
+        Ok(Self {
+            api: url,
+            client: client(admin),
+            dns: addresses.dns,
+            supervisor,
+            store,
+            _controllers: controllers,
+            _agent: agent,
+        })
+    }
+
+    /// End everything but the pods, within a bound.
+    pub(crate) async fn stop(self) {
+        let Self { supervisor, store, client, _controllers, _agent, .. } = self;
+        drop((client, _controllers, _agent));
+        let late = supervisor.shutdown(Duration::from_secs(5)).await;
+        if !late.is_empty() {
+            tracing::warn!("did not end in time: {}", late.join(", "));
+        }
+        // Closing the store waits for the disk.
+        supervisor.blocking(move || drop(store)).await;
+    }
+}
+
+async fn open_store(dir: &Path, supervisor: &Supervisor) -> Result<Arc<Embedded>> {
+    let options = sampan_store::embedded::Options::new(dir.join("store"));
+    Ok(Arc::new(supervisor.blocking(move || Embedded::open(options)).await?))
+}
+
+fn images(instance: &Instance, settings: &Settings) -> Result<Images> {
+    let mut options = crate::commands::image_options(&instance.dir, &settings.insecure);
+    for (registry, mirror) in &settings.mirrors {
+        let hosts = &mut options.registries.hosts;
+        hosts.entry(registry.clone()).or_insert_with(RegistryOptions::default).mirrors.push(mirror.clone());
+    }
+    Ok(Images::open(options)?)
+}
+
+fn listen_addresses(instance: &Instance, settings: &Settings, gateway: Ipv4Addr) -> Vec<SocketAddr> {
+    let mut addresses: Vec<IpAddr> = vec![[127, 0, 0, 1].into()];
+    if settings.bind.iter().any(IpAddr::is_unspecified) {
+        addresses = vec![Ipv4Addr::UNSPECIFIED.into()];
+    } else {
+        addresses.push(gateway.into());
+        addresses.extend(&settings.bind);
+    }
+    addresses.into_iter().map(|ip| SocketAddr::new(ip, instance.facts.api_port)).collect()
+}
+
+async fn start_api(
+    instance: &Instance,
+    identity: &Identity,
+    addresses: &Addresses,
+    listen: &[SocketAddr],
+    store: Arc<Embedded>,
+    supervisor: &Supervisor,
+) -> Result<sampan_apiserver::Handle> {
+    let issuer = format!("https://kubernetes.default.svc.{DOMAIN}");
+    let ca = identity.ca.cert_pem();
+    let options = sampan_apiserver::Options {
+        listen: listen.to_vec(),
+        tls: tls::server_config(&identity.api, Some(ca), false)?,
+        node_tls: tls::client_config(ca, Some(&identity.api_to_node))?,
+        signing_key: identity.signing_key.clone(),
+        audiences: vec![issuer.clone()],
+        issuer,
+        static_tokens: Vec::new(),
+        service_cidr: addresses.service_cidr.to_string().parse().map_err(anyhow::Error::msg)?,
+        node_ports: (30_000, 32_767),
+        advertise: Some(SocketAddr::new(addresses.gateway.into(), instance.facts.api_port)),
+        store,
+        limits: sampan_apiserver::Limits::default(),
+    };
+    let port = instance.facts.api_port;
+    ApiServer::start(options, supervisor.child("apiserver")).await.with_context(|| {
+        format!("start the Kubernetes API on port {port} (hint: choose another with --api-port, 0 picks a free one)")
+    })
+}
+
+fn agent_options(
+    instance: &Instance,
+    identity: &Identity,
+    addresses: &Addresses,
+    client: kube::Client,
+    runtime: Runtime,
+    images: Images,
+    network: Network,
+) -> sampan_agent::Options {
+    sampan_agent::Options {
+        client,
+        node_name: instance.facts.node_name.clone(),
+        node_ip: addresses.gateway,
+        labels: BTreeMap::new(),
+        capacity: sampan_agent::Capacity::default(),
+        pod_cidr: Some(addresses.node_cidr.to_string()),
+        cluster_dns: Some(addresses.dns),
+        cluster_domain: DOMAIN.to_owned(),
+        host_resolv_conf: host_resolv_conf(),
+        service_env: Vec::new(),
+        pods_dir: instance.dir.join("pods"),
+        run_dir: instance.runtime_dir(),
+        runtime,
+        images,
+        network,
+        api: sampan_agent::ApiOptions {
+            port: 0,
+            identity: identity.node.clone(),
+            client_ca: identity.ca.cert_pem().to_owned(),
+        },
+        version: sampan_apiserver::GIT_VERSION.to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

@@ -1,0 +1,110 @@
+//! `RUN` of an image build, executed by the container runtime.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Result;
+use futures::future::BoxFuture;
+use sampan_container::{ContainerConfig, Options, Rootfs, RunConfig, Runtime, Stream, User};
+use sampan_daemon::Supervisor;
+use sampan_image::{RunNetwork, RunOutput, RunRequest, RunStep, RunStepError};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// Longest line of output passed on whole; the rest of a longer one is dropped.
+const MAX_LINE: usize = 16 << 10;
+
+/// Runs steps in throw-away pods of a runtime of its own.
+pub(crate) struct BuildSteps {
+    runtime: Runtime,
+    dir: std::path::PathBuf,
+}
+
+impl BuildSteps {
+    /// A runtime for this build alone; nothing of it remains when it is dropped.
+    pub(crate) fn new(_data_dir: &Path) -> Result<Self> {
+        let id = format!("build-{:08x}", rand::random::<u32>());
+        let dir = Path::new("/run/sampan").join(&id);
+        let runtime = Runtime::new(Options::new(&dir, format!("/sampan-{id}")), Supervisor::new())?;
+        Ok(Self { runtime, dir })
+    }
+}
+
+impl Drop for BuildSteps {
+    fn drop(&mut self) {
+        // Steps remove their sandboxes; what is left is an empty directory with a log.
+        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            tracing::debug!(dir = %self.dir.display(), "could not remove: {error}");
+        }
+    }
+}
+
+impl RunStep for BuildSteps {
+    fn run<'a>(&'a self, step: RunRequest, output: RunOutput) -> BoxFuture<'a, Result<i32, RunStepError>> {
+        Box::pin(async move {
+            let host_network = step.network == RunNetwork::Host;
+            let container = ContainerConfig {
+                rootfs: Rootfs::Overlay {
+                    lower: step.lower_dirs,
+                    upper: Some(step.upper),
+                    work: Some(step.work),
+                    options: Vec::new(),
+                },
+                args: step.argv,
+                env: step.env,
+                working_dir: step.cwd,
+                user: User { name: step.user, ..User::default() },
+                mounts: if host_network { resolver_mounts() } else { Vec::new() },
+                ..ContainerConfig::default()
+            };
+            let config = RunConfig { container, host_network, hostname: "build".to_owned() };
+            let mut run = self.runtime.run(config).await?;
+            let streams = futures::future::join(
+                copy_lines(run.stdout.take(), false, output.clone()),
+                copy_lines(run.stderr.take(), true, output),
+            );
+            tokio::select! {
+                _ = streams => Ok(run.wait().await?.code),
+                () = step.cancel.cancelled() => {
+                    run.cancel().await?;
+                    Err("cancelled".into())
+                }
+            }
+        })
+    }
+}
+
+/// With the host's network come the host's resolvers.
+fn resolver_mounts() -> Vec<sampan_container::Mount> {
+    let path = Path::new("/etc/resolv.conf");
+    let mount = |path: &Path| sampan_container::Mount {
+        destination: path.to_owned(),
+        source: sampan_container::MountSource::Bind { path: path.to_owned(), sub_path: None },
+        read_only: true,
+        recursive_read_only: false,
+        propagation: sampan_container::Propagation::Private,
+    };
+    path.exists().then(|| mount(path)).into_iter().collect()
+}
+
+async fn copy_lines(stream: Option<Stream>, stderr: bool, output: Arc<dyn Fn(bool, String) + Send + Sync>) {
+    let Some(stream) = stream else { return };
+    let mut reader = BufReader::with_capacity(MAX_LINE, stream);
+    let mut line = Vec::new();
+    // An error of a pipe is its end: the exit code tells the rest.
+    while let Ok(chunk) = reader.fill_buf().await {
+        if chunk.is_empty() {
+            break;
+        }
+        let end = chunk.iter().position(|b| *b == b'\n');
+        let taken = end.map_or(chunk.len(), |n| n + 1);
+        let room = MAX_LINE.saturating_sub(line.len());
+        line.extend_from_slice(&chunk[..end.unwrap_or(taken).min(room)]);
+        reader.consume(taken);
+        if end.is_some() {
+            output(stderr, String::from_utf8_lossy(&line).into_owned());
+            line.clear();
+        }
+    }
+    if !line.is_empty() {
+        output(stderr, String::from_utf8_lossy(&line).into_owned());
+    }
+}
