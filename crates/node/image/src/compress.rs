@@ -16,6 +16,18 @@ pub(crate) enum Format {
     Zstd,
 }
 
+impl Format {
+    /// OCI media type of a layer in this form.
+    pub(crate) fn media_type(self) -> String {
+        let suffix = match self {
+            Format::Plain => "",
+            Format::Gzip => "+gzip",
+            Format::Zstd => "+zstd",
+        };
+        format!("{}{suffix}", crate::oci::OCI_LAYER)
+    }
+}
+
 /// Compressions that are recognised only to say that they are not carried.
 fn foreign(head: &[u8]) -> Option<&'static str> {
     if head.starts_with(b"\xfd7zXZ\0") {

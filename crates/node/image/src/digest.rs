@@ -129,8 +129,8 @@ impl<R> HashReader<R> {
         Self { inner, hasher: Hasher::default() }
     }
 
-    pub(crate) fn get_mut(&mut self) -> &mut R {
-        &mut self.inner
+    pub(crate) fn into_inner(self) -> R {
+        self.inner
     }
 }
 

@@ -36,6 +36,7 @@ mod registry;
 mod rootfs;
 mod service;
 mod store;
+mod sys;
 mod tar;
 
 pub use auth::{Auth, Credentials};

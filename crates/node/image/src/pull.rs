@@ -28,3 +28,8 @@ pub(crate) struct Pulls {}
 pub(crate) async fn pull(_images: &Images, reference: &str, _options: PullOptions) -> Result<ImageSummary> {
     Err(crate::Error::NotPresent { name: reference.to_owned() })
 }
+
+/// Whether a media type is that of an index.
+pub(crate) fn is_index(media_type: &str) -> bool {
+    matches!(media_type, crate::oci::OCI_INDEX | crate::oci::DOCKER_LIST)
+}

@@ -12,7 +12,10 @@ const MAX_EXTENSION: u64 = 1 << 20;
 /// A source that can skip bytes faster than by reading them.
 pub(crate) trait Source: Read {
     /// Skip exactly this many bytes.
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+    fn skip(&mut self, bytes: u64) -> io::Result<()>
+    where
+        Self: Sized,
+    {
         let copied = io::copy(&mut self.by_ref().take(bytes), &mut io::sink())?;
         if copied == bytes { Ok(()) } else { Err(truncated()) }
     }
