@@ -27,8 +27,8 @@ const EVENT_BACKLOG: usize = 4096;
 /// How a [`Runtime`] is to work.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Directory of sockets and state, one directory a pod in it; best on a tmpfs such as `/run`. At most 60 bytes long,
-    /// because socket paths are short. Made when missing.
+    /// Directory of sockets and state, one directory a pod in it; best on a tmpfs such as `/run`. Made when
+    /// missing.
     pub runtime_dir: PathBuf,
     /// Parent cgroup in every hierarchy, such as `/sampan-1a2b3c4d`. Pods are `<parent>/pod<id>`, containers
     /// `<parent>/pod<id>/<container>`.
@@ -166,9 +166,8 @@ impl Inner {
 impl Runtime {
     /// Prepares the runtime directory and looks at the cgroups. Call it inside a tokio runtime.
     pub fn new(options: Options, supervisor: Supervisor) -> Result<Self> {
-        if options.runtime_dir.as_os_str().len() > 60 || !options.runtime_dir.is_absolute() {
-            let text = format!("runtime directory {} must be absolute and at most 60 bytes", options.runtime_dir.display());
-            return Err(Error::Invalid(text));
+        if !options.runtime_dir.is_absolute() {
+            return Err(Error::Invalid(format!("runtime directory {} must be absolute", options.runtime_dir.display())));
         }
         if !options.cgroup_parent.starts_with('/') || options.cgroup_parent.contains("..") {
             return Err(Error::Invalid(format!("cgroup parent {:?} must be an absolute path", options.cgroup_parent)));
@@ -191,6 +190,11 @@ impl Runtime {
     /// Events from now on, of every pod.
     pub fn events(&self) -> Events {
         Events { receiver: self.inner.events.subscribe() }
+    }
+
+    /// Removes the parent cgroup if no pod is left in it: for an end that is meant to leave nothing behind. Pods go on.
+    pub fn remove_parent_cgroup(&self) {
+        self.inner.layout.remove_parent(&self.inner.options.cgroup_parent);
     }
 
     /// The pod with this id, if this runtime holds it.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,7 +91,7 @@ impl Starting {
 pub(crate) async fn adopt(runtime: Arc<Inner>, description: PodDescription) -> Result<AdoptedSandbox> {
     let config = description.plan.config.clone();
     let dir = description.plan.dir.clone();
-    if let Some(socket) = state::alive(&dir).and_then(|_| UnixStream::connect(state::socket(&dir)).ok()) {
+    if let Some(socket) = state::alive(&dir).and_then(|_| state::connect(&dir).ok()) {
         let connection = Arc::new(Connection::new(config.id.clone(), socket)?);
         let starting = Starting::new(runtime.clone(), connection.clone(), config.id.clone());
         match connection.call(Request::Describe).await {

@@ -28,7 +28,9 @@ impl Stream {
     pub(crate) fn new(fd: OwnedFd) -> Result<Self> {
         let failed = |error| Error::os("open a stream", error);
         crate::sys::set_nonblocking(&fd).map_err(failed)?;
-        Ok(Self { fd: AsyncFd::new(fd).map_err(failed)? })
+        // SAFETY: an owned descriptor stays open, and the same, as long as it is registered.
+        let fd = unsafe { AsyncFd::register(fd) }.map_err(|error| failed(error.into()))?;
+        Ok(Self { fd })
     }
 }
 
