@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -69,11 +69,20 @@ impl Store {
         let dir = self.path("leases");
         for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
             let path = entry.map_err(Error::io("read", &dir))?.path();
-            if try_exclusive(open_lock(&path)?).is_some() {
-                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-                continue;
+            // Operations end whenever they like: their leases may vanish while this looks.
+            let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+            let mut file = match File::open(&path) {
+                Err(error) if gone(&error) => continue,
+                opened => opened.map_err(Error::io("open", &path))?,
+            };
+            let mut text = String::new();
+            file.read_to_string(&mut text).map_err(Error::io("read", &path))?;
+            if try_exclusive(file).is_some() {
+                match fs::remove_file(&path) {
+                    Err(error) if !gone(&error) => return Err(Error::io("remove", &path)(error)),
+                    _ => continue,
+                }
             }
-            let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
             content.extend(text.lines().map(str::to_owned));
             names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
         }

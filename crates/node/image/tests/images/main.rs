@@ -1,0 +1,8 @@
+//! Images against real tools: skopeo, umoci, tar, docker-registry, and the kernel's overlayfs.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod crash;
+mod hostile;
+mod import;
+mod manage;
+mod support;
