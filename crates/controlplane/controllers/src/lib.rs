@@ -1,1 +1,27 @@
 //! Reconcilers that carry plans out, through the API only.
+//!
+//! [`start`] takes [`Options`] with two clients and returns a [`Handle`]. Inside, one informer per kind keeps a
+//! cache that all controllers share; an event puts the key of an object into the queues of those whom it
+//! concerns; a controller reads the cache, asks `sampan_planner`, and writes. Nothing polls: with nothing to do,
+//! nothing runs.
+
+mod apis;
+mod cache;
+mod claim;
+mod create;
+mod deployment;
+mod endpoints;
+mod error;
+mod events;
+mod expectations;
+mod informer;
+mod namespace;
+mod queue;
+mod replicaset;
+mod scheduler;
+mod service;
+mod serviceaccount;
+mod worker;
+
+pub use error::{Error, Result};
+pub use service::{Handle, Options, start};

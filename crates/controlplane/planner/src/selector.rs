@@ -175,7 +175,11 @@ mod tests {
             ("Lt", &["5"], None, false),
             ("Like", &["5"], Some("5"), false),
         ] {
-            assert_eq!(requirement(operator, values).matches_value(value), want, "{operator} {values:?} {value:?}");
+            assert_eq!(
+                requirement(operator, values).matches_value(value),
+                want,
+                "{operator} {values:?} {value:?}"
+            );
         }
     }
 

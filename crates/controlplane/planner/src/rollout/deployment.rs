@@ -66,7 +66,12 @@ struct Set<'a> {
 
 impl<'a> Set<'a> {
     fn new(object: &'a ReplicaSet) -> Self {
-        Self { object, replicas: spec_replicas(object), annotations: BTreeMap::new(), min_ready_seconds: None }
+        Self {
+            object,
+            replicas: spec_replicas(object),
+            annotations: BTreeMap::new(),
+            min_ready_seconds: None,
+        }
     }
 
     fn name(&self) -> &str {
@@ -192,7 +197,8 @@ impl<'a> Work<'a> {
         let quarter = IntOrString::String("25%".into());
         let replicas = self.replicas();
         let surge = resolve(rolling.and_then(|r| r.max_surge.as_ref()), replicas, true, &quarter).max(0);
-        let missing = resolve(rolling.and_then(|r| r.max_unavailable.as_ref()), replicas, false, &quarter).max(0);
+        let missing =
+            resolve(rolling.and_then(|r| r.max_unavailable.as_ref()), replicas, false, &quarter).max(0);
         // Both zero would never move; validation refuses it, but percentages may round to it.
         if surge == 0 && missing == 0 { (0, 1) } else { (surge, missing) }
     }

@@ -48,7 +48,9 @@ fn to_delete<'a>(mut active: Vec<&'a Pod>, related: &[&Pod], count: usize, now: 
         for pod in related.iter().filter(|p| pods::active(p)) {
             *crowd.entry(pods::node_name(pod)).or_insert(0) += 1;
         }
-        active.sort_by_cached_key(|pod| Rank::new(pod, crowd.get(pods::node_name(pod)).copied().unwrap_or(0), now));
+        active.sort_by_cached_key(|pod| {
+            Rank::new(pod, crowd.get(pods::node_name(pod)).copied().unwrap_or(0), now)
+        });
         active.truncate(count);
     }
     active
@@ -217,7 +219,10 @@ mod tests {
         let day = "2025-12-31T12:00:00Z";
         let minute = "2026-01-01T11:59:00Z";
         let unassigned = pod("1-unassigned", json!({"spec": {"containers": []}}));
-        let pending = pod("2-pending", json!({"spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Pending"}}));
+        let pending = pod(
+            "2-pending",
+            json!({"spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Pending"}}),
+        );
         let unready = running("3-unready", "n", "", day, 0);
         let mut cheap = running("4-cheap", "m", day, day, 0);
         cheap.metadata.annotations = Some([(DELETION_COST.to_owned(), "-5".to_owned())].into());
@@ -230,7 +235,8 @@ mod tests {
         let extra = (0..9).map(|i| running(&format!("x{i}"), "n", day, day, 0)).collect::<Vec<_>>();
         let related: Vec<&Pod> = all.into_iter().chain(extra.iter()).collect();
         let Plan::Delete(order) = plan(1, &all, &related, now()) else { panic!("a deletion was due") };
-        let names: Vec<char> = order.iter().map(|p| pods::name(&p.metadata).chars().next().unwrap()).collect();
+        let names: Vec<char> =
+            order.iter().map(|p| pods::name(&p.metadata).chars().next().unwrap()).collect();
         assert_eq!(names.iter().collect::<String>(), "12345678");
     }
 
@@ -255,7 +261,10 @@ mod tests {
         }))
         .unwrap();
         let status = status(&set, &[&pod], None, now());
-        assert_eq!((status.replicas, status.ready_replicas, status.available_replicas), (1, Some(1), Some(0)));
+        assert_eq!(
+            (status.replicas, status.ready_replicas, status.available_replicas),
+            (1, Some(1), Some(0))
+        );
         assert_eq!(status.fully_labeled_replicas, Some(0));
         assert_eq!(status.observed_generation, Some(4));
         assert_eq!(next_available(&[&pod], 10, now()), Some("2026-01-01T12:00:05Z".parse().unwrap()));

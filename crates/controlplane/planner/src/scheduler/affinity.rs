@@ -46,7 +46,8 @@ impl NodeAffinity {
     pub fn new(spec: &PodSpec) -> Self {
         let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
         let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-        let preferred = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+        let preferred =
+            affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
         Self {
             selector: spec.node_selector.iter().flatten().map(|(k, v)| Requirement::equals(k, v)).collect(),
             required: required.map(|s| s.node_selector_terms.iter().map(NodeTerm::new).collect()),

@@ -49,10 +49,8 @@ impl<'a> Filters<'a> {
             lacking.into_iter().for_each(|reason| unplaced.count(reason));
             return false;
         }
-        let neighbours = self
-            .spread
-            .filter(node.labels())
-            .or_else(|| self.inter_pod.filter(self.pod, node.labels()));
+        let neighbours =
+            self.spread.filter(node.labels()).or_else(|| self.inter_pod.filter(self.pod, node.labels()));
         let fits = neighbours.is_none();
         neighbours.into_iter().for_each(|reason| unplaced.count(reason));
         fits
@@ -89,11 +87,7 @@ impl<'a> Filters<'a> {
 }
 
 fn cordon_taint() -> Taint {
-    Taint {
-        key: UNSCHEDULABLE_TAINT.into(),
-        effect: "NoSchedule".into(),
-        ..Taint::default()
-    }
+    Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() }
 }
 
 fn is_hard(taint: &Taint) -> bool {
@@ -116,7 +110,9 @@ pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         && match operator {
             "" | "Equal" => value == have,
             "Exists" => true,
-            "Gt" | "Lt" => numbers(have, &value).is_some_and(|(a, b)| if operator == "Gt" { a > b } else { a < b }),
+            "Gt" | "Lt" => {
+                numbers(have, &value).is_some_and(|(a, b)| if operator == "Gt" { a > b } else { a < b })
+            }
             _ => false,
         }
 }

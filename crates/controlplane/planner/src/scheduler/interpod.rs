@@ -138,11 +138,19 @@ impl InterPod {
                 state.read(cluster, node, pod, terms, existing);
             }
         }
-        state.alone_is_fine = state.affinity.is_empty() && terms.affinity.iter().all(|t| t.matches(pod, cluster));
+        state.alone_is_fine =
+            state.affinity.is_empty() && terms.affinity.iter().all(|t| t.matches(pod, cluster));
         state
     }
 
-    fn read(&mut self, cluster: &Cluster, node: &NodeInfo, pod: &PodInfo, terms: &PodTerms, existing: &PodInfo) {
+    fn read(
+        &mut self,
+        cluster: &Cluster,
+        node: &NodeInfo,
+        pod: &PodInfo,
+        terms: &PodTerms,
+        existing: &PodInfo,
+    ) {
         if !terms.affinity.is_empty() && terms.affinity.iter().all(|t| t.matches(existing, cluster)) {
             for term in &terms.affinity {
                 self.affinity.add(&term.topology_key, node, 1);

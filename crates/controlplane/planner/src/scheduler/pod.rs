@@ -150,7 +150,8 @@ fn terms(spec: &PodSpec, namespace: &str) -> Option<Box<PodTerms>> {
 }
 
 fn host_ports(spec: &PodSpec) -> Box<[HostPort]> {
-    let init = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let init =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let host_network = spec.host_network == Some(true);
     spec.containers
         .iter()

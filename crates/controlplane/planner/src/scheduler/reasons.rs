@@ -80,7 +80,8 @@ impl fmt::Display for Unschedulable {
             return f.write_str("no nodes available to schedule pods");
         }
         write!(f, "0/{} nodes are available:", self.nodes)?;
-        let mut lines: Vec<String> = self.reasons.iter().map(|(text, count)| format!("{count} {text}")).collect();
+        let mut lines: Vec<String> =
+            self.reasons.iter().map(|(text, count)| format!("{count} {text}")).collect();
         lines.sort();
         if !lines.is_empty() {
             write!(f, " {}.", lines.join(", "))?;

@@ -68,7 +68,8 @@ fn with_pod(pod: &PodInfo, node: &NodeInfo) -> [(i64, i64); 2] {
 }
 
 fn least_allocated(pod: &PodInfo, node: &NodeInfo) -> i64 {
-    let part = |(used, have): (i64, i64)| if have == 0 || used > have { 0 } else { (have - used) * TOP / have };
+    let part =
+        |(used, have): (i64, i64)| if have == 0 || used > have { 0 } else { (have - used) * TOP / have };
     let counted = with_pod(pod, node);
     counted.into_iter().map(part).sum::<i64>() / 2
 }
@@ -78,7 +79,8 @@ fn balanced(pod: &PodInfo, node: &NodeInfo) -> i64 {
         (node.used.milli_cpu + pod.requests().milli_cpu, node.allocatable.milli_cpu),
         (node.used.memory + pod.requests().memory, node.allocatable.memory),
     ];
-    let [cpu, memory] = used.map(|(used, have)| if have == 0 { 1.0 } else { (used as f64 / have as f64).min(1.0) });
+    let [cpu, memory] =
+        used.map(|(used, have)| if have == 0 { 1.0 } else { (used as f64 / have as f64).min(1.0) });
     ((1.0 - (cpu - memory).abs() / 2.0) * TOP as f64) as i64
 }
 

@@ -95,7 +95,10 @@ fn each_filter_in_its_words() {
         (field("a"), "-> a"),
         (field("b"), "0/1 nodes are available: 1 node(s) didn't satisfy plugin(s) [NodeAffinity]."),
         (gpu, "0/1 nodes are available: 1 Insufficient example.com/gpu."),
-        (json!({"spec": {"nodeName": "b"}}), "0/1 nodes are available: 1 node(s) didn't match the requested node name."),
+        (
+            json!({"spec": {"nodeName": "b"}}),
+            "0/1 nodes are available: 1 node(s) didn't match the requested node name.",
+        ),
     ] {
         assert_eq!(why(&base, &pod("p", "1", spec.clone())), want, "{spec}");
     }
@@ -116,9 +119,7 @@ fn cordon_and_full_nodes() {
 
 #[test]
 fn host_ports_clash_on_wildcards() {
-    let port = |ip: &str| {
-        json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": ip}]}]}})
-    };
+    let port = |ip: &str| json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": ip}]}]}});
     let mut cluster = cluster(&[node("a", "2", json!({}))]);
     cluster.upsert_pod(&bound(pod("x", "0", port("127.0.0.1")), "x", "a"));
     assert_eq!(why(&cluster, &pod("p", "0", port("127.0.0.2"))), "-> a");
@@ -175,13 +176,18 @@ fn required_affinity_between_pods() {
 #[test]
 fn hard_topology_spread() {
     let zone = |z: &str| json!({"metadata": {"labels": {"zone": z}}});
-    let mut cluster = cluster(&[node("a", "9", zone("1")), node("b", "9", zone("2")), node("c", "9", json!({}))]);
+    let mut cluster =
+        cluster(&[node("a", "9", zone("1")), node("b", "9", zone("2")), node("c", "9", json!({}))]);
     let spec = json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
         "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "a"}}}]}});
     let spread = pod("p", "0", spec);
     cluster.upsert_pod(&bound(spread.clone(), "x", "a"));
     assert_eq!(why(&cluster, &spread), "-> b");
-    cluster.upsert_node(&node("b", "9", json!({"metadata": {"labels": {"zone": "2"}}, "spec": {"unschedulable": true}})));
+    cluster.upsert_node(&node(
+        "b",
+        "9",
+        json!({"metadata": {"labels": {"zone": "2"}}, "spec": {"unschedulable": true}}),
+    ));
     assert_eq!(
         why(&cluster, &spread),
         "0/3 nodes are available: 1 node(s) didn't match pod topology spread constraints, 1 node(s) didn't match \
@@ -203,12 +209,17 @@ fn scores_prefer_free_nodes_and_say_so_with_any_seed() {
 #[test]
 fn soft_taints_and_preferences_decide_between_equals() {
     let taint = json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}});
-    let nodes = [node("a", "2", taint), node("b", "2", json!({})), node("c", "2", json!({"metadata": {"labels": {"ssd": "1"}}}))];
+    let nodes = [
+        node("a", "2", taint),
+        node("b", "2", json!({})),
+        node("c", "2", json!({"metadata": {"labels": {"ssd": "1"}}})),
+    ];
     let prefers = json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution":
         [{"weight": 5, "preference": {"matchExpressions": [{"key": "ssd", "operator": "Exists"}]}}]}}}});
     assert_eq!(why(&cluster(&nodes), &pod("p", "1", prefers)), "-> c");
     for seed in 0..20 {
-        let placement = cluster(&nodes[..2]).schedule(&PodInfo::pending(&pod("p", "1", json!({}))), seed).unwrap();
+        let placement =
+            cluster(&nodes[..2]).schedule(&PodInfo::pending(&pod("p", "1", json!({}))), seed).unwrap();
         assert_eq!(placement.node, "b");
     }
 }
@@ -217,7 +228,8 @@ fn soft_taints_and_preferences_decide_between_equals() {
 fn replicas_of_one_owner_spread_by_default() {
     let owned = json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r",
         "uid": "r", "controller": true}]}});
-    let mut cluster = cluster(&[node("a", "4", json!({})), node("b", "4", json!({})), node("c", "4", json!({}))]);
+    let mut cluster =
+        cluster(&[node("a", "4", json!({})), node("b", "4", json!({})), node("c", "4", json!({}))]);
     for i in 0..9_u32 {
         let replica = pod("p", "1m", owned.clone());
         let name = format!("p{i}");

@@ -87,7 +87,10 @@ impl Work<'_> {
         labels.insert(hash::POD_TEMPLATE_HASH.to_owned(), hash.clone());
         let labels = labels.clone();
         let mut selector = spec.selector;
-        selector.match_labels.get_or_insert_default().insert(hash::POD_TEMPLATE_HASH.to_owned(), hash.clone());
+        selector
+            .match_labels
+            .get_or_insert_default()
+            .insert(hash::POD_TEMPLATE_HASH.to_owned(), hash.clone());
 
         annotations.insert(REVISION.to_owned(), revision.to_string());
         annotations.insert(DESIRED.to_owned(), self.replicas().to_string());
@@ -141,8 +144,12 @@ fn raise_revision(set: &mut Set<'_>, next: i64) {
         return;
     }
     if current > 0 {
-        let mut history: Vec<&str> =
-            set.annotation(REVISION_HISTORY).unwrap_or_default().split(',').filter(|r| !r.is_empty()).collect();
+        let mut history: Vec<&str> = set
+            .annotation(REVISION_HISTORY)
+            .unwrap_or_default()
+            .split(',')
+            .filter(|r| !r.is_empty())
+            .collect();
         let text = current.to_string();
         history.push(&text);
         while history.iter().map(|r| r.len() + 1).sum::<usize>() > HISTORY_LENGTH {

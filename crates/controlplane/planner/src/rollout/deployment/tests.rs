@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{ReplicaSetStatus, DeploymentSpec};
+use k8s_openapi::api::apps::v1::{DeploymentSpec, ReplicaSetStatus};
 use k8s_openapi::jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -57,7 +57,8 @@ impl World {
         if let Some(mut created) = plan.create {
             self.created += 1;
             let at = self.now.checked_add(SignedDuration::from_millis(self.created)).unwrap();
-            created.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
+            created.metadata.creation_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
             created.metadata.uid = created.metadata.name.clone();
             self.sets.insert(created.metadata.name.clone().unwrap(), *created);
         }
@@ -120,7 +121,8 @@ impl World {
 
     fn progressing(&self) -> (String, String) {
         let status = self.deployment.status.as_ref().unwrap();
-        let condition = status.conditions.iter().flatten().find(|c| c.type_.as_deref() == Some("Progressing")).unwrap();
+        let condition =
+            status.conditions.iter().flatten().find(|c| c.type_.as_deref() == Some("Progressing")).unwrap();
         (condition.status.clone().unwrap(), condition.reason.clone().unwrap())
     }
 }
@@ -162,7 +164,11 @@ fn surge_and_unavailable_are_never_broken() {
                 assert!(total <= replicas + surge, "{replicas} {surge} {missing} step {step}: {total}");
                 world.run_pods(|set| image(set) == "v1" || step % 3 == 0);
                 let floor = replicas - missing.min(replicas);
-                assert!(world.available() >= floor, "{replicas} {surge} {missing} step {step}: {:?}", world.sizes());
+                assert!(
+                    world.available() >= floor,
+                    "{replicas} {surge} {missing} step {step}: {:?}",
+                    world.sizes()
+                );
                 if !busy && step % 3 == 0 && !world.step() {
                     break;
                 }

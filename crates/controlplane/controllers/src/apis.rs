@@ -1,0 +1,84 @@
+//! Clients in the shapes that controllers use.
+
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Context, Result, gone_is_fine};
+use crate::informer::Key;
+
+/// The API of one namespace.
+pub(crate) fn namespaced<K>(client: &Client, namespace: &str) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    Api::namespaced(client.clone(), namespace)
+}
+
+/// The API of a kind without namespaces.
+pub(crate) fn cluster<K>(client: &Client) -> Api<K>
+where
+    K: Resource<Scope = ClusterResourceScope, DynamicType = ()>,
+{
+    Api::all(client.clone())
+}
+
+/// A merge patch of an object in a namespace; returns its new resourceVersion.
+pub(crate) async fn merge<K>(client: &Client, key: &Key, patch: &Value) -> Result<Option<String>>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = namespaced(client, &key.namespace);
+    let result = api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    let patched = result.during(|| format!("patching {} {key}", K::kind(&())))?;
+    Ok(patched.metadata.resource_version)
+}
+
+/// A strategic merge patch of the status of an object in a namespace.
+pub(crate) async fn patch_status<K>(client: &Client, key: &Key, patch: &Value) -> Result<()>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = namespaced(client, &key.namespace);
+    let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+    result.map(drop).during(|| format!("patching the status of {} {key}", K::kind(&())))
+}
+
+/// Replaces the status of an object in a namespace; its resourceVersion guards against races.
+pub(crate) async fn replace_status<K>(client: &Client, object: &K) -> Result<()>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Serialize
+        + std::fmt::Debug,
+{
+    let key = Key::of(object.meta());
+    let api: Api<K> = namespaced(client, &key.namespace);
+    let result = api.replace_status(&key.name, &PostParams::default(), object).await;
+    result.map(drop).during(|| format!("writing the status of {} {key}", K::kind(&())))
+}
+
+/// Deletes exactly this object, not a namesake that followed it; that it is gone already is fine.
+pub(crate) async fn delete<K>(client: &Client, object: &K) -> Result<()>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let key = Key::of(object.meta());
+    let api: Api<K> = namespaced(client, &key.namespace);
+    let preconditions = Preconditions { uid: object.meta().uid.clone(), resource_version: None };
+    let result = api.delete(&key.name, &DeleteParams::background().preconditions(preconditions)).await;
+    gone_is_fine(result).during(|| format!("deleting {} {key}", K::kind(&())))
+}

@@ -1,0 +1,237 @@
+//! The caches that all controllers share: one informer per kind.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::watcher::Config;
+use kube::{Api, Client, Resource};
+use sampan_daemon::{Backoff, Policy, Supervisor};
+use sampan_planner::pods;
+use serde::de::DeserializeOwned;
+
+use crate::informer::{Informer, Rules};
+
+/// The label by which slices belong to a Service.
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The ConfigMap that carries the CA of the API server into each namespace.
+pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+/// Where nodes renew their leases.
+pub(crate) const NODE_LEASES: &str = "kube-node-lease";
+
+/// One cache per kind.
+pub(crate) struct Caches {
+    pub pods: Arc<Informer<Pod>>,
+    pub nodes: Arc<Informer<Node>>,
+    pub leases: Arc<Informer<Lease>>,
+    pub namespaces: Arc<Informer<Namespace>>,
+    pub services: Arc<Informer<Service>>,
+    pub slices: Arc<Informer<EndpointSlice>>,
+    pub endpoints: Arc<Informer<Endpoints>>,
+    pub accounts: Arc<Informer<ServiceAccount>>,
+    pub root_cas: Arc<Informer<ConfigMap>>,
+    pub tokens: Arc<Informer<Secret>>,
+    pub replica_sets: Arc<Informer<ReplicaSet>>,
+    pub deployments: Arc<Informer<Deployment>>,
+    pub stateful_sets: Arc<Informer<StatefulSet>>,
+    pub daemon_sets: Arc<Informer<DaemonSet>>,
+    pub revisions: Arc<Informer<ControllerRevision>>,
+    pub jobs: Arc<Informer<Job>>,
+    pub cron_jobs: Arc<Informer<CronJob>>,
+}
+
+/// The index entry of what a controller owns.
+pub(crate) fn owned_by(uid: &str) -> String {
+    format!("owner/{uid}")
+}
+
+/// The index entry of what nobody controls in a namespace.
+pub(crate) fn orphans_in(namespace: &str) -> String {
+    format!("orphan/{namespace}")
+}
+
+/// The index entry of pods on a node.
+pub(crate) fn on_node(name: &str) -> String {
+    format!("node/{name}")
+}
+
+/// The index entry of the slices of a Service.
+pub(crate) fn of_service(namespace: &str, name: &str) -> String {
+    format!("service/{namespace}/{name}")
+}
+
+fn by_owner(meta: &ObjectMeta) -> Vec<String> {
+    vec![match pods::controller(meta) {
+        Some(owner) => owned_by(&owner.uid),
+        None => orphans_in(meta.namespace.as_deref().unwrap_or_default()),
+    }]
+}
+
+fn index_pod(pod: &Pod) -> Vec<String> {
+    let mut entries = by_owner(&pod.metadata);
+    if !pods::node_name(pod).is_empty() {
+        entries.push(on_node(pods::node_name(pod)));
+    }
+    entries
+}
+
+fn index_slice(slice: &EndpointSlice) -> Vec<String> {
+    let service = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
+    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+    service.map(|name| of_service(namespace, name)).into_iter().collect()
+}
+
+/// Of a pod, controllers read where it runs and how it is; how it is run concerns its node alone.
+fn slim_pod(pod: &mut Pod) {
+    let slim = |c: &mut Container| {
+        let full = std::mem::take(c);
+        *c = Container {
+            name: full.name,
+            image: full.image,
+            ports: full.ports,
+            resources: full.resources,
+            restart_policy: full.restart_policy,
+            ..Container::default()
+        };
+    };
+    if let Some(spec) = &mut pod.spec {
+        spec.containers.iter_mut().for_each(slim);
+        spec.init_containers.iter_mut().flatten().for_each(slim);
+        spec.ephemeral_containers = None;
+        spec.volumes = None;
+        spec.dns_config = None;
+        spec.host_aliases = None;
+        spec.security_context = None;
+    }
+    if let Some(status) = &mut pod.status {
+        status.ephemeral_container_statuses = None;
+        for container in status.container_statuses.iter_mut().flatten() {
+            container.volume_mounts = None;
+            container.resources = None;
+            container.last_state = None;
+        }
+    }
+}
+
+impl Caches {
+    pub fn new() -> Self {
+        fn plain<K>() -> Arc<Informer<K>>
+        where
+            K: Resource<DynamicType = ()>
+                + Clone
+                + DeserializeOwned
+                + std::fmt::Debug
+                + Send
+                + Sync
+                + 'static,
+        {
+            Arc::new(Informer::new(Rules::PLAIN))
+        }
+        fn owned<K>() -> Arc<Informer<K>>
+        where
+            K: Resource<DynamicType = ()>
+                + Clone
+                + DeserializeOwned
+                + std::fmt::Debug
+                + Send
+                + Sync
+                + 'static,
+        {
+            Arc::new(Informer::new(Rules { slim: |_| {}, index: |object: &K| by_owner(object.meta()) }))
+        }
+        Self {
+            pods: Arc::new(Informer::new(Rules { slim: slim_pod, index: index_pod })),
+            nodes: plain(),
+            leases: plain(),
+            namespaces: plain(),
+            services: plain(),
+            slices: Arc::new(Informer::new(Rules { slim: |_| {}, index: index_slice })),
+            endpoints: plain(),
+            accounts: plain(),
+            root_cas: plain(),
+            tokens: plain(),
+            replica_sets: owned(),
+            deployments: plain(),
+            stateful_sets: plain(),
+            daemon_sets: plain(),
+            revisions: owned(),
+            jobs: owned(),
+            cron_jobs: plain(),
+        }
+    }
+
+    /// Starts all watches.
+    pub fn run(&self, supervisor: &Supervisor, client: &Client) {
+        let all = Config::default;
+        follow(supervisor, "pods", &self.pods, Api::all(client.clone()), all());
+        follow(supervisor, "nodes", &self.nodes, Api::all(client.clone()), all());
+        follow(supervisor, "leases", &self.leases, Api::namespaced(client.clone(), NODE_LEASES), all());
+        follow(supervisor, "namespaces", &self.namespaces, Api::all(client.clone()), all());
+        follow(supervisor, "services", &self.services, Api::all(client.clone()), all());
+        follow(supervisor, "endpointslices", &self.slices, Api::all(client.clone()), all());
+        follow(supervisor, "endpoints", &self.endpoints, Api::all(client.clone()), all());
+        follow(supervisor, "serviceaccounts", &self.accounts, Api::all(client.clone()), all());
+        let root_ca = all().fields(&format!("metadata.name={ROOT_CA}"));
+        follow(supervisor, "root-cas", &self.root_cas, Api::all(client.clone()), root_ca);
+        let tokens = all().fields("type=kubernetes.io/service-account-token");
+        follow(supervisor, "tokens", &self.tokens, Api::all(client.clone()), tokens);
+        follow(supervisor, "replicasets", &self.replica_sets, Api::all(client.clone()), all());
+        follow(supervisor, "deployments", &self.deployments, Api::all(client.clone()), all());
+        follow(supervisor, "statefulsets", &self.stateful_sets, Api::all(client.clone()), all());
+        follow(supervisor, "daemonsets", &self.daemon_sets, Api::all(client.clone()), all());
+        follow(supervisor, "controllerrevisions", &self.revisions, Api::all(client.clone()), all());
+        follow(supervisor, "jobs", &self.jobs, Api::all(client.clone()), all());
+        follow(supervisor, "cronjobs", &self.cron_jobs, Api::all(client.clone()), all());
+    }
+
+    /// Returns once every cache has its first complete list.
+    pub async fn synced(&self) {
+        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 17] = [
+            Box::pin(self.pods.synced()),
+            Box::pin(self.nodes.synced()),
+            Box::pin(self.leases.synced()),
+            Box::pin(self.namespaces.synced()),
+            Box::pin(self.services.synced()),
+            Box::pin(self.slices.synced()),
+            Box::pin(self.endpoints.synced()),
+            Box::pin(self.accounts.synced()),
+            Box::pin(self.root_cas.synced()),
+            Box::pin(self.tokens.synced()),
+            Box::pin(self.replica_sets.synced()),
+            Box::pin(self.deployments.synced()),
+            Box::pin(self.stateful_sets.synced()),
+            Box::pin(self.daemon_sets.synced()),
+            Box::pin(self.revisions.synced()),
+            Box::pin(self.jobs.synced()),
+            Box::pin(self.cron_jobs.synced()),
+        ];
+        join_all(waits).await;
+    }
+}
+
+fn follow<K>(
+    supervisor: &Supervisor,
+    name: &'static str,
+    cache: &Arc<Informer<K>>,
+    api: Api<K>,
+    config: Config,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let cache = cache.clone();
+    supervisor.supervise(format!("watch-{name}"), Policy::Restart(Backoff::default()), move || {
+        let (cache, api, config) = (cache.clone(), api.clone(), config.clone());
+        async move {
+            cache.run(api, config).await;
+            Err("the watch ended")
+        }
+    });
+}

@@ -1,0 +1,207 @@
+//! Deployments: rollouts of ReplicaSets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::PostParams;
+use sampan_daemon::clock;
+use sampan_planner::pods;
+use sampan_planner::rollout::deployment::{self as planner, Change as SetChange, Plan};
+use sampan_planner::rollout::hash;
+use sampan_planner::selector::Selector;
+use serde_json::{Value, json};
+
+use crate::apis;
+use crate::cache::{Caches, owned_by};
+use crate::claim::{claim, owner_key};
+use crate::error::{Context, Result, code};
+use crate::events::Recorder;
+use crate::informer::{Change, Key};
+use crate::queue::Queue;
+use crate::replicaset::{refs, until};
+use crate::worker::Reconciler;
+
+/// The controller.
+pub(crate) struct Deployments {
+    client: Client,
+    caches: Arc<Caches>,
+    events: Recorder,
+    queue: Queue<Key>,
+}
+
+impl Deployments {
+    pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
+        let this = Arc::new(Self {
+            client,
+            caches,
+            events: events.of("deployment-controller"),
+            queue: Queue::new(),
+        });
+        let own = this.clone();
+        this.caches.deployments.on(move |change| own.queue.add(Key::of(&change.object().metadata)));
+        let own = this.clone();
+        this.caches.replica_sets.on(move |change| own.set_changed(change));
+        let own = this.clone();
+        this.caches.pods.on(move |change| own.pod_changed(change));
+        this
+    }
+
+    fn set_changed(&self, change: &Change<'_, ReplicaSet>) {
+        let set = change.object();
+        let owners = [
+            change.old().and_then(|old| owner_key::<Deployment>(&old.metadata)),
+            owner_key::<Deployment>(&set.metadata),
+        ];
+        owners.into_iter().flatten().for_each(|owner| self.queue.add(owner));
+        if pods::controller(&set.metadata).is_none() && !matches!(change, Change::Deleted(_)) {
+            let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
+            for deployment in self.caches.deployments.in_namespace(namespace) {
+                if Selector::new(Some(&deployment.spec.selector)).matches(set.metadata.labels.as_ref()) {
+                    self.queue.add(Key::of(&deployment.metadata));
+                }
+            }
+        }
+    }
+
+    /// The last pod of the old generation lets a Recreate go on.
+    fn pod_changed(&self, change: &Change<'_, Pod>) {
+        let pod = change.object();
+        if !matches!(change, Change::Deleted(_)) && !pods::finished(pod) {
+            return;
+        }
+        let set = owner_key::<ReplicaSet>(&pod.metadata).and_then(|key| self.caches.replica_sets.get(&key));
+        let Some(owner) = set.and_then(|set| owner_key::<Deployment>(&set.metadata)) else { return };
+        let deployment = self.caches.deployments.get(&owner);
+        if deployment.is_some_and(|d| recreates(&d)) {
+            self.queue.add(owner);
+        }
+    }
+
+    fn pods_of(&self, deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> Vec<Arc<Pod>> {
+        if !recreates(deployment) {
+            return Vec::new();
+        }
+        sets.iter().flat_map(|s| self.caches.pods.indexed(&owned_by(pods::uid(&s.metadata)))).collect()
+    }
+
+    async fn carry_out(&self, key: &Key, deployment: &Deployment, plan: Plan) -> Result<()> {
+        if let Some(set) = &plan.create {
+            if !self.create(key, deployment, set).await? {
+                // A namesake with another template: the next hash will differ.
+                return Ok(());
+            }
+        }
+        for change in &plan.changes {
+            self.change(key, change).await?;
+        }
+        for name in &plan.delete {
+            let old = self.caches.replica_sets.get(&Key::new(&key.namespace, name));
+            if let Some(old) = old {
+                apis::delete(&self.client, &*old).await?;
+            }
+        }
+        for notice in plan.notices {
+            self.events.notice(deployment, notice);
+        }
+        let mut version = deployment.metadata.resource_version.clone();
+        if let Some(revision) = &plan.revision {
+            let patch = json!({
+                "metadata": {"resourceVersion": version, "annotations": {planner::REVISION: revision}},
+            });
+            version = apis::merge::<Deployment>(&self.client, key, &patch).await?;
+        }
+        if let Some(status) = plan.status {
+            self.write_status(deployment, status, version).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates a ReplicaSet; false when its name is taken by one with another template.
+    async fn create(&self, key: &Key, deployment: &Deployment, set: &ReplicaSet) -> Result<bool> {
+        let api = apis::namespaced::<ReplicaSet>(&self.client, &key.namespace);
+        let name = pods::name(&set.metadata);
+        match api.create(&PostParams::default(), set).await {
+            Ok(_) => Ok(true),
+            Err(error) if code(&error) == 409 => {
+                let existing = api.get_opt(name).await.during(|| format!("reading ReplicaSet {name}"))?;
+                let ours = existing.is_some_and(|existing| {
+                    let owner = pods::controller(&existing.metadata).map(|o| o.uid.as_str());
+                    let templates = existing.spec.template.as_ref().zip(set.spec.template.as_ref());
+                    owner == deployment.metadata.uid.as_deref()
+                        && templates.is_some_and(|(a, b)| hash::equal_ignoring_hash(a, b))
+                });
+                if !ours {
+                    let mut status = deployment.status.clone().unwrap_or_default();
+                    status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+                    let version = deployment.metadata.resource_version.clone();
+                    self.write_status(deployment, status, version).await?;
+                }
+                Ok(ours)
+            }
+            Err(error) => {
+                let text = format!("Failed to create new replica set \"{name}\": {error}");
+                self.events.warning(deployment, "ReplicaSetCreateError", text);
+                Err(error).during(|| format!("creating ReplicaSet {}/{name}", key.namespace))
+            }
+        }
+    }
+
+    async fn change(&self, key: &Key, change: &SetChange) -> Result<()> {
+        let mut patch = json!({"metadata": {"resourceVersion": change.resource_version}});
+        if !change.annotations.is_empty() {
+            patch["metadata"]["annotations"] = json!(change.annotations);
+        }
+        if let Some(replicas) = change.replicas {
+            patch["spec"]["replicas"] = Value::from(replicas);
+        }
+        if let Some(seconds) = change.min_ready_seconds {
+            patch["spec"]["minReadySeconds"] = Value::from(seconds);
+        }
+        let target = Key::new(&key.namespace, &change.name);
+        apis::merge::<ReplicaSet>(&self.client, &target, &patch).await.map(drop)
+    }
+
+    async fn write_status(
+        &self,
+        old: &Deployment,
+        status: DeploymentStatus,
+        version: Option<String>,
+    ) -> Result<()> {
+        let mut updated = old.clone();
+        updated.status = Some(status);
+        updated.metadata.resource_version = version;
+        apis::replace_status(&self.client, &updated).await
+    }
+}
+
+fn recreates(deployment: &Deployment) -> bool {
+    let strategy = deployment.spec.strategy.as_ref();
+    strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate")
+}
+
+impl Reconciler for Deployments {
+    type Key = Key;
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(deployment) = self.caches.deployments.get(key) else { return Ok(None) };
+        let selector = Selector::new(Some(&deployment.spec.selector));
+        if selector.is_everything() {
+            let text = "This deployment is selecting all pods. A non-empty selector is required.";
+            self.events.warning(&*deployment, "SelectingAll", text.to_owned());
+            return Ok(None);
+        }
+        let sets = claim(&self.client, &*deployment, &selector, &self.caches.replica_sets).await?;
+        let pods = self.pods_of(&deployment, &sets);
+        let plan = planner::plan(&deployment, &refs(&sets), &refs(&pods), clock::now());
+        let again = plan.again_at.map(until);
+        self.carry_out(key, &deployment, plan).await?;
+        Ok(again)
+    }
+}

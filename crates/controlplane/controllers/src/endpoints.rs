@@ -1,0 +1,197 @@
+//! Which pods stand behind a Service: EndpointSlices, and Endpoints for those who still read them.
+
+mod backends;
+mod legacy;
+mod slices;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use kube::api::PostParams;
+use sampan_planner::pods;
+use sampan_planner::selector::Selector;
+
+use self::backends::{Backend, Family};
+use crate::apis;
+use crate::cache::{Caches, SERVICE_NAME, of_service};
+use crate::error::{Context, Result, code};
+use crate::informer::{Change, Key};
+use crate::queue::Queue;
+use crate::worker::Reconciler;
+
+/// The label that says who keeps a slice.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
+/// The label of slices and Endpoints of Services without an address of their own.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// The controller.
+pub(crate) struct ServiceEndpoints {
+    client: Client,
+    caches: Arc<Caches>,
+    queue: Queue<Key>,
+}
+
+impl ServiceEndpoints {
+    pub fn new(client: Client, caches: Arc<Caches>) -> Arc<Self> {
+        let this = Arc::new(Self { client, caches, queue: Queue::new() });
+        let own = this.clone();
+        this.caches.services.on(move |change| own.queue.add(Key::of(&change.object().metadata)));
+        let own = this.clone();
+        this.caches.pods.on(move |change| own.pod_changed(change));
+        let own = this.clone();
+        this.caches.slices.on(move |change| own.slice_changed(change));
+        let own = this.clone();
+        this.caches.endpoints.on(move |change| {
+            if matches!(change, Change::Deleted(_)) {
+                own.queue.add(Key::of(&change.object().metadata));
+            }
+        });
+        this
+    }
+
+    fn pod_changed(&self, change: &Change<'_, Pod>) {
+        let (pod, old) = (change.object(), change.old());
+        if let Change::Updated { old, new } = change
+            && same_backend(old, new)
+        {
+            return;
+        }
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        for service in self.caches.services.in_namespace(namespace) {
+            let Some(selector) = selector_of(&service) else { continue };
+            let matches = |pod: &Arc<Pod>| selector.matches(pod.metadata.labels.as_ref());
+            if matches(pod) || old.is_some_and(matches) {
+                self.queue.add(Key::of(&service.metadata));
+            }
+        }
+    }
+
+    fn slice_changed(&self, change: &Change<'_, EndpointSlice>) {
+        let labels = change.object().metadata.labels.as_ref();
+        let ours = labels.and_then(|l| l.get(MANAGED_BY)).is_some_and(|by| by == CONTROLLER);
+        if let Some(name) = labels.and_then(|l| l.get(SERVICE_NAME)).filter(|_| ours) {
+            let namespace = change.object().metadata.namespace.as_deref().unwrap_or_default();
+            self.queue.add(Key::new(namespace, name));
+        }
+    }
+
+    /// The zone of each node that pods are on.
+    fn zones(&self, pods: &[Arc<Pod>]) -> HashMap<String, String> {
+        let mut zones = HashMap::new();
+        for name in pods.iter().map(|pod| pods::node_name(pod)).filter(|name| !name.is_empty()) {
+            let node = self.caches.nodes.get(&Key::new("", name));
+            let labels = node.as_ref().and_then(|node| node.metadata.labels.as_ref());
+            if let Some(zone) = labels.and_then(|l| l.get("topology.kubernetes.io/zone")) {
+                zones.insert(name.to_owned(), zone.clone());
+            }
+        }
+        zones
+    }
+
+    async fn write_slices(&self, service: &Service, backends: &[Backend], families: &[Family]) -> Result<()> {
+        let key = Key::of(&service.metadata);
+        let existing: Vec<Arc<EndpointSlice>> = self
+            .caches
+            .slices
+            .indexed(&of_service(&key.namespace, &key.name))
+            .into_iter()
+            .filter(|slice| {
+                let by = slice.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY));
+                slice.metadata.deletion_timestamp.is_none() && by.is_some_and(|by| by == CONTROLLER)
+            })
+            .collect();
+        let plan = slices::plan(service, backends, families, &existing);
+        let api = apis::namespaced::<EndpointSlice>(&self.client, &key.namespace);
+        let params = PostParams::default();
+        let what = || format!("writing EndpointSlices of Service {key}");
+        try_join_all(plan.create.iter().map(|slice| api.create(&params, slice))).await.during(what)?;
+        let updates =
+            plan.update.iter().map(|slice| api.replace(pods::name(&slice.metadata), &params, slice));
+        try_join_all(updates).await.during(what)?;
+        for slice in plan.delete {
+            apis::delete(&self.client, &*slice).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_endpoints(&self, service: &Service, backends: &[Backend]) -> Result<()> {
+        let key = Key::of(&service.metadata);
+        let existing = self.caches.endpoints.get(&key);
+        let Some(wanted) = legacy::plan(service, backends, existing.as_deref()) else { return Ok(()) };
+        let api = apis::namespaced::<Endpoints>(&self.client, &key.namespace);
+        let params = PostParams::default();
+        let result = match existing {
+            Some(_) => api.replace(&key.name, &params, &wanted).await,
+            None => api.create(&params, &wanted).await,
+        };
+        match result {
+            // The namespace goes away and takes no new objects.
+            Err(error) if code(&error) == 403 => Ok(()),
+            other => other.map(drop).during(|| format!("writing Endpoints {key}")),
+        }
+    }
+}
+
+/// Whether nothing that slices show differs between two states of a pod.
+fn same_backend(old: &Pod, new: &Pod) -> bool {
+    let facts = |pod: &Pod| {
+        let status = pod.status.as_ref();
+        (
+            pods::ready(pod),
+            pods::terminating(pod),
+            pods::finished(pod),
+            pods::node_name(pod).to_owned(),
+            status.and_then(|s| s.pod_ip.clone()),
+            status.and_then(|s| s.pod_ips.clone()),
+        )
+    };
+    old.metadata.labels == new.metadata.labels && facts(old) == facts(new)
+}
+
+/// The selector of a Service that pods are found by; `None` when somebody else fills its endpoints.
+fn selector_of(service: &Service) -> Option<Selector> {
+    let spec = service.spec.as_ref()?;
+    let labels = spec.selector.as_ref().filter(|labels| !labels.is_empty())?;
+    (spec.type_.as_deref() != Some("ExternalName")).then(|| Selector::from_map(Some(labels)))
+}
+
+fn is_headless(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None")
+}
+
+impl Reconciler for ServiceEndpoints {
+    type Key = Key;
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(service) = self.caches.services.get(key) else {
+            if let Some(left) = self.caches.endpoints.get(key)
+                && left.metadata.labels.as_ref().is_some_and(|l| l.contains_key(legacy::MANAGED_BY))
+            {
+                apis::delete(&self.client, &*left).await?;
+            }
+            return Ok(None);
+        };
+        let Some(selector) = selector_of(&service) else { return Ok(None) };
+        if service.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let mut pods = self.caches.pods.in_namespace(&key.namespace);
+        pods.retain(|pod| selector.matches(pod.metadata.labels.as_ref()));
+        let zones = self.zones(&pods);
+        let families = backends::families(&service);
+        let backends = backends::of(&service, &pods, &families, &zones);
+        self.write_slices(&service, &backends, &families).await?;
+        self.write_endpoints(&service, &backends).await?;
+        Ok(None)
+    }
+}

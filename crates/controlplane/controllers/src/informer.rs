@@ -1,0 +1,308 @@
+//! One kind of object, kept in memory: a watch fills it, handlers hear of each change, indexes find objects.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+/// Namespace and name; the namespace is empty for cluster wide objects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Key {
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// A change that the watch told of.
+pub(crate) enum Change<'a, K> {
+    Added(&'a Arc<K>),
+    Updated { old: &'a Arc<K>, new: &'a Arc<K> },
+    Deleted(&'a Arc<K>),
+}
+
+impl<K> Change<'_, K> {
+    /// The object as it is now, or was last.
+    pub fn object(&self) -> &Arc<K> {
+        match self {
+            Self::Added(object) | Self::Deleted(object) => object,
+            Self::Updated { new, .. } => new,
+        }
+    }
+
+    /// The object as it was before, when there was one.
+    pub fn old(&self) -> Option<&Arc<K>> {
+        match self {
+            Self::Added(_) => None,
+            Self::Deleted(object) => Some(object),
+            Self::Updated { old, .. } => Some(old),
+        }
+    }
+}
+
+/// What the cache keeps of an object, and under which names it finds it.
+pub(crate) struct Rules<K> {
+    /// Cuts away what nobody here reads.
+    pub slim: fn(&mut K),
+    /// The index entries of an object.
+    pub index: fn(&K) -> Vec<String>,
+}
+
+impl<K> Rules<K> {
+    /// Keeps everything and indexes nothing beyond the namespace.
+    pub const PLAIN: Self = Self { slim: |_| {}, index: |_| Vec::new() };
+}
+
+type Handler<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
+
+/// The cache of one kind.
+pub(crate) struct Informer<K> {
+    rules: Rules<K>,
+    state: RwLock<State<K>>,
+    handlers: RwLock<Vec<Handler<K>>>,
+    synced: watch::Sender<bool>,
+}
+
+struct State<K> {
+    objects: HashMap<Key, Arc<K>>,
+    index: HashMap<String, BTreeSet<Key>>,
+}
+
+impl<K> Informer<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+{
+    pub fn new(rules: Rules<K>) -> Self {
+        let state = State { objects: HashMap::new(), index: HashMap::new() };
+        Self {
+            rules,
+            state: RwLock::new(state),
+            handlers: RwLock::new(Vec::new()),
+            synced: watch::Sender::new(false),
+        }
+    }
+
+    /// Calls the handler on each change from now on. It runs on the task of the watch: it must be quick.
+    pub fn on(&self, handler: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
+        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(handler));
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State<K>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State<K>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.read().objects.values().cloned().collect()
+    }
+
+    /// The objects under an index entry, in the order of their keys.
+    pub fn indexed(&self, entry: &str) -> Vec<Arc<K>> {
+        let state = self.read();
+        let keys = state.index.get(entry);
+        keys.into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
+    }
+
+    /// The objects of a namespace.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.indexed(&namespace_entry(namespace))
+    }
+
+    /// Returns once the first complete list is in the cache.
+    pub async fn synced(&self) {
+        // The sender lives as long as the cache, so waiting cannot fail.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    /// Follows the API for ever.
+    pub async fn run(&self, api: Api<K>, config: watcher::Config) {
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+        let mut listing: Option<Vec<K>> = None;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => listing = Some(Vec::new()),
+                Ok(Event::InitApply(object)) => {
+                    listing.get_or_insert_default().push(self.slimmed(object));
+                }
+                Ok(Event::InitDone) => {
+                    self.replace(listing.take().unwrap_or_default());
+                    self.synced.send_replace(true);
+                }
+                Ok(Event::Apply(object)) => self.apply(self.slimmed(object)),
+                Ok(Event::Delete(object)) => self.delete(self.slimmed(object)),
+                Err(error) => {
+                    tracing::debug!(kind = %K::kind(&()), "watch will be repeated: {error}");
+                }
+            }
+        }
+    }
+
+    fn slimmed(&self, mut object: K) -> K {
+        object.meta_mut().managed_fields = None;
+        (self.rules.slim)(&mut object);
+        object
+    }
+
+    fn tell(&self, change: &Change<'_, K>) {
+        for handler in self.handlers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            handler(change);
+        }
+    }
+
+    fn entries(&self, key: &Key, object: &K) -> Vec<String> {
+        let mut entries = (self.rules.index)(object);
+        entries.push(namespace_entry(&key.namespace));
+        entries
+    }
+
+    fn apply(&self, object: K) {
+        let key = Key::of(object.meta());
+        let new = Arc::new(object);
+        let old = {
+            let mut state = self.write();
+            let old = state.objects.insert(key.clone(), new.clone());
+            let old_entries = old.as_ref().map(|old| self.entries(&key, old)).unwrap_or_default();
+            state.reindex(&key, &old_entries, &self.entries(&key, &new));
+            old
+        };
+        match old {
+            None => self.tell(&Change::Added(&new)),
+            Some(old) if old.meta().uid != new.meta().uid => {
+                self.tell(&Change::Deleted(&old));
+                self.tell(&Change::Added(&new));
+            }
+            Some(old) if old.meta().resource_version == new.meta().resource_version => {}
+            Some(old) => self.tell(&Change::Updated { old: &old, new: &new }),
+        }
+    }
+
+    fn delete(&self, object: K) {
+        let key = Key::of(object.meta());
+        let known = {
+            let mut state = self.write();
+            let known = state.objects.remove(&key);
+            if let Some(known) = &known {
+                let entries = self.entries(&key, known);
+                state.reindex(&key, &entries, &[]);
+            }
+            known
+        };
+        // The last state is that of the event, not the one that was cached.
+        if known.is_some() {
+            self.tell(&Change::Deleted(&Arc::new(object)));
+        }
+    }
+
+    fn replace(&self, objects: Vec<K>) {
+        let listed: HashSet<Key> = objects.iter().map(|o| Key::of(o.meta())).collect();
+        let gone: Vec<Arc<K>> = {
+            let state = self.read();
+            let missing = state.objects.iter().filter(|(key, _)| !listed.contains(key));
+            missing.map(|(_, object)| object.clone()).collect()
+        };
+        for object in gone {
+            self.delete((*object).clone());
+        }
+        for object in objects {
+            self.apply(object);
+        }
+    }
+}
+
+impl<K> State<K> {
+    fn reindex(&mut self, key: &Key, old: &[String], new: &[String]) {
+        for entry in old.iter().filter(|e| !new.contains(e)) {
+            if let Some(keys) = self.index.get_mut(entry) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.index.remove(entry);
+                }
+            }
+        }
+        for entry in new.iter().filter(|e| !old.contains(e)) {
+            self.index.entry(entry.clone()).or_default().insert(key.clone());
+        }
+    }
+}
+
+fn namespace_entry(namespace: &str) -> String {
+    format!("namespace/{namespace}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn object(name: &str, uid: &str, version: &str) -> ConfigMap {
+        let metadata = ObjectMeta {
+            namespace: Some("ns".into()),
+            name: Some(name.into()),
+            uid: Some(uid.into()),
+            resource_version: Some(version.into()),
+            ..ObjectMeta::default()
+        };
+        ConfigMap { metadata, ..ConfigMap::default() }
+    }
+
+    #[test]
+    fn tells_of_changes_once_and_keeps_indexes() {
+        let rules = Rules { slim: |_| {}, index: |o: &ConfigMap| vec![o.metadata.uid.clone().unwrap()] };
+        let informer = Informer::new(rules);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = seen.clone();
+        informer.on(move |change| {
+            let word = match change {
+                Change::Added(_) => "+",
+                Change::Updated { .. } => "~",
+                Change::Deleted(_) => "-",
+            };
+            log.lock().unwrap().push(format!("{word}{}", change.object().metadata.uid.clone().unwrap()));
+        });
+        informer.replace(vec![object("a", "1", "1"), object("b", "2", "1")]);
+        informer.apply(object("a", "1", "2"));
+        informer.apply(object("a", "1", "2"));
+        // Another list: b is gone, a was made anew.
+        informer.replace(vec![object("a", "3", "5")]);
+        assert_eq!(*seen.lock().unwrap(), ["+1", "+2", "~1", "-2", "-1", "+3"]);
+        assert!(informer.indexed("1").is_empty() && informer.indexed("2").is_empty());
+        assert_eq!(informer.indexed("3").len(), 1);
+        assert_eq!(informer.in_namespace("ns").len(), 1);
+    }
+}

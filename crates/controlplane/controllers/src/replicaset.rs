@@ -1,0 +1,185 @@
+//! ReplicaSets: as many pods as asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Client, Resource};
+use sampan_daemon::clock;
+use sampan_planner::pods;
+use sampan_planner::rollout::replicaset::{self as planner, Failure, Plan};
+use sampan_planner::selector::Selector;
+
+use crate::cache::{Caches, owned_by};
+use crate::claim::{claim, controller_reference, owner_key};
+use crate::error::{Error, Result};
+use crate::events::Recorder;
+use crate::expectations::Expectations;
+use crate::informer::{Change, Key};
+use crate::queue::Queue;
+use crate::worker::Reconciler;
+use crate::{apis, create};
+
+/// The controller.
+pub(crate) struct ReplicaSets {
+    client: Client,
+    caches: Arc<Caches>,
+    events: Recorder,
+    queue: Queue<Key>,
+    expectations: Expectations,
+}
+
+impl ReplicaSets {
+    pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
+        let events = events.of("replicaset-controller");
+        let this = Arc::new(Self {
+            client,
+            caches,
+            events,
+            queue: Queue::new(),
+            expectations: Expectations::default(),
+        });
+        let own = this.clone();
+        this.caches.replica_sets.on(move |change| own.queue.add(Key::of(&change.object().metadata)));
+        let own = this.clone();
+        this.caches.pods.on(move |change| own.pod_changed(change));
+        this
+    }
+
+    fn pod_changed(&self, change: &Change<'_, Pod>) {
+        let meta = &change.object().metadata;
+        if let Some(old) = change.old().and_then(|old| owner_key::<ReplicaSet>(&old.metadata)) {
+            self.queue.add(old);
+        }
+        let Some(owner) = owner_key::<ReplicaSet>(meta) else {
+            if pods::controller(meta).is_none() && !matches!(change, Change::Deleted(_)) {
+                self.wake_adopters(change.object());
+            }
+            return;
+        };
+        match change {
+            Change::Added(_) => self.expectations.created(&owner),
+            Change::Deleted(_) => self.expectations.deleted(&owner, pods::uid(meta)),
+            Change::Updated { .. } => {}
+        }
+        if pods::terminating(change.object()) {
+            self.expectations.deleted(&owner, pods::uid(meta));
+        }
+        self.queue.add(owner);
+    }
+
+    fn wake_adopters(&self, pod: &Pod) {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        for set in self.caches.replica_sets.in_namespace(namespace) {
+            if Selector::new(Some(&set.spec.selector)).matches(pod.metadata.labels.as_ref()) {
+                self.queue.add(Key::of(&set.metadata));
+            }
+        }
+    }
+
+    /// The active pods of all ReplicaSets with the same owner.
+    fn related(&self, set: &ReplicaSet, owned: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+        let Some(owner) = pods::controller(&set.metadata) else { return owned.to_vec() };
+        let siblings = self.caches.replica_sets.indexed(&owned_by(&owner.uid));
+        siblings.iter().flat_map(|s| self.caches.pods.indexed(&owned_by(pods::uid(&s.metadata)))).collect()
+    }
+
+    async fn adjust(&self, key: &Key, set: &ReplicaSet, owned: &[Arc<Pod>]) -> Result<(), (Failure, Error)> {
+        let related = self.related(set, owned);
+        let (mine, theirs): (Vec<&Pod>, Vec<&Pod>) = (refs(owned), refs(&related));
+        match planner::plan(set.spec.replicas.unwrap_or(1), &mine, &theirs, clock::now()) {
+            Plan::Keep => Ok(()),
+            Plan::Create(count) => self.create(key, set, count).await,
+            Plan::Delete(victims) => self.delete(key, set, victims).await,
+        }
+    }
+
+    async fn create(&self, key: &Key, set: &ReplicaSet, count: usize) -> Result<(), (Failure, Error)> {
+        let template = set.spec.template.clone().unwrap_or_default();
+        let pod = create::pod(&template, &key.namespace, controller_reference(set));
+        self.expectations.expect(key, count, []);
+        let (names, result) = create::create_all(&self.client, &key.namespace, vec![pod; count]).await;
+        for _ in names.len()..count {
+            self.expectations.created(key);
+        }
+        for name in names {
+            self.events.normal(set, "SuccessfulCreate", format!("Created pod: {name}"));
+        }
+        result.map_err(|error| {
+            self.events.warning(set, "FailedCreate", format!("Error creating: {error}"));
+            (Failure { reason: "FailedCreate", message: error.to_string() }, error)
+        })
+    }
+
+    async fn delete(&self, key: &Key, set: &ReplicaSet, victims: Vec<&Pod>) -> Result<(), (Failure, Error)> {
+        let uids = victims.iter().map(|pod| pods::uid(&pod.metadata).to_owned());
+        self.expectations.expect(key, 0, uids);
+        let deletions = victims.iter().map(|pod| apis::delete(&self.client, *pod));
+        let mut failure = None;
+        for (pod, result) in victims.iter().zip(join_all(deletions).await) {
+            let name = pods::name(&pod.metadata);
+            match result {
+                Ok(()) => self.events.normal(set, "SuccessfulDelete", format!("Deleted pod: {name}")),
+                Err(error) => {
+                    self.expectations.deleted(key, pods::uid(&pod.metadata));
+                    self.events.warning(set, "FailedDelete", format!("Error deleting: {error}"));
+                    failure = Some((Failure { reason: "FailedDelete", message: error.to_string() }, error));
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// The objects behind shared references.
+pub(crate) fn refs<K>(objects: &[Arc<K>]) -> Vec<&K> {
+    objects.iter().map(AsRef::as_ref).collect()
+}
+
+/// How long until a moment.
+pub(crate) fn until(at: jiff::Timestamp) -> Duration {
+    let left = at.duration_since(clock::now());
+    // A moment later, lest the clock of the timer be ahead.
+    Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5)
+}
+
+impl Reconciler for ReplicaSets {
+    type Key = Key;
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(set) = self.caches.replica_sets.get(key) else {
+            self.expectations.forget(key);
+            return Ok(None);
+        };
+        let selector = Selector::new(Some(&set.spec.selector));
+        let owned = claim(&self.client, &*set, &selector, &self.caches.pods).await?;
+        let mut outcome = Ok(());
+        if set.meta().deletion_timestamp.is_none() && self.expectations.met(key) {
+            outcome = self.adjust(key, &set, &owned).await;
+        }
+        let (failure, error) = match outcome {
+            Ok(()) => (None, None),
+            Err((failure, error)) => (Some(failure), Some(error)),
+        };
+        let now = clock::now();
+        let status = planner::status(&set, &refs(&owned), failure, now);
+        if set.status.as_ref().is_none_or(|old| !planner::same_status(old, &status)) {
+            let mut updated = (*set).clone();
+            updated.status = Some(status);
+            apis::replace_status(&self.client, &updated).await?;
+        }
+        match error {
+            Some(error) => Err(error),
+            None => {
+                let min_ready = set.spec.min_ready_seconds.unwrap_or(0);
+                Ok(planner::next_available(&refs(&owned), min_ready, now).map(until))
+            }
+        }
+    }
+}

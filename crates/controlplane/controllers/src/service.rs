@@ -1,0 +1,100 @@
+//! Options in, controllers running, a handle out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use sampan_daemon::Supervisor;
+use tokio::sync::watch;
+
+use crate::cache::Caches;
+use crate::deployment::Deployments;
+use crate::endpoints::ServiceEndpoints;
+use crate::events::Recorder;
+use crate::namespace::Namespaces;
+use crate::replicaset::ReplicaSets;
+use crate::scheduler::Scheduler;
+use crate::serviceaccount::{Accounts, Tokens};
+use crate::worker;
+
+/// What the controllers need to know.
+#[derive(Clone)]
+pub struct Options {
+    /// The client of the controllers, as user `system:kube-controller-manager`.
+    pub client: Client,
+    /// The client of the scheduler, as user `system:kube-scheduler`.
+    pub scheduler_client: Client,
+    /// The CA of the API server, which every namespace and token Secret carries.
+    pub ca_pem: String,
+    /// Pods with this `schedulerName` are placed.
+    pub scheduler_name: String,
+    /// A node whose lease is older than this counts as lost.
+    pub node_grace: Duration,
+    /// Finished pods beyond this many are deleted, the oldest first.
+    pub finished_pods: usize,
+}
+
+impl Options {
+    /// Kubernetes' own defaults: 40 s until a node is lost, 12,500 finished pods kept.
+    pub fn new(client: Client, scheduler_client: Client, ca_pem: impl Into<String>) -> Self {
+        Self {
+            client,
+            scheduler_client,
+            ca_pem: ca_pem.into(),
+            scheduler_name: "default-scheduler".to_owned(),
+            node_grace: Duration::from_secs(40),
+            finished_pods: 12_500,
+        }
+    }
+}
+
+/// Running controllers. Dropping it leaves them running: they end with their supervisor.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    ready: watch::Receiver<bool>,
+}
+
+impl Handle {
+    /// Returns once every cache is filled and the controllers work.
+    pub async fn ready(&mut self) {
+        if self.ready.wait_for(|ready| *ready).await.is_err() {
+            // Shut down before it came to that: whoever waits is cancelled as well.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Starts all controllers under the supervisor.
+pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
+    let supervisor = supervisor.child("controllers");
+    let caches = Arc::new(Caches::new());
+    let Options { client, scheduler_client, ca_pem, scheduler_name, .. } = options;
+    let events = Recorder::start(&supervisor, client.clone());
+
+    // Handlers are registered before the watches begin, so that they hear of every object.
+    let scheduler = Scheduler::new(scheduler_name, scheduler_client, caches.clone(), &events);
+    let replica_sets = ReplicaSets::new(client.clone(), caches.clone(), &events);
+    let deployments = Deployments::new(client.clone(), caches.clone(), &events);
+    let endpoints = ServiceEndpoints::new(client.clone(), caches.clone());
+    let namespaces = Namespaces::new(client.clone(), caches.clone());
+    let accounts = Accounts::new(client.clone(), caches.clone(), ca_pem.clone());
+    let tokens = Tokens::new(client.clone(), caches.clone(), ca_pem);
+    caches.run(&supervisor, &client);
+
+    let (done, ready) = watch::channel(false);
+    let inner = supervisor.clone();
+    supervisor.spawn("start", async move {
+        caches.synced().await;
+        worker::run(&inner, "accounts", 4, accounts);
+        worker::run(&inner, "tokens", 2, tokens);
+        worker::run(&inner, "scheduler", 16, scheduler);
+        worker::run(&inner, "replicasets", 8, replica_sets);
+        worker::run(&inner, "deployments", 8, deployments);
+        worker::run(&inner, "endpoints", 8, endpoints);
+        worker::run(&inner, "namespaces", 4, namespaces);
+        done.send_replace(true);
+        // The channel must stay open for those who ask later.
+        std::future::pending::<()>().await;
+    });
+    Handle { ready }
+}
