@@ -84,8 +84,7 @@ impl Status {
     /// Adds a cause.
     #[must_use]
     pub fn with_cause(mut self, reason: &str, message: &str, field: &str) -> Status {
-        let cause =
-            Cause { reason: reason.to_owned(), message: message.to_owned(), field: field.to_owned() };
+        let cause = Cause { reason: reason.to_owned(), message: message.to_owned(), field: field.to_owned() };
         self.details.get_or_insert_default().causes.push(cause);
         self
     }

@@ -14,6 +14,8 @@ mod scale;
 mod service;
 mod warnings;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::defaults::Object;
@@ -21,9 +23,7 @@ use crate::defaults::edit::{absent, child, ensure, ensure_path, text};
 use crate::kinds::Resource;
 
 pub use self::names::generate_name;
-pub use self::pod::{
-    apply_service_account, prepare_ephemeral_containers, prepare_resize, qos_class,
-};
+pub use self::pod::{apply_service_account, prepare_ephemeral_containers, prepare_resize, qos_class};
 pub use self::scale::{apply_scale, scale_of, selector_text};
 pub use self::warnings::warnings;
 
@@ -283,7 +283,7 @@ fn merge_string_data(secret: &mut Object) {
     let Some(data) = ensure(secret, "data") else { return };
     for (key, value) in texts {
         if let Some(text) = value.as_str() {
-            data.insert(key, names::base64(text.as_bytes()).into());
+            data.insert(key, STANDARD.encode(text).into());
         }
     }
 }

@@ -23,7 +23,8 @@ pub(super) fn service(object: &mut Object) {
     }
     each(spec, "ports", service_port);
     let kind = text(spec, "type").to_owned();
-    let has_external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
+    let has_external_ips =
+        spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
     let external = match kind.as_str() {
         "LoadBalancer" | "NodePort" => true,
         "ClusterIP" => has_external_ips,

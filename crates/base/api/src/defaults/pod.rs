@@ -2,9 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::edit::{
-    Object, canonical_quantities, child, each, ensure, set, set_number, set_text, text,
-};
+use super::edit::{Object, canonical_quantities, child, each, ensure, set, set_number, set_text, text};
 
 /// Every list of containers in a pod's spec.
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];

@@ -100,9 +100,7 @@ impl Status {
         wanted: &str,
         found: &str,
     ) -> Status {
-        let why = format!(
-            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
-        );
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
         Status::conflict_because(resource, name, why)
     }
 
@@ -201,11 +199,14 @@ impl Status {
         name: &str,
         namespace: &str,
     ) -> Status {
-        let why = format!(
-            "unable to create new content in namespace {namespace} because it is being terminated"
-        );
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
         let cause = format!("namespace {namespace} is being terminated");
-        Status::forbidden(resource, name, why).with_cause("NamespaceTerminating", &cause, "metadata.namespace")
+        Status::forbidden(resource, name, why).with_cause(
+            "NamespaceTerminating",
+            &cause,
+            "metadata.namespace",
+        )
     }
 }
 

@@ -77,11 +77,17 @@ pub struct FieldError {
     pub bad: Value,
     /// More words; may be empty.
     pub detail: String,
+    /// Whether the message shows the value.
+    shown: bool,
 }
 
 impl FieldError {
     fn new(kind: ErrorKind, field: impl Into<String>, bad: Value, detail: impl Into<String>) -> FieldError {
-        FieldError { kind, field: field.into(), bad, detail: detail.into() }
+        let shown = !matches!(
+            kind,
+            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal
+        );
+        FieldError { kind, field: field.into(), bad, detail: detail.into(), shown }
     }
 
     /// `Required value`, with a detail or none.
@@ -90,12 +96,15 @@ impl FieldError {
     }
 
     /// `Invalid value: "x": <detail>`.
-    pub fn invalid(
-        field: impl Into<String>,
-        bad: impl Into<Value>,
-        detail: impl Into<String>,
-    ) -> FieldError {
+    pub fn invalid(field: impl Into<String>, bad: impl Into<Value>, detail: impl Into<String>) -> FieldError {
         FieldError::new(ErrorKind::Invalid, field, bad.into(), detail)
+    }
+
+    /// `Invalid value: <detail>` without the value, where it would say nothing.
+    pub fn invalid_unshown(field: impl Into<String>, detail: impl Into<String>) -> FieldError {
+        let mut error = FieldError::new(ErrorKind::Invalid, field, Value::Null, detail);
+        error.shown = false;
+        error
     }
 
     /// `Invalid value` for a JSON type that does not fit.
@@ -108,11 +117,7 @@ impl FieldError {
     }
 
     /// `Unsupported value: "x": supported values: "A", "B"`; the values come in the order given.
-    pub fn not_supported(
-        field: impl Into<String>,
-        bad: impl Into<Value>,
-        supported: &[&str],
-    ) -> FieldError {
+    pub fn not_supported(field: impl Into<String>, bad: impl Into<Value>, supported: &[&str]) -> FieldError {
         let quoted: Vec<String> = supported.iter().map(|s| go_quote(s)).collect();
         let detail = if quoted.is_empty() {
             String::new()
@@ -158,11 +163,7 @@ impl FieldError {
     /// The message without the field's path.
     pub fn body(&self) -> String {
         let mut out = self.kind.words().to_owned();
-        let silent = matches!(
-            self.kind,
-            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal
-        );
-        if !silent {
+        if self.shown {
             out.push_str(": ");
             out.push_str(&printed(&self.bad));
         }

@@ -25,7 +25,10 @@ pub struct GroupKind<'a> {
 
 impl From<&Resource> for GroupResource<'_> {
     fn from(resource: &Resource) -> Self {
-        Self { group: Cow::Owned(resource.group.to_string()), resource: Cow::Owned(resource.plural.to_string()) }
+        Self {
+            group: Cow::Owned(resource.group.to_string()),
+            resource: Cow::Owned(resource.plural.to_string()),
+        }
     }
 }
 

@@ -5,8 +5,14 @@
 use serde_json::{Map, Value};
 
 /// Texts that mean something else when they are empty than when they are absent.
-const OPTIONAL_TEXTS: [&str; 6] =
-    ["storageClassName", "loadBalancerClass", "appProtocol", "runtimeClassName", "preemptionPolicy", "service"];
+const OPTIONAL_TEXTS: [&str; 6] = [
+    "storageClassName",
+    "loadBalancerClass",
+    "appProtocol",
+    "runtimeClassName",
+    "preemptionPolicy",
+    "service",
+];
 
 /// Flags of which Kubernetes stores no `false`.
 const PLAIN_FLAGS: [&str; 12] = [
@@ -48,9 +54,7 @@ const MAPS: [&str; 12] = [
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => same_objects(a, b),
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
-        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
         _ => a == b,
     }

@@ -1,4 +1,4 @@
-//! Generated names, and the base64 that secrets are written in.
+//! Generated names.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -32,26 +32,6 @@ pub(super) fn random_suffix() -> String {
         let index = usize::try_from(bits % 27).unwrap_or_default();
         out.push(char::from(ALPHABET[index]));
         bits /= 27;
-    }
-    out
-}
-
-/// Standard base64 with padding.
-pub(crate) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let mut group = [0u8; 3];
-        group[..chunk.len()].copy_from_slice(chunk);
-        let number = u32::from_be_bytes([0, group[0], group[1], group[2]]);
-        for i in 0..4 {
-            if i <= chunk.len() {
-                let digit = (number >> (18 - 6 * i)) & 63;
-                out.push(char::from(DIGITS[usize::try_from(digit).unwrap_or_default()]));
-            } else {
-                out.push('=');
-            }
-        }
     }
     out
 }

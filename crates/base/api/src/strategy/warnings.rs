@@ -18,7 +18,9 @@ pub fn warnings(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<St
         }
         ("", "Service") => service(new, &mut out),
         ("", "Endpoints") => {
-            out.push("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned());
+            out.push(
+                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned(),
+            );
         }
         ("apps", "Deployment" | "ReplicaSet") => {
             if old.is_none() {
@@ -104,7 +106,10 @@ fn pod_template(template: &Value, path: &FieldPath, out: &mut Vec<String>) {
 fn selectors(spec: &Value, path: &FieldPath, out: &mut Vec<String>) {
     let mut missing = |term: &Value, at: FieldPath| {
         if term.get("labelSelector").is_none_or(Value::is_null) {
-            out.push(format!("{}: a null labelSelector results in matching no pod", at.child("labelSelector")));
+            out.push(format!(
+                "{}: a null labelSelector results in matching no pod",
+                at.child("labelSelector")
+            ));
         }
     };
     for (i, constraint) in items(spec, "topologySpreadConstraints") {

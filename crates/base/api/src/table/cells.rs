@@ -82,5 +82,7 @@ pub(super) fn three_of(texts: &[String], otherwise: &str) -> String {
 
 /// Whether the condition of that type is `True`.
 pub(super) fn condition(object: &Value, kind: &str) -> bool {
-    list(object, "/status/conditions").iter().any(|c| text(c, "/type") == kind && text(c, "/status") == "True")
+    list(object, "/status/conditions")
+        .iter()
+        .any(|c| text(c, "/type") == kind && text(c, "/status") == "True")
 }

@@ -341,16 +341,12 @@ fn event(object: &Value, now: Timestamp) -> Vec<Value> {
     if !about("name").is_empty() {
         target = format!("{target}/{}", about("name"));
     }
-    let component = [
-        "/source/component",
-        "/deprecatedSource/component",
-        "/reportingComponent",
-        "/reportingController",
-    ]
-    .iter()
-    .map(|pointer| text(object, pointer))
-    .find(|text| !text.is_empty())
-    .unwrap_or_default();
+    let component =
+        ["/source/component", "/deprecatedSource/component", "/reportingComponent", "/reportingController"]
+            .iter()
+            .map(|pointer| text(object, pointer))
+            .find(|text| !text.is_empty())
+            .unwrap_or_default();
     let instance = ["/source/host", "/deprecatedSource/host", "/reportingInstance"]
         .iter()
         .map(|pointer| text(object, pointer))
