@@ -293,7 +293,7 @@ fn magnitude(whole: &[u8], fraction: &[u8], scale: Scale) -> i128 {
     let power = u32::try_from(exponent.unsigned_abs()).ok().and_then(|e| 10_u128.checked_pow(e));
     let scaled = number << two;
     let nanos = match (exponent >= 0, power) {
-        (true, Some(power)) => scaled.checked_mul(power).unwrap_or(u128::MAX),
+        (true, Some(power)) => scaled.saturating_mul(power),
         (true, None) => u128::MAX,
         (false, Some(power)) => {
             let whole = scaled / power;

@@ -117,11 +117,11 @@ fn list(
         standing = merged.clone();
         changed.clear();
     }
-    if let Some(order) = order {
-        if !old.is_empty() || change.is_some() {
-            changed = order.iter().map(id).collect();
-            standing = old.to_vec();
-        }
+    if let Some(order) = order
+        && (!old.is_empty() || change.is_some())
+    {
+        changed = order.iter().map(id).collect();
+        standing = old.to_vec();
     }
     let mut out = arranged(merged, &changed, &standing.iter().map(id).collect::<Vec<_>>(), id);
     for item in gone.into_iter().flatten() {

@@ -63,7 +63,13 @@ pub(super) fn reachable(
         let kind = schema.type_of(id);
         out.insert(kind.openapi_name(), writer.object(kind));
     }
-    out.extend(scalars.into_iter().map(|name| (name.clone(), scalar(&name, dialect))));
+    for name in scalars {
+        let mut value = scalar(&name, dialect);
+        if let Some(text) = descriptions.of_type(&name) {
+            value["description"] = text.into();
+        }
+        out.insert(name, value);
+    }
     out.sort_keys();
     out
 }

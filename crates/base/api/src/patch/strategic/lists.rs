@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 use super::error::{PatchError, go_list};
 use super::{DIRECTIVE, Merge, Rule, clean, order};
 
+/// What a patch says of the elements of a list.
+type Changes = Vec<Map<String, Value>>;
+
 impl<'s> Merge<'s> {
     /// Merges a patch into a list.
     pub(super) fn lists(
@@ -34,7 +37,7 @@ impl<'s> Merge<'s> {
     fn elements(
         &self,
         mut original: Vec<Value>,
-        changes: Vec<Map<String, Value>>,
+        changes: Changes,
         key: &str,
         rule: Rule<'s>,
     ) -> Result<Vec<Value>, PatchError> {
@@ -85,7 +88,7 @@ fn directives(
     mut original: Vec<Value>,
     patch: Vec<Value>,
     key: &str,
-) -> Result<(Vec<Value>, Vec<Map<String, Value>>), PatchError> {
+) -> Result<(Vec<Value>, Changes), PatchError> {
     let (mut changes, mut gone, mut replace) = (Vec::new(), HashSet::new(), false);
     for element in patch {
         let Value::Object(element) = element else { return Err(PatchError::Mixed(String::new())) };
