@@ -1,0 +1,169 @@
+//! Small readings of a Pod that many parts need.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+/// Which kind of container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to completion before the next.
+    Init,
+    /// An init container with `restartPolicy: Always`.
+    Sidecar,
+    /// An ordinary container.
+    Main,
+}
+
+/// The role of an init container.
+#[must_use]
+pub fn init_role(container: &Container) -> Role {
+    if container.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init }
+}
+
+/// All containers in start order with their roles.
+pub fn containers(spec: &PodSpec) -> impl Iterator<Item = (Role, &Container)> {
+    let init = spec.init_containers.iter().flatten().map(|container| (init_role(container), container));
+    init.chain(spec.containers.iter().map(|container| (Role::Main, container)))
+}
+
+/// A container by name.
+#[must_use]
+pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<(Role, &'a Container)> {
+    containers(spec).find(|(_, container)| container.name == name)
+}
+
+/// `Always`, `OnFailure` or `Never`.
+#[must_use]
+pub fn restart_policy(spec: &PodSpec) -> &str {
+    spec.restart_policy.as_deref().unwrap_or("Always")
+}
+
+/// The pod's uid, or nothing.
+#[must_use]
+pub fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// The pod's namespace.
+#[must_use]
+pub fn namespace(pod: &Pod) -> &str {
+    pod.metadata.namespace.as_deref().unwrap_or("default")
+}
+
+/// The pod's name.
+#[must_use]
+pub fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// `name_namespace(uid)` as messages write it.
+#[must_use]
+pub fn display(pod: &Pod) -> String {
+    format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
+}
+
+/// Whether a pod's phase is one that ends it.
+#[must_use]
+pub fn is_terminal(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The quality of service class, as the API server and kubelet compute it.
+#[must_use]
+pub fn qos_class(spec: &PodSpec) -> &'static str {
+    let (mut any, mut guaranteed) = (false, true);
+    for (_, container) in containers(spec) {
+        let empty = BTreeMap::new();
+        let resources = container.resources.as_ref();
+        let requests = resources.and_then(|r| r.requests.as_ref()).unwrap_or(&empty);
+        let limits = resources.and_then(|r| r.limits.as_ref()).unwrap_or(&empty);
+        for key in ["cpu", "memory"] {
+            let value = |map: &BTreeMap<String, Quantity>| map.get(key).and_then(milli).filter(|v| *v > 0);
+            let (request, limit) = (value(requests), value(limits));
+            any |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+/// A quantity in thousandths. `None` when it cannot be read (the API server lets none through).
+#[must_use]
+pub fn milli(quantity: &Quantity) -> Option<i64> {
+    let text = quantity.0.trim();
+    let split = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let negative = whole.starts_with('-');
+    let digits: i128 = format!("{}{fraction}", whole.trim_start_matches(['+', '-'])).parse().ok()?;
+    let (multiplier, divisor): (i128, i128) = match suffix {
+        "n" => (1, 1_000_000_000),
+        "u" => (1, 1_000_000),
+        "m" => (1, 1000),
+        "" => (1, 1),
+        "k" => (1000, 1),
+        "M" => (1_000_000, 1),
+        "G" => (1_000_000_000, 1),
+        "T" => (1_000_000_000_000, 1),
+        "P" => (1_000_000_000_000_000, 1),
+        "E" => (1_000_000_000_000_000_000, 1),
+        "Ki" => (1 << 10, 1),
+        "Mi" => (1 << 20, 1),
+        "Gi" => (1 << 30, 1),
+        "Ti" => (1 << 40, 1),
+        "Pi" => (1 << 50, 1),
+        "Ei" => (1 << 60, 1),
+        exponent => {
+            let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
+            let factor = 10i128.checked_pow(power.unsigned_abs())?;
+            if power < 0 { (1, factor) } else { (factor, 1) }
+        }
+    };
+    let scale = 10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let divisor = divisor.checked_mul(scale)?;
+    let value = digits.checked_mul(1000)?.checked_mul(multiplier)?;
+    // Kubernetes rounds up.
+    let value = (value + divisor - 1) / divisor;
+    i64::try_from(if negative { -value } else { value }).ok()
+}
+
+/// A quantity in whole units, rounded up.
+#[must_use]
+pub fn units(quantity: &Quantity) -> Option<i64> {
+    // Bytes overflow as thousandths beyond 9 PB; those do not occur on a node.
+    milli(quantity).map(|milli| (milli + 999) / 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities() {
+        let table = [("100m", 100), ("1", 1000), ("1.5", 1500), ("1Ki", 1_024_000), ("2e3", 2_000_000), ("0.5Gi", 512 << 20)];
+        for (text, want) in table {
+            let want = if text == "0.5Gi" { want * 1000 } else { want };
+            assert_eq!(milli(&Quantity(text.into())), Some(want), "{text}");
+        }
+        assert_eq!(milli(&Quantity("x".into())), None);
+        assert_eq!(units(&Quantity("100n".into())), Some(1));
+    }
+
+    #[test]
+    fn qos() {
+        let spec = |resources: serde_json::Value| -> PodSpec {
+            serde_json::from_value(serde_json::json!({"containers": [{"name": "a", "resources": resources}]})).unwrap()
+        };
+        assert_eq!(qos_class(&spec(serde_json::json!({}))), "BestEffort");
+        assert_eq!(qos_class(&spec(serde_json::json!({"requests": {"cpu": "1"}}))), "Burstable");
+        let both = serde_json::json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m"}});
+        assert_eq!(qos_class(&spec(both)), "Guaranteed");
+    }
+}

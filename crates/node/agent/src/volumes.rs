@@ -1,0 +1,234 @@
+//! Volumes of pods: planned from the spec and its references, then made on disk.
+//!
+//! Planning is pure ([`plan`]); making is synchronous file work ([`make`]) for a blocking thread. Files that come from
+//! the API are written by [`atomic`], so that a reader sees either all old files or all new ones.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, PodSpec, Volume};
+use nix::mount::{MntFlags, MsFlags};
+
+pub mod atomic;
+pub mod payload;
+pub mod subpath;
+
+use atomic::Payload;
+pub use payload::{Sources, TokenKey, token_requests};
+
+use crate::pod::spec;
+
+/// Why a volume cannot be made; shown in a `FailedMount` event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {reason}")]
+pub struct VolumeError {
+    /// Name of the volume in the pod.
+    pub volume: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What has to be on disk for one volume.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Name of the volume in the pod.
+    pub name: String,
+    /// What it is.
+    pub kind: PlanKind,
+    /// Group that owns the files, with write permission.
+    pub fs_group: Option<u32>,
+}
+
+/// Kinds of volumes.
+#[derive(Debug, Clone)]
+pub enum PlanKind {
+    /// A directory that lives as long as the pod.
+    EmptyDir {
+        /// In memory.
+        memory: bool,
+        /// Size limit, honoured in memory.
+        size: Option<u64>,
+    },
+    /// A path of the host.
+    HostPath(HostPathVolumeSource),
+    /// Files from the API, kept up to date.
+    Files(Payload),
+}
+
+/// A volume that is ready to be mounted into containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// Where it is on the host.
+    pub path: PathBuf,
+    /// Never writable, whatever the mount says.
+    pub read_only: bool,
+    /// Directories for sub-paths may be made in it.
+    pub makes_sub_paths: bool,
+}
+
+/// Work out what every volume of a pod needs.
+pub fn plan(pod: &Pod, sources: &Sources<'_>) -> Result<Vec<Plan>, VolumeError> {
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let fs_group = spec.security_context.as_ref().and_then(|context| context.fs_group);
+    let fs_group = fs_group.and_then(|group| u32::try_from(group).ok());
+    let mut plans = Vec::new();
+    for volume in spec.volumes.iter().flatten() {
+        let error = |reason: String| VolumeError { volume: volume.name.clone(), reason };
+        let kind = kind(pod, volume, sources).map_err(error)?;
+        plans.push(Plan { name: volume.name.clone(), kind, fs_group });
+    }
+    Ok(plans)
+}
+
+fn kind(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<PlanKind, String> {
+    if let Some(empty) = &volume.empty_dir {
+        let size = empty.size_limit.as_ref().and_then(spec::units).and_then(|size| u64::try_from(size).ok());
+        return Ok(PlanKind::EmptyDir { memory: empty.medium.as_deref() == Some("Memory"), size });
+    }
+    if let Some(host) = &volume.host_path {
+        return Ok(PlanKind::HostPath(host.clone()));
+    }
+    if let Some(payload) = payload::payload(pod, volume, sources)? {
+        return Ok(PlanKind::Files(payload));
+    }
+    Err("this kind of volume is not supported by this node (hint: emptyDir, hostPath, configMap, secret, \
+         projected and downwardAPI are)"
+        .to_owned())
+}
+
+/// Make every volume below `dir` (the pod's own directory). Making again what is there changes nothing.
+pub fn make(dir: &Path, plans: Vec<Plan>) -> Result<BTreeMap<String, Ready>, VolumeError> {
+    let mut ready = BTreeMap::new();
+    for plan in plans {
+        let error = |error: std::io::Error| VolumeError { volume: plan.name.clone(), reason: error.to_string() };
+        let path = volume_dir(dir, &plan.name);
+        let made = match &plan.kind {
+            PlanKind::EmptyDir { memory, size } => {
+                make_dir(&path, 0o777).map_err(error)?;
+                if *memory {
+                    mount_tmpfs(&path, *size).map_err(error)?;
+                }
+                own(&path, plan.fs_group).map_err(error)?;
+                Ready { path, read_only: false, makes_sub_paths: true }
+            }
+            PlanKind::HostPath(source) => {
+                host_path(source).map_err(|reason| VolumeError { volume: plan.name.clone(), reason })?;
+                Ready { path: PathBuf::from(&source.path), read_only: false, makes_sub_paths: true }
+            }
+            PlanKind::Files(payload) => {
+                make_dir(&path, 0o755).map_err(error)?;
+                if payload.sensitive {
+                    mount_tmpfs(&path, None).map_err(error)?;
+                }
+                atomic::write(&path, payload, plan.fs_group).map_err(error)?;
+                Ready { path, read_only: true, makes_sub_paths: false }
+            }
+        };
+        ready.insert(plan.name.clone(), made);
+    }
+    Ok(ready)
+}
+
+/// Bring the files of API volumes up to date. Returns the names of volumes that changed.
+pub fn refresh(dir: &Path, plans: &[Plan]) -> Result<Vec<String>, VolumeError> {
+    let mut changed = Vec::new();
+    for plan in plans {
+        let PlanKind::Files(payload) = &plan.kind else { continue };
+        let wrote = atomic::write(&volume_dir(dir, &plan.name), payload, plan.fs_group)
+            .map_err(|error| VolumeError { volume: plan.name.clone(), reason: error.to_string() })?;
+        if wrote {
+            changed.push(plan.name.clone());
+        }
+    }
+    Ok(changed)
+}
+
+/// Unmount and remove everything below the pod's directory.
+pub fn remove(dir: &Path) -> std::io::Result<()> {
+    let volumes = dir.join("volumes");
+    if let Ok(entries) = std::fs::read_dir(&volumes) {
+        for entry in entries.flatten() {
+            // Not being a mount point is the usual case.
+            let _ = nix::mount::umount2(&entry.path(), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+        }
+    }
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Where a volume of the pod at `dir` is.
+#[must_use]
+pub fn volume_dir(dir: &Path, name: &str) -> PathBuf {
+    dir.join("volumes").join(name)
+}
+
+fn make_dir(path: &Path, mode: u32) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+    // The umask does not apply to an explicit change.
+    let current = std::fs::metadata(path)?.permissions().mode() & 0o777;
+    if current != mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+fn is_mount(path: &Path) -> std::io::Result<bool> {
+    let parent = path.parent().unwrap_or(path);
+    Ok(std::fs::metadata(path)?.dev() != std::fs::metadata(parent)?.dev())
+}
+
+fn mount_tmpfs(path: &Path, size: Option<u64>) -> std::io::Result<()> {
+    if is_mount(path)? {
+        return Ok(());
+    }
+    let mode = std::fs::metadata(path)?.permissions().mode() & 0o7777;
+    let mut data = format!("mode={mode:o}");
+    if let Some(size) = size {
+        data.push_str(&format!(",size={size}"));
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(data.as_str()))?;
+    Ok(())
+}
+
+/// Give a directory to a group, so that files made in it belong to the group too.
+fn own(path: &Path, group: Option<u32>) -> std::io::Result<()> {
+    let Some(group) = group else { return Ok(()) };
+    std::os::unix::fs::chown(path, None, Some(group))?;
+    let mode = std::fs::metadata(path)?.permissions().mode() & 0o7777;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | 0o2770))
+}
+
+fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
+    let path = Path::new(&source.path);
+    let kind = source.type_.as_deref().unwrap_or_default();
+    let io = |error: std::io::Error| error.to_string();
+    match kind {
+        "DirectoryOrCreate" if !path.exists() => return make_dir(path, 0o755).map_err(io),
+        "FileOrCreate" if !path.exists() => {
+            std::fs::write(path, b"").map_err(io)?;
+            return std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).map_err(io);
+        }
+        // Upstream's runtime makes a missing directory when no type is asked for.
+        "" if !path.exists() => return make_dir(path, 0o755).map_err(io),
+        _ => {}
+    }
+    let found = std::fs::metadata(path).map(|found| found.file_type());
+    let (fits, what) = match kind {
+        "Directory" | "DirectoryOrCreate" => (found.as_ref().is_ok_and(|kind| kind.is_dir()), "directory"),
+        "File" | "FileOrCreate" => (found.as_ref().is_ok_and(std::fs::FileType::is_file), "file"),
+        "Socket" => (found.as_ref().is_ok_and(FileTypeExt::is_socket), "socket file"),
+        "CharDevice" => (found.as_ref().is_ok_and(FileTypeExt::is_char_device), "character device"),
+        "BlockDevice" => (found.as_ref().is_ok_and(FileTypeExt::is_block_device), "block device"),
+        _ => return Ok(()),
+    };
+    if fits { Ok(()) } else { Err(format!("hostPath type check failed: {} is not a {what}", source.path)) }
+}
+
+#[cfg(test)]
+#[path = "volumes/tests.rs"]
+mod tests;
