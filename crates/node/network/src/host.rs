@@ -33,7 +33,11 @@ pub fn set_up(socket: &mut Socket, options: &Options, gateway: Ipv4Addr) -> Resu
     sysctl("net/ipv4/ip_forward", "1")?;
     // 127.0.0.1:nodePort leaves through the bridge and comes back; the table's `guard` chain keeps pods out of it.
     sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
+    // Pods send through the gateway on purpose; being told of the direct way would lead them around the services, and it
+    // would use up the rate limit of ICMP answers besides. A link's setting is ORed with that of `all`, so other links,
+    // which have their own, are not affected.
     sysctl(&format!("net/ipv4/conf/{name}/send_redirects"), "0")?;
+    sysctl("net/ipv4/conf/all/send_redirects", "0")?;
     Ok(index)
 }
 

@@ -20,7 +20,9 @@ const MSG_DELTABLE: u16 = SUBSYSTEM | 2;
 const MSG_NEWCHAIN: u16 = SUBSYSTEM | 3;
 const MSG_DELCHAIN: u16 = SUBSYSTEM | 5;
 const MSG_NEWRULE: u16 = SUBSYSTEM | 6;
+const MSG_DELRULE: u16 = SUBSYSTEM | 8;
 const MSG_NEWSET: u16 = SUBSYSTEM | 9;
+const MSG_DELSET: u16 = SUBSYSTEM | 11;
 const MSG_NEWSETELEM: u16 = SUBSYSTEM | 12;
 const MSG_DELSETELEM: u16 = SUBSYSTEM | 14;
 
@@ -143,6 +145,16 @@ impl Batch {
     pub fn add_rule(&mut self, chain: &str, rule: Rule) {
         // NLM_F_APPEND is 0x800.
         self.begin(MSG_NEWRULE, CREATE | 0x800).text(2, chain).attr(4 | 0x8000, rule.0.bytes()).end();
+    }
+
+    /// Remove all rules of a chain.
+    pub fn clear_chain(&mut self, name: &str) {
+        self.begin(MSG_DELRULE, 0).text(2, name).end();
+    }
+
+    /// Remove a set or map.
+    pub fn delete_set(&mut self, name: &str) {
+        self.begin(MSG_DELSET, 0).text(2, name).end();
     }
 
     /// Make a set or map.
@@ -319,10 +331,10 @@ impl Rule {
     }
 
     /// Load a constant.
-    pub fn set(self, reg: Reg, value: [u8; 4]) -> Self {
+    pub fn set(self, reg: Reg, value: &[u8]) -> Self {
         self.expr("immediate", |b| {
             b.be32(1, reg.number()).nest(2, |b| {
-                b.attr(1, &value);
+                b.attr(1, value);
             });
         })
     }
@@ -362,14 +374,11 @@ impl Rule {
         })
     }
 
-    /// Put (or with `delete` remove) an element of a map that rules may change.
-    pub fn remember(self, map: &str, delete: bool, key: Reg, data: Reg, timeout_ms: u64) -> Self {
+    /// Put the key into a set that rules may change, or let it live on for that long.
+    pub fn remember(self, set: &str, key: Reg, timeout_ms: u64) -> Self {
+        // NFT_DYNSET_OP_UPDATE is 1.
         self.expr("dynset", |b| {
-            b.text(1, map).be32(3, if delete { 2 } else { 1 });
-            b.be32(4, key.number()).be32(5, data.number());
-            if !delete {
-                b.attr(6, &timeout_ms.to_be_bytes());
-            }
+            b.text(1, set).be32(3, 1).be32(4, key.number()).attr(6, &timeout_ms.to_be_bytes());
         })
     }
 
@@ -406,6 +415,13 @@ impl Rule {
     pub fn jump(self, chain: &str) -> Self {
         self.expr("immediate", |b| {
             b.be32(1, 0).nest(2, |b| verdict(b, libc::NFT_JUMP, Some(chain)));
+        })
+    }
+
+    /// Go on in another chain.
+    pub fn goto(self, chain: &str) -> Self {
+        self.expr("immediate", |b| {
+            b.be32(1, 0).nest(2, |b| verdict(b, libc::NFT_GOTO, Some(chain)));
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The service tables: what is wanted, what the kernel has, and the smallest transaction between the two.
 
 mod backend;
+mod elements;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -12,16 +13,17 @@ use crate::{
     conntrack::{self, Stale},
     netlink::{self, Socket},
     nft::{
-        self, Batch, Data,
-        rules::{self, Class, DISPATCH, ENDPOINTS, FRONTENDS, Layout, SLOTS, machine},
+        self, Batch,
+        rules::{self, Kind, Layout},
     },
 };
-use backend::{Backend, Edit};
+use backend::{Backend, Slot};
+use elements::{Edits, Target, kind};
 
 /// A destination that leads to a backend; address 0.0.0.0 stands for every address of the machine.
 pub type Frontend = (Ipv4Addr, Protocol, u16);
 
-/// Chains of classes that nothing uses are kept up to this many: services that go up and down come back to them.
+/// Classes that nothing uses are kept up to this many: services that go up and down come back to them.
 const IDLE_CLASSES: usize = 64;
 
 /// The longest affinity Kubernetes allows, a day.
@@ -42,19 +44,23 @@ struct Applied {
     backend: u32,
 }
 
-#[derive(Default)]
-struct ClassUse {
-    number: u32,
-    frontends: usize,
-}
-
 /// Changes that wait to be sent.
 #[derive(Default)]
 struct Change {
+    /// Destinations that may lead elsewhere now.
     touched: BTreeSet<Frontend>,
-    endpoints: Edit<8>,
-    slots: Edit<4>,
+    /// What backends had before.
+    before: BTreeMap<u32, Before>,
     stale: Stale,
+}
+
+/// A backend before a change.
+struct Before {
+    slots: Vec<Slot>,
+    /// It was not there.
+    fresh: bool,
+    /// It is no longer there: this is what it was.
+    removed: Option<Backend>,
 }
 
 /// All services and host ports of the node.
@@ -66,11 +72,11 @@ pub struct Tables {
     backends: HashMap<u32, Backend>,
     /// Who wants a frontend; the first one has it.
     claims: HashMap<Frontend, Vec<u32>>,
-    /// What the kernel has: backend and class number.
-    installed: HashMap<Frontend, (u32, Option<Class>)>,
-    classes: BTreeMap<Class, ClassUse>,
+    /// What the kernel has.
+    installed: HashMap<Frontend, Target>,
+    /// How many destinations are in a class.
+    classes: BTreeMap<(Kind, u32), usize>,
     last_backend: u32,
-    last_class: u32,
     /// The kernel's table is of our making and equals `installed`.
     written: bool,
     /// The full list of services was given once.
@@ -97,7 +103,6 @@ impl Tables {
             installed: HashMap::new(),
             classes: BTreeMap::new(),
             last_backend: 0,
-            last_class: 0,
             written: false,
             synced: false,
         })
@@ -246,22 +251,24 @@ impl Tables {
                 self.last_backend += 1;
                 let id = self.last_backend;
                 self.backends.insert(id, Backend::new(id, owner, port.affinity));
+                change.before.insert(id, Before { slots: Vec::new(), fresh: true, removed: None });
                 (id, Vec::new())
             }
         };
         if let Some(backend) = self.backends.get_mut(&id) {
-            let count = backend.count();
-            let gone = backend.replace(&port.endpoints, &mut change.endpoints, &mut change.slots);
+            let before = backend.slots.clone();
+            let gone = backend.replace(&port.endpoints);
             if port.name.0 == Protocol::Udp {
                 for frontend in &old_frontends {
                     change.stale.lost.extend(gone.iter().map(|endpoint| (*frontend, *endpoint)));
                 }
-                if count == 0 && backend.count() > 0 {
+                if before.is_empty() && !backend.slots.is_empty() {
                     change.stale.fresh.extend(&port.frontends);
                 }
             }
-            if count != backend.count() {
+            if before != backend.slots {
                 change.touched.extend(&port.frontends);
+                change.before.entry(id).or_insert(Before { slots: before, fresh: false, removed: None });
             }
         }
         for frontend in &old_frontends {
@@ -285,13 +292,14 @@ impl Tables {
         for frontend in &port.frontends {
             self.unclaim(*frontend, port.backend, change);
         }
-        if let Some(mut backend) = self.backends.remove(&port.backend) {
-            let gone = backend.replace(&[], &mut change.endpoints, &mut change.slots);
+        if let Some(backend) = self.backends.remove(&port.backend) {
             if port.name.0 == Protocol::Udp {
                 for frontend in &port.frontends {
-                    change.stale.lost.extend(gone.iter().map(|endpoint| (*frontend, *endpoint)));
+                    change.stale.lost.extend(backend.slots.iter().map(|slot| (*frontend, slot.endpoint)));
                 }
             }
+            let slots = backend.slots.clone();
+            change.before.insert(port.backend, Before { slots, fresh: false, removed: Some(backend) });
         }
     }
 
@@ -308,8 +316,9 @@ impl Tables {
     /// Send what changed; when the kernel's table is not what it should be, write all of it.
     fn commit(&mut self, change: Change) -> Result<ApplyReport> {
         let mut report = None;
-        if self.written {
-            let batch = self.encode(&change);
+        if self.written && self.idle_classes() <= IDLE_CLASSES {
+            let mut batch = Batch::new(&self.table);
+            self.encode(&change, &mut batch);
             if batch.is_empty() {
                 report = Some(ApplyReport::default());
             } else {
@@ -330,109 +339,89 @@ impl Tables {
         Ok(report)
     }
 
-    /// What a frontend should lead to.
-    fn target(&self, frontend: Frontend) -> Option<(u32, Option<Class>)> {
+    fn idle_classes(&self) -> usize {
+        self.classes.values().filter(|uses| **uses == 0).count()
+    }
+
+    /// What a destination should lead to.
+    fn target(&self, frontend: Frontend) -> Option<Target> {
         let id = *self.claims.get(&frontend)?.first()?;
         let backend = self.backends.get(&id)?;
-        let any_address = frontend.0.is_unspecified();
-        let class = (backend.count() > 0).then_some(Class {
-            endpoints: backend.count(),
-            affinity: backend.affinity,
-            any_address,
-        });
-        // A node port without endpoints needs no entry: nothing listens there, and the kernel says so by itself.
-        if any_address && class.is_none() { None } else { Some((id, class)) }
+        if backend.slots.is_empty() {
+            // Nothing listens on a node port, and inside the service network everything that is not served is
+            // refused: neither needs an entry.
+            let by_rule = frontend.0.is_unspecified() || self.layout.service_cidr.contains(frontend.0);
+            return (!by_rule).then_some(Target::Refuse);
+        }
+        Some(if backend.affinity > 0 { Target::Sticky(id) } else { Target::Spread(id) })
     }
 
-    /// The smallest transaction for the change. Takes for granted that it will succeed.
-    fn encode(&mut self, change: &Change) -> Batch {
-        let mut batch = Batch::new(&self.table);
-        let mut remove = Vec::new();
-        let mut add = Vec::new();
+    /// Append the smallest transaction for the change. Takes for granted that it will succeed.
+    fn encode(&mut self, change: &Change, batch: &mut Batch) {
+        let mut edits = Edits::default();
+        let mut new_classes = Vec::new();
         for &frontend in &change.touched {
-            let target = self.target(frontend);
-            let had = self.installed.get(&frontend).copied();
-            if target == had {
-                continue;
+            let had = self.installed.remove(&frontend);
+            let old = had.map(|target| {
+                target.slots(|id| match change.before.get(&id) {
+                    Some(before) => before.slots.as_slice(),
+                    None => self.slots(id),
+                })
+            });
+            let wants = self.target(frontend);
+            let new = wants.map(|target| target.slots(|id| self.slots(id)));
+            edits.change(frontend, had.zip(old), wants.zip(new));
+            let class = |target: Option<Target>, slots: Option<&[Slot]>| match target {
+                Some(Target::Spread(_)) => Some((kind(frontend), count(slots.unwrap_or_default()))),
+                _ => None,
+            };
+            let (old, new) = (class(had, old), class(wants, new));
+            if let Some(uses) = old.and_then(|class| self.classes.get_mut(&class)) {
+                *uses -= 1;
             }
-            if let Some((_, class)) = had {
-                remove.push(frontend_key(frontend));
-                self.installed.remove(&frontend);
-                if let Some(entry) = class.and_then(|class| self.classes.get_mut(&class)) {
-                    entry.frontends -= 1;
-                }
+            if let Some(class) = new {
+                *self.classes.entry(class).or_insert_with(|| {
+                    new_classes.push(class);
+                    0
+                }) += 1;
             }
-            if let Some((id, class)) = target {
-                let number = class.map_or(0, |class| self.class_number(class, Some(&mut batch)));
-                add.push((frontend_key(frontend), pair(machine(id), machine(number))));
-                self.installed.insert(frontend, (id, class));
+            self.installed.extend(wants.map(|target| (frontend, target)));
+        }
+        for (kind, endpoints) in new_classes {
+            rules::class(batch, kind, endpoints);
+        }
+        for (id, before) in &change.before {
+            if let Some(backend) = self.backends.get(id) {
+                backend.put(batch, before.fresh, &before.slots);
             }
         }
-        batch.delete_elements(FRONTENDS, remove.iter().map(|key| key.as_slice()));
-        change.endpoints.put(&mut batch, ENDPOINTS);
-        change.slots.put(&mut batch, SLOTS);
-        batch.add_elements(FRONTENDS, add.iter().map(|(key, data)| (key.as_slice(), Data::Value(data))));
-        self.retire(&mut batch);
-        batch
+        edits.put(batch);
+        for before in change.before.values() {
+            if let Some(backend) = &before.removed {
+                backend.remove(batch, &before.slots);
+            }
+        }
     }
 
-    /// The number of a class, used once more; a new class gets its chain, when there is a batch for it.
-    fn class_number(&mut self, class: Class, batch: Option<&mut Batch>) -> u32 {
-        let entry = self.classes.entry(class).or_default();
-        if entry.number == 0 {
-            self.last_class += 1;
-            entry.number = self.last_class;
-            if let Some(batch) = batch {
-                put_class(batch, class, entry.number);
-            }
-        }
-        entry.frontends += 1;
-        entry.number
-    }
-
-    fn retire(&mut self, batch: &mut Batch) {
-        let idle = self.classes.iter().filter(|(_, entry)| entry.frontends == 0);
-        let idle: Vec<_> = idle.map(|(class, entry)| (*class, entry.number)).collect();
-        if idle.len() <= IDLE_CLASSES {
-            return;
-        }
-        for (class, number) in idle {
-            batch.delete_elements(DISPATCH, [machine(number).as_slice()]);
-            batch.delete_chain(&class.chain());
-            self.classes.remove(&class);
-        }
+    fn slots(&self, id: u32) -> &[Slot] {
+        self.backends.get(&id).map(|backend| backend.slots.as_slice()).unwrap_or_default()
     }
 
     /// Replace the kernel's table by one made from memory, in one transaction.
     fn write(&mut self) -> Result<ApplyReport> {
         self.installed.clear();
         self.classes.clear();
-        self.last_class = 0;
-        let frontends: Vec<Frontend> = self.claims.keys().copied().collect();
-        let mut elements = Vec::with_capacity(frontends.len());
-        for frontend in frontends {
-            if let Some((id, class)) = self.target(frontend) {
-                let number = class.map_or(0, |class| self.class_number(class, None));
-                elements.push((frontend_key(frontend), pair(machine(id), machine(number))));
-                self.installed.insert(frontend, (id, class));
-            }
-        }
         let mut batch = Batch::new(&self.table);
         batch.add_table();
         batch.delete_table();
         batch.add_table();
         rules::base(&mut batch, &self.layout);
-        for (class, entry) in &self.classes {
-            put_class(&mut batch, *class, entry.number);
-        }
-        let mut endpoints = Edit::default();
-        let mut slots = Edit::default();
+        self.classes.extend(rules::first_classes().map(|class| (class, 0)));
         for backend in self.backends.values() {
-            backend.all(&mut endpoints, &mut slots);
+            backend.put(&mut batch, true, &[]);
         }
-        endpoints.put(&mut batch, ENDPOINTS);
-        slots.put(&mut batch, SLOTS);
-        batch.add_elements(FRONTENDS, elements.iter().map(|(key, data)| (key.as_slice(), Data::Value(data))));
+        let everything = Change { touched: self.claims.keys().copied().collect(), ..Change::default() };
+        self.encode(&everything, &mut batch);
         let report = send(&mut self.socket, batch, true)
             .map_err(Error::kernel(format!("write table {}", self.table)))?;
         self.written = true;
@@ -492,24 +481,8 @@ fn wanted(service: &ServiceEntry) -> Vec<Wanted> {
     wanted.collect()
 }
 
-fn frontend_key((address, protocol, port): Frontend) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..4].copy_from_slice(&address.octets());
-    key[4] = protocol.number();
-    key[8..10].copy_from_slice(&port.to_be_bytes());
-    key
-}
-
-fn pair(a: [u8; 4], b: [u8; 4]) -> [u8; 8] {
-    let mut both = [0; 8];
-    both[..4].copy_from_slice(&a);
-    both[4..].copy_from_slice(&b);
-    both
-}
-
-fn put_class(batch: &mut Batch, class: Class, number: u32) {
-    rules::class(batch, class);
-    batch.add_elements(DISPATCH, [(machine(number).as_slice(), Data::Goto(&class.chain()))]);
+fn count(slots: &[Slot]) -> u32 {
+    u32::try_from(slots.len()).unwrap_or(u32::MAX)
 }
 
 fn send(socket: &mut Socket, batch: Batch, rebuilt: bool) -> std::io::Result<ApplyReport> {

@@ -1,14 +1,17 @@
 //! The rules of the service table.
 //!
-//! Nothing in here depends on how many services there are. A packet's destination is looked up in `frontends`
-//! (address . protocol . port -> backend . class); the class, which stands for "so many endpoints", leads through
-//! `dispatch` to a chain that draws one of so many slots and looks up (backend . slot) in `endpoints`. A change of an
-//! endpoint is therefore a change of one element. Verdicts are kept out of the large maps: the kernel checks every
-//! element of a map with verdicts whenever one is added.
+//! A destination is a member of the set of its class, which stands for "so many endpoints"; the class has one rule,
+//! which draws one of so many slots and looks up (destination . slot). A change of an endpoint is therefore a change
+//! of one element, and what a new connection costs depends on how many different counts of endpoints there are, not
+//! on how many services.
 //!
-//! Node ports are frontends with address 0.0.0.0, looked up when the destination is an address of the machine.
+//! Two things are avoided on purpose. Verdicts in large maps: the kernel walks all elements whenever one with a
+//! verdict is added. And a map's result as another map's key: the kernel can, but the `nft` tool (1.0.6) cannot print
+//! it and aborts, also when it is asked about other tables.
+//!
+//! Services with affinity are few; each has a chain of its own, and each of their endpoints a set of its clients.
 
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
 
 use nix::libc;
 
@@ -18,21 +21,16 @@ use super::{
 };
 use crate::Cidr;
 
-/// address . protocol . port -> backend . class
-pub const FRONTENDS: &str = "frontends";
-/// backend . slot (with affinity: backend . endpoint) -> address . port
-pub const ENDPOINTS: &str = "endpoints";
-/// backend . slot -> endpoint, for backends with affinity
-pub const SLOTS: &str = "slots";
-/// backend . client -> endpoint, for backends with affinity; written by rules
-pub const AFFINITY: &str = "affinity";
-/// class -> chain
-pub const DISPATCH: &str = "dispatch";
 const HAIRPIN: &str = "hairpin";
 const SERVICES: &str = "services";
+/// Virtual addresses whose service has no endpoint; those inside the service network need no entry.
+pub const UNSERVED: &str = "unserved";
 
-/// Clients that are remembered at a time; when there are more, the surplus has no affinity.
-const MAX_AFFINITY: u32 = 1 << 18;
+/// Clients that an endpoint remembers; when there are more, the surplus has no affinity.
+const MAX_CLIENTS: u32 = 1 << 16;
+
+/// Classes that are made at the beginning, so that the most frequent ones come first.
+const FIRST_CLASSES: u32 = 4;
 
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
@@ -51,24 +49,93 @@ pub struct Layout {
     pub masquerade: bool,
 }
 
-/// How a class of frontends chooses among its endpoints.
+/// The two kinds of destinations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Class {
-    /// How many endpoints, at least one.
-    pub endpoints: u32,
-    /// How long a client stays with its endpoint, in seconds; 0 for no affinity.
-    pub affinity: u32,
-    /// Frontends with address 0.0.0.0.
-    pub any_address: bool,
+pub enum Kind {
+    /// address . protocol . port
+    Address,
+    /// protocol . port, on every address of the machine
+    Node,
 }
 
-impl Class {
-    /// The name of its chain.
-    pub fn chain(&self) -> String {
-        let kind = if self.any_address { "node" } else { "vip" };
-        match self.affinity {
-            0 => format!("{kind}-{}", self.endpoints),
-            seconds => format!("{kind}-{}-sticky-{seconds}", self.endpoints),
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Address => "vip",
+            Self::Node => "node",
+        })
+    }
+}
+
+impl Kind {
+    const BOTH: [Self; 2] = [Self::Address, Self::Node];
+
+    /// Set of all served destinations.
+    pub fn all(self) -> String {
+        format!("{self}s")
+    }
+
+    /// Map of destination . slot -> address . port.
+    pub fn endpoints(self) -> String {
+        format!("{self}-endpoints")
+    }
+
+    /// Set of the destinations with so many endpoints.
+    pub fn class(self, endpoints: u32) -> String {
+        format!("{self}-{endpoints}")
+    }
+
+    /// Map of destination -> chain, for services with affinity.
+    pub fn sticky(self) -> String {
+        format!("{self}-sticky")
+    }
+
+    /// Chain of the classes' rules.
+    fn classes(self) -> String {
+        format!("{self}-classes")
+    }
+
+    fn types(self) -> &'static [u32] {
+        match self {
+            Self::Address => &[TYPE_ADDRESS, TYPE_PROTOCOL, TYPE_PORT],
+            Self::Node => &[TYPE_PROTOCOL, TYPE_PORT],
+        }
+    }
+
+    /// The register after the key.
+    fn end(self) -> Reg {
+        Reg(u32::try_from(self.types().len()).unwrap_or(0))
+    }
+
+    /// Load the packet's destination into registers from 0.
+    fn key(self, rule: Rule) -> Rule {
+        let rule = match self {
+            Self::Address => rule.payload(NETWORK_HEADER, DESTINATION, 4, Reg(0)),
+            Self::Node => rule,
+        };
+        let at = self.end().0 - 2;
+        rule.meta(libc::NFT_META_L4PROTO, Reg(at)).payload(TRANSPORT_HEADER, 2, 2, Reg(at + 1))
+    }
+
+    /// Send the connection to one of the destination's first `endpoints` slots.
+    fn deliver(self, rule: Rule, endpoints: u32) -> Rule {
+        self.key(rule)
+            .random(endpoints, self.end())
+            .lookup(&self.endpoints(), Reg(0), Reg(8))
+            .dnat(Reg(8), Reg(9))
+    }
+
+    fn set<'a>(self, name: &'a str, slot: bool, flags: u32, data: (u32, u32)) -> NewSet<'a> {
+        let slot: &[u32] = if slot { &[TYPE_NUMBER] } else { &[] };
+        let types = [self.types(), slot].concat();
+        NewSet {
+            name,
+            flags,
+            key_type: concat(&types),
+            key_len: u32::try_from(types.len() * 4).unwrap_or(0),
+            data_type: data.0,
+            data_len: data.1,
+            size: 0,
         }
     }
 }
@@ -79,8 +146,6 @@ fn concat(types: &[u32]) -> u32 {
 
 /// Everything that does not change: maps, chains, fixed rules.
 pub fn base(batch: &mut Batch, layout: &Layout) {
-    maps(batch);
-    hairpin_pairs(batch, layout.node_cidr);
     let nat = |number, priority| Some(Hook { kind: "nat", number, priority });
     let filter = |number, priority| Some(Hook { kind: "filter", number, priority });
     batch.add_chain(SERVICES, None);
@@ -90,11 +155,10 @@ pub fn base(batch: &mut Batch, layout: &Layout) {
     batch.add_chain("postrouting", nat(4, 100));
     batch.add_chain("forward", filter(2, 0));
     batch.add_chain("local", filter(3, 0));
-
-    batch.add_rule(SERVICES, to_backend(Rule::default(), false).dispatch(DISPATCH, Reg(5)));
-    let local =
-        Rule::default().destination_type(Reg(0)).compare(Reg(0), true, &machine(libc::RTN_LOCAL.into()));
-    batch.add_rule(SERVICES, to_backend(local, true).dispatch(DISPATCH, Reg(5)));
+    batch.add_set(&Kind::Address.set(UNSERVED, false, 0, (0, 0)));
+    for kind in Kind::BOTH {
+        destinations(batch, kind);
+    }
     batch.add_rule("prerouting", Rule::default().jump(SERVICES));
     batch.add_rule("output", Rule::default().jump(SERVICES));
 
@@ -105,32 +169,133 @@ pub fn base(batch: &mut Batch, layout: &Layout) {
             Rule::default().meta(libc::NFT_META_IIFNAME, Reg(0)).compare(Reg(0), true, &link(&layout.bridge));
         batch.add_rule("guard", within(rule, offset, loopback(), true).drop());
     }
+    hairpin_pairs(batch, layout.node_cidr);
     postrouting(batch, layout);
     refusals(batch, layout);
 }
 
-fn maps(batch: &mut Batch) {
-    let number = TYPE_NUMBER;
-    let pair = concat(&[number, number]);
-    let map = |name, key_type, key_len, data_type, data_len| NewSet {
-        name,
-        flags: SET_MAP,
-        key_type,
-        key_len,
-        data_type,
-        data_len,
-        size: 0,
+/// Maps and rules of one kind of destinations.
+fn destinations(batch: &mut Batch, kind: Kind) {
+    batch.add_set(&kind.set(&kind.all(), false, 0, (0, 0)));
+    batch.add_set(&kind.set(&kind.endpoints(), true, SET_MAP, (concat(&[TYPE_ADDRESS, TYPE_PORT]), 8)));
+    batch.add_set(&kind.set(&kind.sticky(), false, SET_MAP, (TYPE_VERDICT, 0)));
+    let start = || match kind {
+        Kind::Address => Rule::default(),
+        Kind::Node => {
+            Rule::default().destination_type(Reg(0)).compare(Reg(0), true, &machine(libc::RTN_LOCAL.into()))
+        }
     };
-    batch.add_set(&map(FRONTENDS, concat(&[TYPE_ADDRESS, TYPE_PROTOCOL, TYPE_PORT]), 12, pair, 8));
-    batch.add_set(&map(ENDPOINTS, pair, 8, concat(&[TYPE_ADDRESS, TYPE_PORT]), 8));
-    batch.add_set(&map(SLOTS, pair, 8, number, 4));
-    batch.add_set(&map(DISPATCH, number, 4, TYPE_VERDICT, 0));
+    let classes = kind.classes();
+    batch.add_chain(&classes, None);
+    batch.add_rule(SERVICES, kind.key(start()).member(&kind.all(), Reg(0)).jump(&classes));
+    // While a transaction is going in, the slot drawn may just have gone; the first is there as long as any.
+    batch.add_rule(SERVICES, kind.deliver(start(), 1));
+    batch.add_rule(&classes, kind.key(Rule::default()).dispatch(&kind.sticky(), Reg(0)));
+    for endpoints in 1..=FIRST_CLASSES {
+        class(batch, kind, endpoints);
+    }
+}
+
+/// The classes that `base` makes.
+pub fn first_classes() -> impl Iterator<Item = (Kind, u32)> {
+    Kind::BOTH.into_iter().flat_map(|kind| (1..=FIRST_CLASSES).map(move |endpoints| (kind, endpoints)))
+}
+
+/// The set and the rule of a class.
+pub fn class(batch: &mut Batch, kind: Kind, endpoints: u32) {
+    let name = kind.class(endpoints);
+    batch.add_set(&kind.set(&name, false, 0, (0, 0)));
+    let rule = kind.key(Rule::default()).member(&name, Reg(0));
+    batch.add_rule(&kind.classes(), kind.deliver(rule, endpoints));
+}
+
+/// Names of what belongs to a backend with affinity.
+pub fn sticky_chain(backend: u32) -> String {
+    format!("sticky-{backend}")
+}
+
+fn sticky_slots(backend: u32) -> String {
+    format!("slots-{backend}")
+}
+
+/// Both the chain of an endpoint and the set of its clients.
+fn sticky_endpoint(backend: u32, endpoint: u32) -> String {
+    format!("sticky-{backend}-{endpoint}")
+}
+
+/// Make what an endpoint of a backend with affinity needs.
+pub fn add_sticky_endpoint(
+    batch: &mut Batch,
+    backend: u32,
+    endpoint: u32,
+    to: std::net::SocketAddrV4,
+    seconds: u32,
+) {
+    let name = sticky_endpoint(backend, endpoint);
     batch.add_set(&NewSet {
-        flags: SET_MAP | SET_EVAL | SET_TIMEOUT,
-        size: MAX_AFFINITY,
-        ..map(AFFINITY, concat(&[number, TYPE_ADDRESS]), 8, number, 4)
+        name: &name,
+        flags: SET_EVAL | SET_TIMEOUT,
+        key_type: TYPE_ADDRESS,
+        key_len: 4,
+        data_type: 0,
+        data_len: 0,
+        size: MAX_CLIENTS,
     });
-    batch.add_set(&NewSet { flags: 0, ..map(HAIRPIN, concat(&[TYPE_ADDRESS, TYPE_ADDRESS]), 8, 0, 0) });
+    batch.add_chain(&name, None);
+    let client = || Rule::default().payload(NETWORK_HEADER, SOURCE, 4, Reg(0));
+    let deliver = |rule: Rule| {
+        rule.set(Reg(8), &to.ip().octets()).set(Reg(9), &to.port().to_be_bytes()).dnat(Reg(8), Reg(9))
+    };
+    // The memory may be full: a rule of its own, so that the connection goes on all the same.
+    batch.add_rule(&name, client().remember(&name, Reg(0), u64::from(seconds) * 1000));
+    batch.add_rule(&name, deliver(Rule::default()));
+}
+
+/// Remove it; nothing may lead there any more.
+pub fn remove_sticky_endpoint(batch: &mut Batch, backend: u32, endpoint: u32) {
+    let name = sticky_endpoint(backend, endpoint);
+    batch.delete_chain(&name);
+    batch.delete_set(&name);
+}
+
+/// The rules of a backend with affinity: clients that are known, then a draw. With `fresh`, make the chain too.
+pub fn sticky(batch: &mut Batch, backend: u32, fresh: bool, before: usize, endpoints: &[u32]) {
+    let (chain, slots) = (sticky_chain(backend), sticky_slots(backend));
+    if fresh {
+        batch.add_chain(&chain, None);
+        batch.add_set(&NewSet {
+            name: &slots,
+            flags: SET_MAP,
+            key_type: TYPE_NUMBER,
+            key_len: 4,
+            data_type: TYPE_VERDICT,
+            data_len: 0,
+            size: 0,
+        });
+    } else {
+        batch.clear_chain(&chain);
+    }
+    let numbers =
+        |count: usize| (0..count).map(|n| machine(u32::try_from(n).unwrap_or(0))).collect::<Vec<_>>();
+    let old = numbers(before);
+    batch.delete_elements(&slots, old.iter().map(<[u8; 4]>::as_slice));
+    let names: Vec<String> = endpoints.iter().map(|endpoint| sticky_endpoint(backend, *endpoint)).collect();
+    let new = numbers(names.len());
+    let targets = new.iter().zip(&names).map(|(slot, name)| (slot.as_slice(), Data::Goto(name)));
+    batch.add_elements(&slots, targets);
+    for name in &names {
+        let known = Rule::default().payload(NETWORK_HEADER, SOURCE, 4, Reg(0)).member(name, Reg(0));
+        batch.add_rule(&chain, known.goto(name));
+    }
+    if let Ok(count @ 1..) = u32::try_from(names.len()) {
+        batch.add_rule(&chain, Rule::default().random(count, Reg(0)).dispatch(&slots, Reg(0)));
+    }
+}
+
+/// Remove the chain of a backend with affinity; nothing may lead there any more.
+pub fn remove_sticky(batch: &mut Batch, backend: u32) {
+    batch.delete_chain(&sticky_chain(backend));
+    batch.delete_set(&sticky_slots(backend));
 }
 
 /// Rules cannot compare two fields of a packet, but they can look for the pair: one per address of the node.
@@ -144,6 +309,15 @@ fn hairpin_pairs(batch: &mut Batch, net: Cidr) {
             Some(pair)
         })
         .collect();
+    batch.add_set(&NewSet {
+        name: HAIRPIN,
+        flags: 0,
+        key_type: concat(&[TYPE_ADDRESS, TYPE_ADDRESS]),
+        key_len: 8,
+        data_type: 0,
+        data_len: 0,
+        size: 0,
+    });
     batch.add_elements(HAIRPIN, pairs.iter().map(|pair| (pair.as_slice(), Data::None)));
 }
 
@@ -153,7 +327,10 @@ fn postrouting(batch: &mut Batch, layout: &Layout) {
     let leaving =
         |by_bridge| Rule::default().meta(libc::NFT_META_OIFNAME, Reg(0)).compare(Reg(0), by_bridge, &bridge);
     // A pod that reaches itself through a service must see another sender than itself.
-    let hairpin = Rule::default().payload(NETWORK_HEADER, SOURCE, 8, Reg(0)).member(HAIRPIN, Reg(0));
+    let hairpin = Rule::default()
+        .payload(NETWORK_HEADER, SOURCE, 4, Reg(0))
+        .payload(NETWORK_HEADER, DESTINATION, 4, Reg(1))
+        .member(HAIRPIN, Reg(0));
     batch.add_rule(chain, hairpin.masquerade());
     // The host's own connections to 127.0.0.1:nodePort.
     batch.add_rule(chain, within(leaving(true), SOURCE, loopback(), true).masquerade());
@@ -162,7 +339,7 @@ fn postrouting(batch: &mut Batch, layout: &Layout) {
         batch.add_rule(chain, within(rule, DESTINATION, layout.pod_cidr, false).masquerade());
     }
     // From outside through a service to an endpoint that is not here: the answer has to come back this way.
-    for any_address in [false, true] {
+    for kind in Kind::BOTH {
         let rule = leaving(false)
             .meta(libc::NFT_META_OIFNAME, Reg(0))
             .compare(Reg(0), false, &link("lo"))
@@ -170,17 +347,16 @@ fn postrouting(batch: &mut Batch, layout: &Layout) {
             // IPS_DST_NAT
             .mask(Reg(0), machine(0x20))
             .compare(Reg(0), false, &machine(0));
-        let rule = if any_address {
-            rule.set(Reg(0), [0; 4])
-        } else {
+        let rule = match kind {
             // NFT_CT_DST_IP
-            rule.ct(20, true, Reg(0))
+            Kind::Address => rule.ct(20, true, Reg(0)),
+            Kind::Node => rule,
         };
-        let rule = rule.meta(libc::NFT_META_L4PROTO, Reg(1)).ct(libc::NFT_CT_PROTO_DST, true, Reg(2)).lookup(
-            FRONTENDS,
-            Reg(0),
-            Reg(4),
-        );
+        let at = kind.end().0 - 2;
+        let rule = rule
+            .meta(libc::NFT_META_L4PROTO, Reg(at))
+            .ct(libc::NFT_CT_PROTO_DST, true, Reg(at + 1))
+            .member(&kind.all(), Reg(0));
         batch.add_rule(chain, rule.masquerade());
     }
 }
@@ -204,77 +380,9 @@ fn refusals(batch: &mut Batch, layout: &Layout) {
             .ct(libc::NFT_CT_STATE, false, Reg(0))
             .mask(Reg(0), machine(STATE_NEW))
             .compare(Reg(0), false, &machine(0));
-        let unserved = to_backend(unserved, false).compare(Reg(5), true, &machine(0));
+        let unserved = Kind::Address.key(unserved).member(UNSERVED, Reg(0));
         batch.add_rule(chain, unserved.reject(false));
     }
-    // Pods send through the gateway on purpose; being told of the direct way would lead them around the services.
-    let redirect = Rule::default()
-        .meta(libc::NFT_META_OIFNAME, Reg(0))
-        .compare(Reg(0), true, &link(&layout.bridge))
-        .meta(libc::NFT_META_L4PROTO, Reg(0))
-        .compare(Reg(0), true, &[1])
-        .payload(TRANSPORT_HEADER, 0, 1, Reg(0))
-        .compare(Reg(0), true, &[5]);
-    batch.add_rule("local", redirect.drop());
-}
-
-/// The chain of a class.
-pub fn class(batch: &mut Batch, class: Class) {
-    let chain = class.chain();
-    let any = class.any_address;
-    let n = class.endpoints;
-    batch.add_chain(&chain, None);
-    let fresh = || to_backend(Rule::default(), any);
-    if class.affinity == 0 {
-        batch.add_rule(&chain, deliver(fresh().random(n, Reg(5))));
-        // While a transaction is going in, the slot drawn may just have gone; the first is there as long as any.
-        batch.add_rule(&chain, deliver(fresh().set(Reg(5), [0; 4])));
-        return;
-    }
-    let timeout = u64::from(class.affinity) * 1000;
-    let client = |rule: Rule, at: u32| {
-        // Backend and client in registers `at` and `at + 1`.
-        rule.lookup(FRONTENDS, Reg(0), Reg(at)).payload(NETWORK_HEADER, SOURCE, 4, Reg(at + 1))
-    };
-    let known = client(fresh(), 4).lookup(AFFINITY, Reg(4), Reg(5)).lookup(ENDPOINTS, Reg(4), Reg(8));
-    let known = client(known, 6).remember(AFFINITY, false, Reg(6), Reg(5), timeout);
-    batch.add_rule(&chain, known.dnat(Reg(8), Reg(9)));
-    let choose = || {
-        let rule = fresh().random(n, Reg(5)).lookup(SLOTS, Reg(4), Reg(5));
-        rule.lookup(ENDPOINTS, Reg(4), Reg(8))
-    };
-    // An entry that leads to an endpoint that is gone is not overwritten by an update: it has to go first.
-    let new = client(choose(), 6).remember(AFFINITY, true, Reg(6), Reg(5), 0).remember(
-        AFFINITY,
-        false,
-        Reg(6),
-        Reg(5),
-        timeout,
-    );
-    batch.add_rule(&chain, new.dnat(Reg(8), Reg(9)));
-    // The memory is full.
-    batch.add_rule(&chain, choose().dnat(Reg(8), Reg(9)));
-    let first = fresh().set(Reg(5), [0; 4]).lookup(SLOTS, Reg(4), Reg(5));
-    batch.add_rule(&chain, deliver(first));
-}
-
-/// Look up the packet's frontend: backend in register 4, class in register 5. Leaves the key in registers 0 to 2.
-fn to_backend(rule: Rule, any_address: bool) -> Rule {
-    let rule = if any_address {
-        rule.set(Reg(0), Ipv4Addr::UNSPECIFIED.octets())
-    } else {
-        rule.payload(NETWORK_HEADER, DESTINATION, 4, Reg(0))
-    };
-    rule.meta(libc::NFT_META_L4PROTO, Reg(1)).payload(TRANSPORT_HEADER, 2, 2, Reg(2)).lookup(
-        FRONTENDS,
-        Reg(0),
-        Reg(4),
-    )
-}
-
-/// Send the connection to the endpoint whose key is in registers 4 and 5.
-fn deliver(rule: Rule) -> Rule {
-    rule.lookup(ENDPOINTS, Reg(4), Reg(8)).dnat(Reg(8), Reg(9))
 }
 
 /// Go on when the address at `offset` is inside (or outside) the network.

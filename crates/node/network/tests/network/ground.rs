@@ -123,6 +123,16 @@ impl Ground {
         Network::start(self.options(), &self.supervisor).await.unwrap()
     }
 
+    /// A network whose process is killed before the closure given back returns: nothing is taken down.
+    pub async fn start_mortal(&self) -> (Network, impl FnOnce(Network)) {
+        let supervisor = self.supervisor.child("mortal");
+        let network = Network::start(self.options(), &supervisor).await.unwrap();
+        (network, move |network| {
+            supervisor.cancel();
+            drop(network);
+        })
+    }
+
     pub fn netns(&self) -> Netns {
         Netns::new(self.dir.path())
     }

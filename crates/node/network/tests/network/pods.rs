@@ -45,12 +45,11 @@ fn pods_reach_each_other_the_host_and_the_outside() {
 #[test]
 fn a_restart_keeps_addresses_and_connections() {
     ground(|g| async move {
-        let network = g.start().await;
+        let (network, kill) = g.start_mortal().await;
         let (a, a_ip) = g.pod(&network, "a").await;
         let (_b, b_ip) = g.pod(&network, "b").await;
         a.serve(80, "a");
-        // As after kill -9: nothing is taken down, everything is started again.
-        drop(network);
+        kill(network);
         let network = g.start().await;
         assert_eq!(ask(a_ip, 80).unwrap().0, "a", "works before anybody calls");
         let again = network.attach("a", &a.path, &[]).await.unwrap();

@@ -83,7 +83,7 @@ fn a_flushed_table_comes_back() {
         assert_eq!(client.ask(VIP, 80).unwrap().0, "pod");
         assert_eq!(output("nft", "flush ruleset"), "");
         until("flushed, then written anew", || client.ask(VIP, 80).is_ok()).await;
-        assert_eq!(output("nft", "flush map ip sampan-test01 endpoints"), "");
+        assert_eq!(output("nft", "flush map ip sampan-test01 vip-endpoints"), "");
         until("emptied, then written anew", || client.ask(VIP, 80).is_ok()).await;
         assert_eq!(output("nft", "add table ip other"), "");
         assert_eq!(output("nft", "delete table ip sampan-test01"), "");
@@ -92,21 +92,22 @@ fn a_flushed_table_comes_back() {
         other.serve(8080, "other");
         network.update("default/web", Some(service(Protocol::Tcp, 80, &[(other_ip, 8080)]))).await.unwrap();
         assert_eq!(client.ask(VIP, 80).unwrap().0, "other");
-        assert!(output("nft", "list tables").contains("table ip other"), "others' tables are not touched");
+        let tables = output("nft", "list tables");
+        assert!(tables.contains("table ip other"), "others' tables are not touched: {tables}");
     });
 }
 
 #[test]
 fn after_a_restart_services_work_and_are_replaced_at_once() {
     ground(|g| async move {
-        let network = g.start().await;
+        let (network, kill) = g.start_mortal().await;
         let (client, _) = g.pod(&network, "client").await;
         let (pod, ip) = g.pod(&network, "pod").await;
         pod.serve(8080, "pod");
         let mut other = service(Protocol::Tcp, 81, &[(ip, 8080)]);
         other.id = "default/gone".into();
         network.apply(vec![service(Protocol::Tcp, 80, &[(ip, 8080)]), other]).await.unwrap();
-        drop(network);
+        kill(network);
         let network = g.start().await;
         assert_eq!(client.ask(VIP, 80).unwrap().0, "pod", "works before anybody calls");
         let early = network.update("default/web", None).await.unwrap_err();
