@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::kinds::{self, Gvk, Resource};
 use crate::schema;
-use crate::status::Status;
+use crate::status::{Status, go_quote};
 
 pub use walk::MAX_PROBLEMS;
 
@@ -149,6 +149,7 @@ pub(crate) fn check_patched(
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), String> {
     let Parsed { mut value, duplicates } = parsed;
+    check_kind(&kind, &mut value).map_err(|status| status.message)?;
     let mut found = walk::Problems::new(duplicates);
     let schema = schema::get();
     if let Some(id) = schema.by_kind(&kind) {
@@ -188,7 +189,9 @@ fn check_kind(expected: &Gvk, value: &mut Value) -> Result<(), Status> {
     let expected_version = expected.api_version();
     let api_version = said_version.as_deref().unwrap_or(&expected_version);
     let kind = said_kind.as_deref().unwrap_or(expected.kind);
-    if api_version != expected_version || kind != expected.kind {
+    // Clients name DeleteOptions by the group that they delete in, `apps/v1` for example.
+    let in_any_group = kind == "DeleteOptions" && expected.kind == kind;
+    if !in_any_group && (api_version != expected_version || kind != expected.kind) {
         return Err(wrong_kind(expected, api_version, kind));
     }
     if said_version.is_none() || said_kind.is_none() {
@@ -223,15 +226,18 @@ fn wrong_kind(expected: &Gvk, api_version: &str, kind: &str) -> Status {
             cannot_be_handled(kind, version, expected.kind, &why)
         }
         None => {
-            let why =
-                format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"sampan\"");
+            let why = {
+                let (kind, version) = (go_quote(kind), go_quote(api_version));
+                format!("no kind {kind} is registered for version {version} in scheme \"sampan\"")
+            };
             cannot_be_handled(kind, version, expected.kind, &why)
         }
     }
 }
 
 fn cannot_be_handled(kind: &str, version: &str, expected: &str, why: &str) -> Status {
-    Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {expected}: {why}"))
+    let version = go_quote(version);
+    Status::bad_request(format!("{kind} in version {version} cannot be handled as a {expected}: {why}"))
 }
 
 fn unrecognized(kind: &str, why: &str, bytes: &[u8]) -> Status {

@@ -57,3 +57,6 @@ pub fn checked(
         Status::invalid(("", ""), "", &[FieldError::invalid("patch", shown, why)])
     })
 }
+
+#[cfg(test)]
+mod tests;

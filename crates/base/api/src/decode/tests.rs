@@ -276,4 +276,12 @@ fn subresource_bodies_decode() {
     let out =
         body_of(options, Format::Json, br#"{"gracePeriodSeconds":"x"}"#, FieldValidation::Warn).unwrap_err();
     assert!(out.message.contains("DeleteOptions.gracePeriodSeconds of type int64"));
+    for version in ["v1", "apps/v1", "meta.k8s.io/v1"] {
+        let text = json!({"kind": "DeleteOptions", "apiVersion": version, "propagationPolicy": "Orphan"})
+            .to_string();
+        assert!(
+            body_of(options, Format::Json, text.as_bytes(), FieldValidation::Strict).is_ok(),
+            "{version}"
+        );
+    }
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::go_types;
 use crate::quantity::Quantity;
 use crate::schema::{Field, Schema, Shape, Type};
+use crate::status::go_quote;
 
 /// At most so many unknown and duplicate fields are told.
 pub const MAX_PROBLEMS: usize = 100;
@@ -261,7 +262,8 @@ fn zero(shape: &Shape) -> Value {
 fn time_of(text: &str) -> Result<Timestamp, String> {
     let bytes = text.as_bytes();
     let bad = |rest: &str, part: &str| {
-        format!("parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {rest:?} as {part:?}")
+        let (text, rest, part) = (go_quote(text), go_quote(rest), go_quote(part));
+        format!("parsing time {text} as \"2006-01-02T15:04:05Z07:00\": cannot parse {rest} as {part}")
     };
     // The fixed part, place by place: where a digit or a sign is missing is what the message tells.
     const PARTS: [(usize, usize, &str); 11] = [
@@ -290,7 +292,7 @@ fn time_of(text: &str) -> Result<Timestamp, String> {
         if rest.is_empty() || !rest.ends_with('Z') && !rest.contains(['+', '-']) {
             bad(rest, "Z07:00")
         } else {
-            format!("parsing time {text:?}: day out of range")
+            format!("parsing time {}: day out of range", go_quote(text))
         }
     })
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::kinds::{Resource, SelectableField};
-use crate::status::Status;
+use crate::status::{Status, go_quote};
 
 /// A selector of more terms is refused.
 const MAX_TERMS: usize = 1000;
@@ -83,7 +83,8 @@ fn find(resource: &Resource, label: &str) -> Result<SelectableField, Status> {
     let own = resource.fields.iter().chain(&all).find(|f| f.label == label).copied();
     own.ok_or_else(|| {
         Status::bad_request(if resource.fields.is_empty() {
-            format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+            let label = go_quote(label);
+            format!("{label} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
         } else {
             format!("field label not supported: {label}")
         })

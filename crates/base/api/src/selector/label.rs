@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::lexer::{Lexer, Token};
-use crate::status::Status;
+use crate::status::{Status, go_quote};
 
 /// A selector of more requirements is refused.
 const MAX_REQUIREMENTS: usize = 1000;
@@ -397,7 +397,7 @@ fn key_problem(key: &str) -> Option<String> {
 }
 
 fn check_key(key: &str) -> Result<(), String> {
-    key_problem(key).map_or(Ok(()), |why| Err(format!("key: Invalid value: {key:?}: {why}")))
+    key_problem(key).map_or(Ok(()), |why| Err(format!("key: Invalid value: {}: {why}", go_quote(key))))
 }
 
 fn check_value(key: &str, value: &str, index: usize) -> Result<(), String> {
@@ -407,14 +407,15 @@ fn check_value(key: &str, value: &str, index: usize) -> Result<(), String> {
         value if !is_name(value) => VALUE_RULE,
         _ => return Ok(()),
     };
-    Err(format!("values[{index}][{key}]: Invalid value: {value:?}: {why}"))
+    Err(format!("values[{index}][{key}]: Invalid value: {}: {why}", go_quote(value)))
 }
 
 fn check_number(value: &str, index: usize) -> Result<(), String> {
     match value.parse::<i64>() {
         Ok(_) => Ok(()),
         Err(_) => Err(format!(
-            "values[{index}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+            "values[{index}]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
+            go_quote(value)
         )),
     }
 }
@@ -452,7 +453,7 @@ fn expression_requirement(expression: &Value) -> Result<Requirement, String> {
         "NotIn" => Operator::NotIn,
         "Exists" => Operator::Exists,
         "DoesNotExist" => Operator::DoesNotExist,
-        other => return Err(format!("{other:?} is not a valid label selector operator")),
+        other => return Err(format!("{} is not a valid label selector operator", go_quote(other))),
     };
     let values: Vec<&str> = expression
         .get("values")
