@@ -8,9 +8,9 @@ mod limits;
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use serde::{Deserialize, Serialize};
@@ -207,6 +207,12 @@ impl CgroupPlan {
 
     /// Kills everything inside, and waits until it is gone.
     pub(crate) fn kill(&self) -> Result<()> {
+        self.kill_reaping(None)
+    }
+
+    /// The same for a parent of what is inside: `children` becomes readable, and its function is called, when a child
+    /// ended. The first process of a PID namespace ends only after all others in it were reaped.
+    pub(crate) fn kill_reaping(&self, mut children: Option<(BorrowedFd<'_>, &mut dyn FnMut())>) -> Result<()> {
         for _ in 0..64 {
             let mut pids = Vec::new();
             self.dirs().for_each(|dir| processes(&dir, &mut pids));
@@ -223,13 +229,13 @@ impl CgroupPlan {
                 }
             }
             for process in &waiting {
-                use std::os::fd::AsFd;
-                let mut poll = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-                let bound = PollTimeout::try_from(KILL_BOUND).unwrap_or(PollTimeout::MAX);
-                if nix::poll::poll(&mut poll, bound) == Ok(0) {
-                    let text = format!("processes in cgroup {} do not die (hint: they hang in the kernel)", self.path.display());
-                    return Err(Error::Conflict(text));
-                }
+                wait_for(process, &mut children).map_err(|error| {
+                    let text = format!("wait for the processes in cgroup {} (hint: they hang in the kernel)", self.path.display());
+                    Error::os(text, error)
+                })?;
+            }
+            if let Some((_, reap)) = &mut children {
+                reap();
             }
         }
         Err(Error::Conflict(format!("processes keep appearing in cgroup {}", self.path.display())))
@@ -283,6 +289,29 @@ impl CgroupPlan {
             return Err(Error::NotFound { kind: "cgroup".to_owned(), id: self.path.display().to_string() });
         }
         Ok(limits::stats(self))
+    }
+}
+
+/// Waits until a process has ended, within a bound.
+fn wait_for(process: &OwnedFd, children: &mut Option<(BorrowedFd<'_>, &mut dyn FnMut())>) -> io::Result<()> {
+    let end = Instant::now() + KILL_BOUND;
+    loop {
+        let mut watched = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        watched.extend(children.as_ref().map(|(fd, _)| PollFd::new(*fd, PollFlags::POLLIN)));
+        let left = end.saturating_duration_since(Instant::now());
+        match nix::poll::poll(&mut watched, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(nix::Error::EINTR) => continue,
+            other => other?,
+        };
+        let ready = |index: usize| watched.get(index).and_then(PollFd::any).unwrap_or(false);
+        let (ended, child) = (ready(0), ready(1));
+        if let (true, Some((_, reap))) = (child, children.as_mut()) {
+            reap();
+        }
+        if ended {
+            return Ok(());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -140,6 +141,7 @@ impl Inner {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.options.runtime_dir.join("shim.log"));
         // Standard input is the socket: no descriptor has to be passed in another way. No environment, no secrets.
         let mut child = Command::new(executable)
+            .arg0("sampan")
             .arg(shim::ZYGOTE_ARGUMENT)
             .env_clear()
             .current_dir("/")

@@ -167,7 +167,9 @@ pub(crate) fn new_mount(kind: &CStr, options: &[(&str, Option<&[u8]>)], attribut
     // SAFETY: the name is valid for the call.
     let context = own(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?;
     let fd = context.as_raw_fd();
-    for (key, value) in options {
+    // What mount tables show as the source.
+    let source = [("source", Some(kind.to_bytes()))];
+    for (key, value) in source.iter().chain(options) {
         let key = c_string(key.as_bytes())?;
         let result = match value {
             Some(value) => {

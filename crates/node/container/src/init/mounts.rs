@@ -26,6 +26,8 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 const STRICT: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 /// Most device nodes copied into a privileged container.
 const MAX_NODES: usize = 4096;
+/// Most links without a target that are followed, as in the kernel.
+const MAX_LINKS: usize = 40;
 
 /// A device node to make.
 struct Node {
@@ -207,36 +209,36 @@ fn mount_point(root: &OwnedFd, path: &Path, directory: bool) -> Result<OwnedFd> 
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
         other => return other.map_err(failed),
     }
-    if let Some(parent) = path.parent() {
-        let parent = directory_at(root, parent).map_err(failed)?;
-        let name = path.file_name().unwrap_or_default();
-        if directory {
-            return make_directory(&parent, Path::new(name)).map_err(failed);
-        }
-        let flags = libc::O_CREAT | libc::O_RDONLY;
-        drop(sys::open_in_root(&parent, Path::new(name), flags, 0o644).map_err(failed)?);
+    if directory {
+        return directory_at(root, path, MAX_LINKS).map_err(failed);
     }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    directory_at(root, parent, MAX_LINKS).map_err(failed)?;
+    drop(sys::open_in_root(root, path, libc::O_CREAT | libc::O_RDONLY, 0o644).map_err(failed)?);
     sys::open_in_root(root, path, libc::O_PATH, 0).map_err(failed)
 }
 
-/// Opens a directory inside the container, making what is missing of it.
-fn directory_at(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+/// Opens a directory inside the container, making what is missing of it; also where a link in the image points to.
+fn directory_at(root: &OwnedFd, path: &Path, links: usize) -> io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     match sys::open_in_root(root, path, libc::O_PATH | libc::O_DIRECTORY, 0) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
         other => return other,
     }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::from_raw_os_error(libc::ENOENT));
     };
-    make_directory(&directory_at(root, parent)?, Path::new(name))
-}
-
-fn make_directory(parent: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
-    match nix::sys::stat::mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
-        Ok(()) | Err(nix::Error::EEXIST) => {}
-        Err(error) => return Err(error.into()),
+    let parent = directory_at(root, above, links)?;
+    match nix::sys::stat::mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
+        Ok(()) => sys::open_in_root(&parent, Path::new(name), libc::O_PATH | libc::O_DIRECTORY, 0),
+        // There, and yet not found: a link whose target is missing.
+        Err(nix::Error::EEXIST) => {
+            let target = nix::fcntl::readlinkat(&parent, name)?;
+            let Some(links) = links.checked_sub(1) else { return Err(io::Error::from_raw_os_error(libc::ELOOP)) };
+            directory_at(root, &above.join(target), links)
+        }
+        Err(error) => Err(error.into()),
     }
-    sys::open_in_root(parent, name, libc::O_PATH | libc::O_DIRECTORY, 0)
 }
 
 fn fill_dev(root: &OwnedFd, nodes: &[Node]) -> Result<()> {
@@ -246,7 +248,7 @@ fn fill_dev(root: &OwnedFd, nodes: &[Node]) -> Result<()> {
     for node in nodes {
         let name = node.path.file_name().unwrap_or_default();
         let parent = node.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let made = parent.map(|parent| directory_at(&dev, parent)).transpose().map_err(|error| failed(&node.path, error))?;
+        let made = parent.map(|parent| directory_at(&dev, parent, MAX_LINKS)).transpose().map_err(|error| failed(&node.path, error))?;
         let parent = made.as_ref().unwrap_or(&dev);
         let mode = Mode::from_bits_truncate(node.mode);
         match mknodat(parent, name, node.kind, mode, node.device) {

@@ -375,14 +375,14 @@ impl Shim {
     }
 
     fn kill_container(&mut self, id: &str) -> Result<()> {
-        self.container(id)?.cgroup.kill()
+        let cgroup = self.container(id)?.cgroup.clone();
+        self.kill_cgroup(&cgroup)
     }
 
     /// Kills what still runs in a container and forgets it.
     pub(super) fn remove_container(&mut self, id: &str) -> Result<()> {
         let dir = self.dir()?;
         self.kill_container(id)?;
-        self.reap();
         self.container(id)?.cgroup.remove()?;
         self.close_streams(id);
         self.take_start(id);

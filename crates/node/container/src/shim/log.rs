@@ -76,14 +76,32 @@ impl Log {
         }
     }
 
+    /// Writes whole lines; between them the file may change.
     fn append(&mut self, out: &[u8]) {
-        let added = out.len() as u64;
-        if self.config.max_size > 0 && self.size > 0 && self.size + added > self.config.max_size {
-            // Without rotation the log grows on, which is better than losing it.
-            let _ = self.rotate();
-        }
-        if self.file.write_all(out).is_ok() {
-            self.size += added;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let room = match self.config.max_size {
+                0 => u64::MAX,
+                max => max.saturating_sub(self.size),
+            };
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            let fits = match rest.get(..room) {
+                None => rest.len(),
+                Some(part) => part.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1),
+            };
+            let fits = match fits {
+                // Even an empty file has no room for it, or the file cannot be changed: losing it would be worse.
+                0 if self.size == 0 || self.rotate().is_err() => {
+                    rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1)
+                }
+                0 => continue,
+                fits => fits,
+            };
+            let (now, later) = rest.split_at(fits);
+            if self.file.write_all(now).is_ok() {
+                self.size += fits as u64;
+            }
+            rest = later;
         }
     }
 

@@ -130,16 +130,17 @@ impl Shim {
     }
 
     fn stop_pod(&mut self) -> Result<()> {
-        self.pod()?.plan.cgroup.kill()?;
-        self.reap();
-        Ok(())
+        let cgroup = self.pod()?.plan.cgroup.clone();
+        self.kill_cgroup(&cgroup)
     }
 
     fn remove_pod(&mut self) -> Result<()> {
+        if let Ok(cgroup) = self.pod().map(|pod| pod.plan.cgroup.clone()) {
+            self.kill_cgroup(&cgroup)?;
+        }
         if let Some(pod) = &mut self.pod {
             pod.destroy()?;
         }
-        self.reap();
         self.ending = true;
         Ok(())
     }

@@ -14,6 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use super::container::Container;
 use super::exec::Exec;
 use super::pod::Pod;
+use crate::cgroup::CgroupPlan;
 use crate::channel::{self, Inbox};
 use crate::error::{Error, Result};
 use crate::state;
@@ -179,10 +180,7 @@ impl Shim {
 
     fn handle(&mut self, dir: &Path, token: u64, source: Source, flags: EpollFlags) {
         match source {
-            Source::Signals => {
-                while let Ok(Some(_)) = self.signals.read_signal() {}
-                self.reap();
-            }
+            Source::Signals => self.reap(),
             Source::Listener => self.accept(),
             Source::Client => self.serve_client(dir, token, flags),
             Source::Start(id) => self.container_progress(&id),
@@ -317,6 +315,7 @@ impl Shim {
 
     /// Takes in the ends of children, ours and those that were left to us.
     pub(super) fn reap(&mut self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
         loop {
             let mut status = 0;
             // SAFETY: writes one int.
@@ -335,6 +334,14 @@ impl Shim {
                 self.exec_ended(exec, code, signal);
             }
         }
+    }
+
+    /// Kills everything in a cgroup, reaping meanwhile.
+    pub(super) fn kill_cgroup(&mut self, cgroup: &CgroupPlan) -> Result<()> {
+        let signals = self.signals.as_fd().try_clone_to_owned().map_err(|error| Error::os("watch signals", error))?;
+        let killed = cgroup.kill_reaping(Some((signals.as_fd(), &mut || self.reap())));
+        self.reap();
+        killed
     }
 
     /// The pod, which every request but the first needs.

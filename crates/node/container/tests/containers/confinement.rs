@@ -30,9 +30,9 @@ async fn only_its_own_world(env: Env) {
     let script = "echo $$; ps | wc -l; ls /; cat /proc/mounts; cat /proc/self/cgroup; ls -a /sys/fs/cgroup; ls /dev";
     let (_, output) = env.run(&pod, env.script("c", script)).await;
     assert!(output.starts_with("1\n"), "{output}");
-    let host = std::fs::read_to_string("/proc/mounts").unwrap();
-    let device = host.lines().find(|line| line.split(' ').nth(1) == Some("/")).unwrap().split(' ').next().unwrap();
-    assert!(!output.contains(device) && !output.contains(env.dir.to_str().unwrap()) || output.contains("overlay / "), "{output}");
+    let mounts = output.lines().filter(|line| line.ends_with(" 0 0")).count();
+    assert!(mounts < 30, "{mounts} mounts: {output}");
+    assert!(output.contains("overlay / overlay rw,"), "{output}");
     assert!(output.contains(":/\n") && !output.contains("podp"), "{output}");
     assert!(output.contains("proc /proc proc rw,nosuid,nodev,noexec") && output.contains("mqueue"), "{output}");
     assert!(output.contains("sysfs /sys sysfs ro,"), "{output}");
@@ -49,7 +49,7 @@ async fn paths_are_hidden(env: Env) {
         mkdir /sys/fs/cgroup/memory/x /sys/fs/cgroup/x; echo end";
     let (_, output) = env.run(&pod, env.script("c", script)).await;
     assert!(output.starts_with("0\n0\n0\n") && output.matches("Read-only").count() >= 3, "{output}");
-    let mut config = env.script("d", "wc -c < /proc/timer_list; test -s /proc/timer_list && echo seen");
+    let mut config = env.script("d", "test $(wc -c < /proc/timer_list) -gt 0 && echo seen");
     config.masked_paths = Some(Vec::new());
     config.readonly_paths = Some(Vec::new());
     let (_, output) = env.run(&pod, config).await;
@@ -242,6 +242,6 @@ async fn no_descriptor_leaks(env: Env) {
     config.args = ["ls", "-l", "/proc/self/fd"].map(str::to_owned).to_vec();
     let (_, output) = env.run(&pod, config).await;
     // 0, 1, 2 and the directory that is listed.
-    assert_eq!(output.lines().filter(|line| line.contains("->")).count(), 4, "{output}");
+    assert_eq!(output.lines().filter(|line| line.starts_with('l') && !line.starts_with("ls:")).count(), 4, "{output}");
     env.end(pod).await;
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use sampan_container::{
     ContainerConfig, Exit, LogConfig, Options, PodSandbox, PodSandboxConfig, Rootfs, Runtime,
 };
+use futures::FutureExt;
 use sampan_daemon::Supervisor;
 
 type Body = fn(Env) -> Pin<Box<dyn Future<Output = ()>>>;
@@ -81,12 +82,31 @@ fn run_one(name: &str, body: Body) {
     let dirs = (env.dir.clone(), env.parent.clone());
     let ended = runtime.block_on(async {
         let supervisor = env.supervisor.clone();
-        let ended = tokio::time::timeout(BOUND, body(env)).await;
+        let options = env.options();
+        let ended = AssertUnwindSafe(tokio::time::timeout(BOUND, body(env))).catch_unwind().await;
+        if !matches!(ended, Ok(Ok(()))) {
+            sweep(options).await;
+        }
         assert_eq!(supervisor.shutdown(Duration::from_secs(5)).await, Vec::<String>::new(), "{name}: tasks");
         ended
     });
-    assert!(ended.is_ok(), "{name} took longer than {BOUND:?}");
+    match ended {
+        Ok(ended) => assert!(ended.is_ok(), "{name} took longer than {BOUND:?}"),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
     nothing_left(&dirs.0, &dirs.1);
+}
+
+/// After a failed test: nothing of it may stay.
+async fn sweep(options: Options) {
+    let (dir, supervisor) = (options.runtime_dir.clone(), Supervisor::new());
+    let runtime = Runtime::new(options, supervisor.clone()).unwrap();
+    for adopted in runtime.adopt().await.unwrap_or_default() {
+        let _ = adopted.sandbox.remove().await;
+    }
+    runtime.remove_parent_cgroup();
+    let _ = std::fs::remove_dir_all(dir.parent().unwrap());
+    supervisor.shutdown(Duration::from_secs(5)).await;
 }
 
 /// What one test has: a runtime with a directory and a cgroup of its own.

@@ -42,7 +42,7 @@ async fn network_and_ipc_are_shared(env: Env) {
 async fn host_network_and_ipc(env: Env) {
     let pod = PodSandboxConfig { network: Network::Host, ipc: IpcMode::Host, ..config("p") };
     let pod = env.runtime().create_pod(pod).await.unwrap();
-    let (_, output) = env.run(&pod, env.script("c", "readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts")).await;
+    let (_, output) = env.run(&pod, env.script("c", "for kind in net ipc uts; do readlink /proc/self/ns/$kind; done")).await;
     let namespace = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
     assert_eq!(output, format!("{}\n{}\n{}\n", namespace("net"), namespace("ipc"), namespace("uts")));
     env.end(pod).await;
@@ -157,18 +157,8 @@ async fn many_pods_at_once(env: Env) {
             pod.remove().await.unwrap();
         }
     });
-    futures_join(all).await;
+    futures::future::join_all(all).await;
     println!("50 pods created, run and removed in {:?}", begin.elapsed());
     let pod = env.pod("last").await;
     env.end(pod).await;
-}
-
-/// Runs futures side by side on this thread.
-async fn futures_join<F: Future<Output = ()>>(all: impl Iterator<Item = F>) {
-    let mut all: Vec<_> = all.map(Box::pin).collect();
-    std::future::poll_fn(|cx| {
-        all.retain_mut(|one| one.as_mut().poll(cx).is_pending());
-        if all.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
 }

@@ -188,7 +188,7 @@ async fn containers_have_terminals(env: Env) {
     let mut seen = String::new();
     session.stdout.take().unwrap().read_to_string(&mut seen).await.unwrap();
     assert!(seen.contains("got hello\r\n40 100\r\nc\r\n"), "{seen:?}");
-    assert!(env.output("c").starts_with("/dev/pts/0\r"), "{}", env.output("c"));
+    assert!(env.output("c").starts_with("/dev/pts/0\n"), "{}", env.output("c"));
     assert_eq!(pod.wait_container("c").await.unwrap().code, 0);
     env.end(pod).await;
 }
