@@ -102,7 +102,10 @@ impl Network {
             monitor::run(watched.clone(), own_port)
         });
         let dns = match dns_options {
-            Some(dns) => Some(Dns::start(dns, &inner.options, &supervisor).await?),
+            Some(dns) => {
+                let started = Dns::start(dns, &inner.options, &supervisor).await;
+                Some(started.inspect_err(|_| supervisor.cancel())?)
+            }
             None => None,
         };
         Ok(Self { inner, dns })

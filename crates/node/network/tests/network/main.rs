@@ -3,6 +3,7 @@
 //! Needs root, and the programs `ip` (iproute2), `ping` (iputils-ping) and `dig` (bind9-dnsutils).
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod dns;
 mod ground;
 mod pods;
 
