@@ -62,8 +62,6 @@ fn selector(out: &mut Errors, spec: &Value, kind: &str) {
     }
     match labels::matches(selector, deep(spec, "template.metadata.labels")) {
         Some(true) => {}
-        // A missing selector matches nothing, and says so only by being required.
-        Some(false) if selector.is_null() => {}
         Some(false) => no_match(out, spec),
         None => out.push(FieldError::invalid(&at, selector.clone(), "invalid label selector")),
     }

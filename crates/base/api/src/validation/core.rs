@@ -85,25 +85,18 @@ pub(super) fn secret(out: &mut Errors, object: &Value, old: Option<&Value>) {
             need("tls.crt");
             need("tls.key");
         }
-        "kubernetes.io/ssh-auth" => {
-            if text(data, "ssh-privatekey").is_empty() {
-                out.push(FieldError::required(path.key("ssh-privatekey"), ""));
-            }
+        "kubernetes.io/ssh-auth" if text(data, "ssh-privatekey").is_empty() => {
+            out.push(FieldError::required(path.key("ssh-privatekey"), ""));
         }
-        "kubernetes.io/basic-auth" => {
-            if !has(data, "username") && !has(data, "password") {
-                need("username");
-                need("password");
-            }
+        "kubernetes.io/basic-auth" if !has(data, "username") && !has(data, "password") => {
+            need("username");
+            need("password");
         }
-        "kubernetes.io/dockercfg" => {
-            if need(".dockercfg") {
-                json_object(out, &path.key(".dockercfg"), text(data, ".dockercfg"));
-            }
-        }
-        "kubernetes.io/dockerconfigjson" => {
-            if need(".dockerconfigjson") {
-                json_object(out, &path.key(".dockerconfigjson"), text(data, ".dockerconfigjson"));
+        kind @ ("kubernetes.io/dockercfg" | "kubernetes.io/dockerconfigjson") => {
+            let key = if kind.ends_with("json") { ".dockerconfigjson" } else { ".dockercfg" };
+            let there = need(key);
+            if there {
+                json_object(out, &path.key(key), text(data, key));
             }
         }
         "kubernetes.io/service-account-token" => {

@@ -132,8 +132,8 @@ fn pod_annotations(out: &mut Errors, path: &FieldPath, metadata: &Value, spec: &
             out.push(FieldError::invalid(&path, value, sentence));
         }
         let cost = key == "controller.kubernetes.io/pod-deletion-cost";
-        let plain = !value.starts_with('+') && !(value.len() > 1 && value.starts_with('0'));
-        if cost && !(plain && value.parse::<i32>().is_ok()) {
+        let padded = value.starts_with('+') || (value.len() > 1 && value.starts_with('0'));
+        if cost && (padded || value.parse::<i32>().is_err()) {
             out.push(FieldError::invalid(&path, value, "must be a 32bit integer"));
         }
     }
