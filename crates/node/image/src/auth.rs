@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::reference::{DEFAULT_REGISTRY, Reference};
 
 /// One way to identify oneself to a registry. Its `Debug` form never shows the secret.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Auth {
     /// User name and password (or personal token).
     Basic {

@@ -131,6 +131,9 @@ pub enum Error {
         /// The kernel's reason.
         source: std::io::Error,
     },
+    /// The failure of a pull that several callers waited for.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Error>),
     /// The caller cancelled the operation.
     #[error("{what} was cancelled")]
     Cancelled {
@@ -192,6 +195,7 @@ impl Error {
             Error::InUse { .. } => ErrorKind::InUse,
             Error::Io { .. } => ErrorKind::Io,
             Error::Cancelled { .. } => ErrorKind::Cancelled,
+            Error::Shared(error) => error.kind(),
         }
     }
 

@@ -150,35 +150,48 @@ impl Import<'_> {
         report(self.options.progress.as_ref(), Progress::Layer { digest, done, total: Some(size), state });
     }
 
-    /// Show layers in order, after all were staged; then name the image.
     pub(crate) fn finish(
         &self,
         info: &ImageInfo,
-        mut staged: Vec<Option<Staged>>,
+        staged: Vec<Option<Staged>>,
         names: &[Reference],
     ) -> Result<Vec<ImageSummary>> {
-        let (mut lowers, mut shown) = (Vec::new(), Vec::new());
-        for (index, layer) in info.manifest.layers.iter().enumerate() {
-            let place = Place {
-                diff_id: &info.file.rootfs.diff_ids[index],
-                chain_id: &info.chain[index],
-                lowers: &lowers,
-            };
-            let hex = match staged.get_mut(index).and_then(Option::take) {
-                Some(staged) => ingest::show(self.store, &self.lease, staged, place)?,
-                None => match self.store.find_snapshot(place.diff_id, place.chain_id) {
-                    Some(hex) => hex,
-                    None => {
-                        ingest::unpack_blob(self.store, &self.lease, &layer.digest, place, &self.options.cancel)?
-                    }
-                },
-            };
-            lowers.insert(0, self.store.snapshot_dir(&hex).join("fs"));
-            shown.push(hex);
-        }
-        self.store.sync_snapshots(&shown)?;
-        name_image(self.store, info, names)
+        finish(Finish { store: self.store, lease: &self.lease, cancel: &self.options.cancel }, info, staged, names)
     }
+}
+
+/// What the end of an import or a pull works with.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) lease: &'a Lease,
+    pub(crate) cancel: &'a CancellationToken,
+}
+
+/// Show layers in order, after all were staged; then name the image.
+pub(crate) fn finish(
+    with: Finish<'_>,
+    info: &ImageInfo,
+    mut staged: Vec<Option<Staged>>,
+    names: &[Reference],
+) -> Result<Vec<ImageSummary>> {
+    let Finish { store, lease, cancel } = with;
+    let (mut lowers, mut shown) = (Vec::new(), Vec::new());
+    for (index, layer) in info.manifest.layers.iter().enumerate() {
+        let place =
+            Place { diff_id: &info.file.rootfs.diff_ids[index], chain_id: &info.chain[index], lowers: &lowers };
+        let hex = match staged.get_mut(index).and_then(Option::take) {
+            Some(staged) => ingest::show(store, lease, staged, place)?,
+            None => match store.find_snapshot(place.diff_id, place.chain_id) {
+                Some(hex) => hex,
+                None => ingest::unpack_blob(store, lease, &layer.digest, place, cancel)?,
+            },
+        };
+        lowers.insert(0, store.snapshot_dir(&hex).join("fs"));
+        shown.push(hex);
+    }
+    store.sync_snapshots(&shown)?;
+    name_image(store, info, names)
 }
 
 /// Give an image its names. From here on it is seen.

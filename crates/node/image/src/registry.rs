@@ -1,1 +1,11 @@
-//! Soon.
+//! A client for registries (OCI distribution): thin, on hyper, with what a pull needs and no more.
+//!
+//! Not `oci-client`: that brings reqwest, olpc-cjson and a second set of types, and offers neither mirrors, resume
+//! nor its own bounds.
+
+mod challenge;
+mod client;
+mod connect;
+mod token;
+
+pub(crate) use client::{Client, Registry, Retry};

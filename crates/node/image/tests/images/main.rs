@@ -5,4 +5,5 @@ mod crash;
 mod hostile;
 mod import;
 mod manage;
+mod pull;
 mod support;
