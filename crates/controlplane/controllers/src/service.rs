@@ -8,13 +8,20 @@ use sampan_daemon::Supervisor;
 use tokio::sync::watch;
 
 use crate::cache::Caches;
+use crate::cronjob::CronJobs;
+use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
 use crate::endpoints::ServiceEndpoints;
 use crate::events::Recorder;
+use crate::gc::Garbage;
+use crate::job::Jobs;
 use crate::namespace::Namespaces;
+use crate::node::{Evictions, Nodes};
+use crate::podgc::PodGc;
 use crate::replicaset::ReplicaSets;
 use crate::scheduler::Scheduler;
 use crate::serviceaccount::{Accounts, Tokens};
+use crate::statefulset::StatefulSets;
 use crate::worker;
 
 /// What the controllers need to know.
@@ -68,7 +75,7 @@ impl Handle {
 pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let supervisor = supervisor.child("controllers");
     let caches = Arc::new(Caches::new());
-    let Options { client, scheduler_client, ca_pem, scheduler_name, .. } = options;
+    let Options { client, scheduler_client, ca_pem, scheduler_name, node_grace, finished_pods } = options;
     let events = Recorder::start(&supervisor, client.clone());
 
     // Handlers are registered before the watches begin, so that they hear of every object.
@@ -79,6 +86,14 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let namespaces = Namespaces::new(client.clone(), caches.clone());
     let accounts = Accounts::new(client.clone(), caches.clone(), ca_pem.clone());
     let tokens = Tokens::new(client.clone(), caches.clone(), ca_pem);
+    let jobs = Jobs::new(client.clone(), caches.clone(), &events);
+    let cron_jobs = CronJobs::new(client.clone(), caches.clone(), &events);
+    let stateful_sets = StatefulSets::new(client.clone(), caches.clone(), &events);
+    let daemon_sets = DaemonSets::new(client.clone(), caches.clone(), &events);
+    let nodes = Nodes::new(client.clone(), caches.clone(), &events, node_grace);
+    let evictions = Evictions::new(client.clone(), caches.clone(), &events);
+    let pod_gc = PodGc::new(client.clone(), caches.clone(), finished_pods);
+    let garbage = Garbage::new(client.clone(), &caches);
     caches.run(&supervisor, &client);
 
     let (done, ready) = watch::channel(false);
@@ -92,7 +107,16 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "deployments", 8, deployments);
         worker::run(&inner, "endpoints", 8, endpoints);
         worker::run(&inner, "namespaces", 4, namespaces);
+        worker::run(&inner, "jobs", 8, jobs);
+        worker::run(&inner, "cronjobs", 4, cron_jobs);
+        worker::run(&inner, "statefulsets", 8, stateful_sets);
+        worker::run(&inner, "daemonsets", 4, daemon_sets);
+        worker::run(&inner, "nodes", 8, nodes);
+        worker::run(&inner, "evictions", 8, evictions);
+        worker::run(&inner, "pod-gc", 1, pod_gc);
         done.send_replace(true);
+        garbage.watch(&inner).await;
+        worker::run(&inner, "garbage", 16, garbage);
         // The channel must stay open for those who ask later.
         std::future::pending::<()>().await;
     });

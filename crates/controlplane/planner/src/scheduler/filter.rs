@@ -95,7 +95,7 @@ fn is_hard(taint: &Taint) -> bool {
 }
 
 /// Whether one toleration covers the taint.
-pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let given = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
     let (key, effect, value) = (given(&toleration.key), given(&toleration.effect), given(&toleration.value));
     if !effect.is_empty() && effect != taint.effect {

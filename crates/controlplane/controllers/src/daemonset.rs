@@ -1,0 +1,176 @@
+//! DaemonSets: one pod on each node that fits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodTemplateSpec};
+use kube::Client;
+use sampan_daemon::clock;
+use sampan_planner::pods;
+use sampan_planner::rollout::daemonset::{self as planner, Plan, REVISION};
+use sampan_planner::selector::Selector;
+
+use crate::cache::Caches;
+use crate::claim::{claim, controller_reference, owner_key};
+use crate::error::Result;
+use crate::events::Recorder;
+use crate::expectations::Expectations;
+use crate::informer::{Change, Key};
+use crate::queue::Queue;
+use crate::replicaset::{refs, until};
+use crate::worker::Reconciler;
+use crate::{apis, create, revisions};
+
+/// The controller.
+pub(crate) struct DaemonSets {
+    client: Client,
+    caches: Arc<Caches>,
+    events: Recorder,
+    queue: Queue<Key>,
+    expectations: Expectations,
+}
+
+impl DaemonSets {
+    pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
+        let events = events.of("daemonset-controller");
+        let this = Arc::new(Self {
+            client,
+            caches,
+            events,
+            queue: Queue::new(),
+            expectations: Expectations::default(),
+        });
+        let own = this.clone();
+        this.caches.daemon_sets.on(move |change| own.queue.add(Key::of(&change.object().metadata)));
+        let own = this.clone();
+        this.caches.pods.on(move |change| own.pod_changed(change));
+        let own = this.clone();
+        this.caches.nodes.on(move |change| own.node_changed(change));
+        this
+    }
+
+    fn pod_changed(&self, change: &Change<'_, Pod>) {
+        let meta = &change.object().metadata;
+        let Some(owner) = owner_key::<DaemonSet>(meta) else { return };
+        match change {
+            Change::Added(_) => self.expectations.created(&owner),
+            Change::Deleted(_) => self.expectations.deleted(&owner, pods::uid(meta)),
+            Change::Updated { .. } => {}
+        }
+        if pods::terminating(change.object()) {
+            self.expectations.deleted(&owner, pods::uid(meta));
+        }
+        self.queue.add(owner);
+    }
+
+    fn node_changed(&self, change: &Change<'_, Node>) {
+        let facts = |node: &Node| {
+            let spec = node.spec.as_ref();
+            (node.metadata.labels.clone(), spec.and_then(|s| s.taints.clone()))
+        };
+        if let Change::Updated { old, new } = change
+            && facts(old) == facts(new)
+        {
+            return;
+        }
+        self.caches.daemon_sets.all().iter().for_each(|set| self.queue.add(Key::of(&set.metadata)));
+    }
+
+    async fn carry_out(&self, key: &Key, set: &DaemonSet, hash: &str, plan: &Plan<'_>) -> Result<()> {
+        let uids: Vec<String> = plan.delete.iter().map(|pod| pods::uid(&pod.metadata).to_owned()).collect();
+        if uids.is_empty() && plan.create.is_empty() {
+            return Ok(());
+        }
+        self.expectations.expect(key, plan.create.len(), uids);
+        let results = join_all(plan.delete.iter().map(|pod| apis::delete(&self.client, *pod))).await;
+        for (pod, result) in plan.delete.iter().zip(results) {
+            let name = pods::name(&pod.metadata);
+            if let Err(error) = result {
+                self.expectations.forget(key);
+                return Err(error);
+            }
+            self.events.normal(set, "SuccessfulDelete", format!("Deleted pod: {name}"));
+        }
+        let template = labelled(&set.spec.template, hash);
+        let pods = plan.create.iter().map(|node| pod_for(&template, key, set, node)).collect();
+        let (names, result) = create::create_all(&self.client, &key.namespace, pods).await;
+        for _ in names.len()..plan.create.len() {
+            self.expectations.created(key);
+        }
+        for name in names {
+            self.events.normal(set, "SuccessfulCreate", format!("Created pod: {name}"));
+        }
+        if let Err(error) = &result {
+            self.events.warning(set, "FailedCreate", format!("Error creating: {error}"));
+        }
+        result
+    }
+}
+
+fn labelled(template: &PodTemplateSpec, hash: &str) -> PodTemplateSpec {
+    let mut template = template.clone();
+    let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
+    labels.insert(REVISION.to_owned(), hash.to_owned());
+    template
+}
+
+/// A pod that only this node can take.
+fn pod_for(template: &PodTemplateSpec, key: &Key, set: &DaemonSet, node: &str) -> Pod {
+    let mut pod = create::pod(template, &key.namespace, controller_reference(set));
+    let Some(spec) = &mut pod.spec else { return pod };
+    let named = NodeSelectorRequirement {
+        key: "metadata.name".into(),
+        operator: "In".into(),
+        values: Some(vec![node.to_owned()]),
+    };
+    let affinity = spec.affinity.get_or_insert_default().node_affinity.get_or_insert_default();
+    let required = affinity.required_during_scheduling_ignored_during_execution.get_or_insert_default();
+    // The node was chosen by the terms of the template already.
+    required.node_selector_terms =
+        vec![NodeSelectorTerm { match_expressions: None, match_fields: Some(vec![named]) }];
+    let host_network = spec.host_network == Some(true);
+    spec.tolerations.get_or_insert_default().extend(planner::tolerations(host_network));
+    pod
+}
+
+impl Reconciler for DaemonSets {
+    type Key = Key;
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        let Some(set) = self.caches.daemon_sets.get(key) else {
+            self.expectations.forget(key);
+            return Ok(None);
+        };
+        if set.metadata.deletion_timestamp.is_some() {
+            return Ok(None);
+        }
+        let selector = Selector::new(Some(&set.spec.selector));
+        let owned = claim(&self.client, &*set, &selector, &self.caches.pods).await?;
+        let revisions =
+            revisions::sync(&self.client, &self.caches, &*set, &selector, &set.spec.template).await?;
+        let hash = revisions::hash_of(&revisions.update).to_owned();
+        let nodes = self.caches.nodes.all();
+        let owned_refs = refs(&owned);
+        let plan = planner::plan(&set, &refs(&nodes), &owned_refs, &hash, clock::now());
+        if self.expectations.met(key) {
+            self.carry_out(key, &set, &hash, &plan).await?;
+        }
+        if set.status.as_ref() != Some(&plan.status) {
+            let mut updated = (*set).clone();
+            updated.status = Some(plan.status.clone());
+            apis::replace_status(&self.client, &updated).await?;
+        }
+        let label = |pod: &&Pod| pod.metadata.labels.as_ref().and_then(|l| l.get(REVISION)).cloned();
+        let used: Vec<String> = owned_refs.iter().filter_map(label).collect();
+        let used: Vec<&str> = used.iter().map(String::as_str).collect();
+        revisions::truncate(&self.client, &revisions, &used, set.spec.revision_history_limit.unwrap_or(10))
+            .await?;
+        Ok(plan.again_at.map(until))
+    }
+}

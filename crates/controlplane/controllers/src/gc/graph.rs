@@ -1,0 +1,278 @@
+//! Who owns whom: of each object no more than that.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use super::{FOREGROUND, ORPHAN};
+
+/// Which object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub api_version: Arc<str>,
+    pub kind: Arc<str>,
+    pub namespace: Option<Arc<str>>,
+    pub name: Box<str>,
+    pub uid: Arc<str>,
+}
+
+impl Identity {
+    pub fn of_owner(owner: &OwnerReference, namespace: Option<&str>) -> Self {
+        Self {
+            api_version: owner.api_version.as_str().into(),
+            kind: owner.kind.as_str().into(),
+            namespace: namespace.map(Into::into),
+            name: owner.name.as_str().into(),
+            uid: owner.uid.as_str().into(),
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let namespace = self.namespace.as_deref().map(|n| format!("{n}/")).unwrap_or_default();
+        write!(f, "{} {namespace}{} ({})", self.kind, self.name, self.uid)
+    }
+}
+
+/// One piece of work.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Work {
+    /// See whether this object is garbage, or how far the deletion of its dependents has come.
+    Collect(String),
+    /// Let the dependents of this object go on without it.
+    Orphan(String),
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Collect(uid) => write!(f, "collect {uid}"),
+            Self::Orphan(uid) => write!(f, "orphan the dependents of {uid}"),
+        }
+    }
+}
+
+/// One object.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub id: Identity,
+    /// Owners with whether they wait for this object.
+    pub owners: Vec<(Arc<str>, bool)>,
+    /// Named by somebody as owner, not seen itself.
+    pub is_virtual: bool,
+    pub deleting: bool,
+    /// In foreground deletion.
+    pub deletes_dependents: bool,
+    orphans: bool,
+}
+
+/// All objects that own or are owned, and all others, too, since each may come to be.
+#[derive(Debug, Default)]
+pub(super) struct Graph {
+    nodes: HashMap<Arc<str>, Node>,
+    dependents: HashMap<Arc<str>, HashSet<Arc<str>>>,
+}
+
+impl Graph {
+    pub fn get(&self, uid: &str) -> Option<&Node> {
+        self.nodes.get(uid)
+    }
+
+    pub fn has_dependents(&self, uid: &str) -> bool {
+        self.dependents.get(uid).is_some_and(|d| !d.is_empty())
+    }
+
+    fn dependent_nodes(&self, uid: &str) -> impl Iterator<Item = &Node> {
+        self.dependents.get(uid).into_iter().flatten().filter_map(|uid| self.nodes.get(uid))
+    }
+
+    /// What the object owns.
+    pub fn dependents(&self, uid: &str) -> Vec<Identity> {
+        self.dependent_nodes(uid).map(|n| n.id.clone()).collect()
+    }
+
+    /// What must be gone before the object may go.
+    pub fn blocking(&self, uid: &str) -> Vec<String> {
+        let blocks = |n: &&Node| n.owners.iter().any(|(owner, blocks)| &**owner == uid && *blocks);
+        self.dependent_nodes(uid).filter(blocks).map(|n| n.id.uid.to_string()).collect()
+    }
+
+    /// Dependents that wait for dependents of their own.
+    pub fn deleting_dependents_of(&self, uid: &str) -> Vec<Identity> {
+        self.dependent_nodes(uid).filter(|n| n.deletes_dependents).map(|n| n.id.clone()).collect()
+    }
+
+    /// The uids of all seen objects of a kind.
+    pub fn of_kind(&self, api_version: &str, kind: &str) -> Vec<Arc<str>> {
+        let same = |n: &&Node| !n.is_virtual && &*n.id.api_version == api_version && &*n.id.kind == kind;
+        self.nodes.values().filter(same).map(|n| n.id.uid.clone()).collect()
+    }
+
+    /// Takes in the state of an object; returns what is to be looked at.
+    pub fn observe(&mut self, id: Identity, meta: &ObjectMeta) -> Vec<Work> {
+        let mut work = Vec::new();
+        let uid = id.uid.clone();
+        let references = meta.owner_references.as_deref().unwrap_or_default();
+        let owners: Vec<(Arc<str>, bool)> = references
+            .iter()
+            .map(|r| (r.uid.as_str().into(), r.block_owner_deletion == Some(true)))
+            .collect();
+        let has = |finalizer: &str| meta.finalizers.iter().flatten().any(|f| f == finalizer);
+        let deleting = meta.deletion_timestamp.is_some();
+        let node = Node {
+            owners: owners.clone(),
+            is_virtual: false,
+            deleting,
+            deletes_dependents: deleting && has(FOREGROUND),
+            orphans: deleting && has(ORPHAN),
+            id,
+        };
+        let old = self.nodes.insert(uid.clone(), node.clone());
+        let old_owners = old.as_ref().map(|n| n.owners.clone()).unwrap_or_default();
+        for (owner, _) in old_owners.iter().filter(|(o, _)| owners.iter().all(|(n, _)| n != o)) {
+            work.extend(self.unlink(owner, &uid));
+        }
+        for reference in references {
+            work.extend(self.link(reference, &node));
+        }
+        // An owner that waits may wait no longer when a dependent has stopped to block it.
+        for (owner, _) in old_owners.iter().filter(|(_, blocks)| *blocks) {
+            if owners.iter().any(|(o, blocks)| o == owner && !blocks) {
+                work.extend(self.wake_waiting(owner));
+            }
+        }
+        let before = old.filter(|n| !n.is_virtual);
+        if node.orphans && before.as_ref().is_none_or(|n| !n.orphans) {
+            work.push(Work::Orphan(uid.to_string()));
+        }
+        if node.deletes_dependents && before.as_ref().is_none_or(|n| !n.deletes_dependents) {
+            let all = self.dependents.get(&uid).into_iter().flatten();
+            work.extend(all.map(|d| Work::Collect(d.to_string())));
+            work.push(Work::Collect(uid.to_string()));
+        }
+        work
+    }
+
+    /// An object is gone; returns what is to be looked at.
+    pub fn gone(&mut self, uid: &str) -> Vec<Work> {
+        let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
+        let mut work: Vec<Work> =
+            self.dependents.get(uid).into_iter().flatten().map(|d| Work::Collect(d.to_string())).collect();
+        for (owner, _) in &node.owners {
+            work.extend(self.unlink(owner, uid));
+        }
+        work
+    }
+
+    fn link(&mut self, owner: &OwnerReference, node: &Node) -> Option<Work> {
+        let uid: Arc<str> = owner.uid.as_str().into();
+        let is_new = self.dependents.entry(uid.clone()).or_default().insert(node.id.uid.clone());
+        match self.nodes.get(&uid) {
+            None => {
+                let id = Identity::of_owner(owner, node.id.namespace.as_deref());
+                let absent = Node {
+                    id,
+                    owners: Vec::new(),
+                    is_virtual: true,
+                    deleting: false,
+                    deletes_dependents: false,
+                    orphans: false,
+                };
+                self.nodes.insert(uid, absent);
+                Some(Work::Collect(owner.uid.clone()))
+            }
+            // Born to an owner that is going away.
+            Some(known) if is_new && known.deletes_dependents => Some(Work::Collect(node.id.uid.to_string())),
+            Some(_) => None,
+        }
+    }
+
+    fn unlink(&mut self, owner: &str, uid: &str) -> Option<Work> {
+        if let Some(dependents) = self.dependents.get_mut(owner) {
+            dependents.remove(uid);
+            if dependents.is_empty() {
+                self.dependents.remove(owner);
+                if self.nodes.get(owner).is_some_and(|n| n.is_virtual) {
+                    self.nodes.remove(owner);
+                }
+            }
+        }
+        self.wake_waiting(owner)
+    }
+
+    fn wake_waiting(&self, owner: &str) -> Option<Work> {
+        let waits = self.nodes.get(owner).is_some_and(|n| n.deletes_dependents);
+        waits.then(|| Work::Collect(owner.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn id(uid: &str) -> Identity {
+        Identity {
+            api_version: "v1".into(),
+            kind: "Thing".into(),
+            namespace: Some("ns".into()),
+            name: uid.into(),
+            uid: uid.into(),
+        }
+    }
+
+    fn observe(graph: &mut Graph, uid: &str, meta: Value) -> Vec<String> {
+        let meta = serde_json::from_value(meta).unwrap();
+        words(graph.observe(id(uid), &meta))
+    }
+
+    fn words(work: Vec<Work>) -> Vec<String> {
+        let mut words: Vec<String> = work.iter().map(ToString::to_string).collect();
+        words.sort();
+        words
+    }
+
+    fn owned_by(owner: &str) -> Value {
+        json!({"ownerReferences": [
+            {"apiVersion": "v1", "kind": "Thing", "name": owner, "uid": owner, "blockOwnerDeletion": true}]})
+    }
+
+    #[test]
+    fn an_owner_never_seen_is_checked_once() {
+        let mut graph = Graph::default();
+        assert_eq!(observe(&mut graph, "child", owned_by("owner")), ["collect owner"]);
+        assert_eq!(observe(&mut graph, "child2", owned_by("owner")), [""; 0]);
+        assert!(graph.get("owner").unwrap().is_virtual);
+        assert_eq!(observe(&mut graph, "owner", json!({})), [""; 0]);
+        assert_eq!(words(graph.gone("owner")), ["collect child", "collect child2"]);
+        assert_eq!(words(graph.gone("child")), [""; 0]);
+    }
+
+    #[test]
+    fn foreground_waits_for_what_blocks() {
+        let mut graph = Graph::default();
+        observe(&mut graph, "owner", json!({}));
+        observe(&mut graph, "child", owned_by("owner"));
+        let going = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [FOREGROUND]});
+        assert_eq!(observe(&mut graph, "owner", going), ["collect child", "collect owner"]);
+        assert_eq!(graph.blocking("owner"), ["child"]);
+        assert_eq!(words(graph.gone("child")), ["collect owner"]);
+        assert!(graph.blocking("owner").is_empty());
+    }
+
+    #[test]
+    fn orphaning_is_asked_for_once() {
+        let mut graph = Graph::default();
+        observe(&mut graph, "owner", json!({}));
+        observe(&mut graph, "child", owned_by("owner"));
+        let going = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [ORPHAN]});
+        assert_eq!(observe(&mut graph, "owner", going.clone()), ["orphan the dependents of owner"]);
+        assert_eq!(observe(&mut graph, "owner", going), [""; 0]);
+        assert_eq!(observe(&mut graph, "child", json!({})), [""; 0]);
+        assert!(!graph.has_dependents("owner"));
+    }
+}

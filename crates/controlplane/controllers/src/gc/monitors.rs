@@ -1,0 +1,252 @@
+//! Where the graph hears of objects: from the caches that exist anyway, and for every other kind from a watch of
+//! its metadata.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures::StreamExt;
+use futures::future::join_all;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::discovery::{Discovery, Scope, verbs};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::{Api, Resource};
+use sampan_daemon::{Backoff, Policy, Supervisor};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use super::Garbage;
+use super::graph::Identity;
+use crate::cache::Caches;
+use crate::informer::{Change, Informer};
+
+/// A served kind.
+#[derive(Debug, Clone)]
+pub(super) struct Kind {
+    pub resource: ApiResource,
+    pub namespaced: bool,
+}
+
+/// All served kinds, by apiVersion and kind.
+#[derive(Debug, Default)]
+pub(super) struct Kinds(RwLock<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    kinds: HashMap<(String, String), Kind>,
+    /// Group and plural of those that the graph hears of.
+    monitored: HashSet<(String, String)>,
+}
+
+impl Kinds {
+    pub fn get(&self, api_version: &str, kind: &str) -> Option<Kind> {
+        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        state.kinds.get(&(api_version.to_owned(), kind.to_owned())).cloned()
+    }
+
+    fn insert(&self, kind: Kind) {
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        state.kinds.insert((kind.resource.api_version.clone(), kind.resource.kind.clone()), kind);
+    }
+
+    /// Whether nobody monitored the resource so far.
+    fn monitor(&self, resource: &ApiResource) -> bool {
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        state.monitored.insert((resource.group.clone(), resource.plural.clone()))
+    }
+}
+
+/// Kinds whose objects come and go by themselves and own nothing.
+fn is_ignored(resource: &ApiResource) -> bool {
+    resource.kind == "Event"
+}
+
+/// Listens to the caches that are there anyway.
+pub(super) fn listen(garbage: &Arc<Garbage>, caches: &Caches) {
+    listen_to(garbage, &caches.pods);
+    listen_to(garbage, &caches.nodes);
+    listen_to(garbage, &caches.namespaces);
+    listen_to(garbage, &caches.services);
+    listen_to(garbage, &caches.slices);
+    listen_to(garbage, &caches.endpoints);
+    listen_to(garbage, &caches.accounts);
+    listen_to(garbage, &caches.replica_sets);
+    listen_to(garbage, &caches.deployments);
+    listen_to(garbage, &caches.stateful_sets);
+    listen_to(garbage, &caches.daemon_sets);
+    listen_to(garbage, &caches.revisions);
+    listen_to(garbage, &caches.jobs);
+    listen_to(garbage, &caches.cron_jobs);
+}
+
+fn listen_to<K>(garbage: &Arc<Garbage>, cache: &Informer<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let resource = ApiResource::erase::<K>(&());
+    garbage.kinds.monitor(&resource);
+    let names = Names::new(&resource);
+    let garbage = garbage.clone();
+    cache.on(move |change| {
+        let object = change.object();
+        match change {
+            Change::Deleted(_) => garbage.gone(object.meta().uid.as_deref().unwrap_or_default()),
+            Change::Updated { old, new } if same_for_graph(old.meta(), new.meta()) => {}
+            _ => garbage.observe(&names, object.meta()),
+        }
+    });
+}
+
+/// Most changes concern nobody's owners.
+fn same_for_graph(a: &ObjectMeta, b: &ObjectMeta) -> bool {
+    a.owner_references == b.owner_references
+        && a.finalizers == b.finalizers
+        && a.deletion_timestamp.is_some() == b.deletion_timestamp.is_some()
+}
+
+/// The shared names of a kind.
+#[derive(Clone)]
+struct Names {
+    api_version: Arc<str>,
+    kind: Arc<str>,
+}
+
+impl Names {
+    fn new(resource: &ApiResource) -> Self {
+        Self { api_version: resource.api_version.as_str().into(), kind: resource.kind.as_str().into() }
+    }
+}
+
+impl Garbage {
+    fn observe(&self, names: &Names, meta: &ObjectMeta) {
+        let Some(uid) = meta.uid.as_deref() else { return };
+        let id = Identity {
+            api_version: names.api_version.clone(),
+            kind: names.kind.clone(),
+            namespace: meta.namespace.as_deref().map(Into::into),
+            name: meta.name.as_deref().unwrap_or_default().into(),
+            uid: uid.into(),
+        };
+        let work = self.graph().observe(id, meta);
+        self.enqueue(work);
+    }
+
+    fn gone(&self, uid: &str) {
+        let work = self.graph().gone(uid);
+        self.enqueue(work);
+    }
+}
+
+/// Starts a watch for every served kind that is not monitored yet, and waits until each has listed its objects.
+pub(super) async fn watch(garbage: &Arc<Garbage>, supervisor: &Supervisor) {
+    let (changed, mut changes) = watch::channel(());
+    let mut synced = discover(garbage, supervisor, &changed).await;
+    join_all(synced.drain(..).map(until_true)).await;
+    let garbage = garbage.clone();
+    let inner = supervisor.clone();
+    supervisor.spawn("gc-kinds", async move {
+        // A definition of a kind came or changed: its objects are to be watched as well.
+        while changes.changed().await.is_ok() {
+            discover(&garbage, &inner, &changed).await;
+        }
+    });
+}
+
+async fn until_true(mut flag: watch::Receiver<bool>) {
+    // A watch that ends before its first list is started again by its supervisor; there is nothing to wait for.
+    let _ = flag.wait_for(|synced| *synced).await;
+}
+
+async fn discover(
+    garbage: &Arc<Garbage>,
+    supervisor: &Supervisor,
+    changed: &watch::Sender<()>,
+) -> Vec<watch::Receiver<bool>> {
+    let mut backoff = Backoff::default();
+    let discovery = loop {
+        match Discovery::new(garbage.client.clone()).run().await {
+            Ok(discovery) => break discovery,
+            Err(error) => {
+                tracing::warn!("the served kinds are not known yet, will ask again: {error}");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    };
+    let mut flags = Vec::new();
+    for group in discovery.groups() {
+        for (resource, capabilities) in group.recommended_resources() {
+            let namespaced = capabilities.scope == Scope::Namespaced;
+            garbage.kinds.insert(Kind { resource: resource.clone(), namespaced });
+            let can = |verb| capabilities.supports_operation(verb);
+            let is_watched =
+                can(verbs::LIST) && can(verbs::WATCH) && can(verbs::DELETE) && !is_ignored(&resource);
+            if is_watched && garbage.kinds.monitor(&resource) {
+                flags.push(follow(garbage, supervisor, resource, changed.clone()));
+            }
+        }
+        for version in group.versions() {
+            for (resource, capabilities) in group.versioned_resources(version) {
+                let namespaced = capabilities.scope == Scope::Namespaced;
+                garbage.kinds.insert(Kind { resource, namespaced });
+            }
+        }
+    }
+    flags
+}
+
+fn follow(
+    garbage: &Arc<Garbage>,
+    supervisor: &Supervisor,
+    resource: ApiResource,
+    changed: watch::Sender<()>,
+) -> watch::Receiver<bool> {
+    let (synced, flag) = watch::channel(false);
+    let synced = Arc::new(synced);
+    let garbage = garbage.clone();
+    let name = format!("gc-{}", resource.plural);
+    supervisor.supervise(name, Policy::Restart(Backoff::default()), move || {
+        let (garbage, resource, synced, changed) =
+            (garbage.clone(), resource.clone(), synced.clone(), changed.clone());
+        async move {
+            monitor(&garbage, &resource, &synced, &changed).await;
+            Err("the watch ended")
+        }
+    });
+    flag
+}
+
+async fn monitor(
+    garbage: &Garbage,
+    resource: &ApiResource,
+    synced: &watch::Sender<bool>,
+    changed: &watch::Sender<()>,
+) {
+    let names = Names::new(resource);
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(garbage.client.clone(), resource);
+    let mut events = std::pin::pin!(watcher(api, Config::default()).default_backoff());
+    let mut listed: HashSet<String> = HashSet::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(object)) => {
+                listed.extend(object.metadata.uid.clone());
+                garbage.observe(&names, &object.metadata);
+            }
+            Ok(Event::InitDone) => {
+                let known = garbage.graph().of_kind(&names.api_version, &names.kind);
+                known.iter().filter(|uid| !listed.contains(&***uid)).for_each(|uid| garbage.gone(uid));
+                listed = HashSet::new();
+                synced.send_replace(true);
+            }
+            Ok(Event::Apply(object)) => {
+                garbage.observe(&names, &object.metadata);
+                if resource.kind == "CustomResourceDefinition" {
+                    changed.send_replace(());
+                }
+            }
+            Ok(Event::Delete(object)) => garbage.gone(object.metadata.uid.as_deref().unwrap_or_default()),
+            Err(error) => tracing::debug!(kind = resource.kind, "watch will be repeated: {error}"),
+        }
+    }
+}
