@@ -54,7 +54,7 @@ pub(super) fn config_map(out: &mut Errors, object: &Value, old: Option<&Value>) 
         size += value.as_str().map_or(0, decoded_len);
     }
     if size > MAX_DATA {
-        out.push(FieldError::too_long("", MAX_DATA));
+        out.push(FieldError::too_long("[]", MAX_DATA));
     }
 }
 

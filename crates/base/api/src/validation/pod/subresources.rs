@@ -27,7 +27,7 @@ pub(in crate::validation) fn ephemeral_containers(out: &mut Errors, new: &Value,
     meta::update(out, new, old);
     metadata_and_spec(out, new);
     if is_mirror(old) {
-        *out = vec![FieldError::forbidden("", "static pods do not support ephemeral containers")];
+        *out = vec![FieldError::forbidden("[]", "static pods do not support ephemeral containers")];
         return;
     }
     let path = FieldPath::new("spec.ephemeralContainers");
@@ -49,7 +49,7 @@ pub(in crate::validation) fn resize(out: &mut Errors, new: &Value, old: &Value) 
     meta::update(out, new, old);
     metadata_and_spec(out, new);
     if is_mirror(old) {
-        *out = vec![FieldError::forbidden("", "static pods cannot be resized")];
+        *out = vec![FieldError::forbidden("[]", "static pods cannot be resized")];
         return;
     }
     let path = FieldPath::new("spec");

@@ -112,7 +112,7 @@ fn configuration() {
     );
     assert_eq!(
         create_errors("", "ConfigMap", json!({ "data": { "a": "x".repeat(1024 * 1024 + 1) } })),
-        [": Too long: may not be more than 1048576 bytes"]
+        ["[]: Too long: may not be more than 1048576 bytes"]
     );
     assert_eq!(
         create_errors("", "Secret", json!({ "type": "kubernetes.io/tls", "data": { "tls.crt": "" } })),

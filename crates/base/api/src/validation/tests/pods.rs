@@ -404,9 +404,9 @@ fn volumes() {
 }
 
 #[test]
-fn scheduling_network_and_security() {
+fn scheduling_and_dns() {
     let spec = |spec: Value| json!({ "spec": spec });
-    let cases: [(Value, &[&str]); 14] = [
+    let cases: [(Value, &[&str]); 8] = [
         (
             spec(json!({ "restartPolicy": "Sometimes", "dnsPolicy": "x" })),
             &[
@@ -495,6 +495,14 @@ fn scheduling_network_and_security() {
                  whenUnsatisfiable=DoNotSchedule, not Wait",
             ],
         ),
+    ];
+    check_creates("", "Pod", &pod(), &cases);
+}
+
+#[test]
+fn network_and_security() {
+    let spec = |spec: Value| json!({ "spec": spec });
+    let cases: [(Value, &[&str]); 6] = [
         (
             spec(json!({ "schedulingGates": [{ "name": "a" }, { "name": "a" }], "nodeName": "n" })),
             &[
