@@ -60,7 +60,12 @@ impl Claims {
     }
 
     /// What a conflict means: a refusal when something that was asked for is taken; otherwise one may choose again.
-    pub(crate) fn taken(&self, call: &Call, object: &Value, state: &[Option<KeyValue>]) -> Result<(), Status> {
+    pub(crate) fn taken(
+        &self,
+        call: &Call,
+        object: &Value,
+        state: &[Option<KeyValue>],
+    ) -> Result<(), Status> {
         let errors: Vec<FieldError> = self
             .take
             .iter()

@@ -129,7 +129,8 @@ impl Core {
         uid: &str,
         what: &str,
     ) -> Result<(), String> {
-        let object = self.look_up("", "v1", plural, namespace, name).await.map_err(|status| status.message)?;
+        let object =
+            self.look_up("", "v1", plural, namespace, name).await.map_err(|status| status.message)?;
         let same = object
             .and_then(|object| object.pointer("/metadata/uid").map(|found| found == uid))
             .unwrap_or_default();

@@ -57,7 +57,16 @@ fn is_discovery(path: &str) -> bool {
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     matches!(
         first,
-        "api" | "apis" | "openapi" | "version" | "healthz" | "livez" | "readyz" | ".well-known" | "openid" | ""
+        "api"
+            | "apis"
+            | "openapi"
+            | "version"
+            | "healthz"
+            | "livez"
+            | "readyz"
+            | ".well-known"
+            | "openid"
+            | ""
     )
 }
 
@@ -108,7 +117,9 @@ mod tests {
             r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "a""#
         );
         assert_eq!(status.code, 403);
-        assert!(authorize(&UserInfo::admin("x"), &Attributes::Resource { verb: "list", target: &target }).is_ok());
+        assert!(
+            authorize(&UserInfo::admin("x"), &Attributes::Resource { verb: "list", target: &target }).is_ok()
+        );
         assert!(authorize(&user, &Attributes::Path { verb: "get", path: "/apis" }).is_ok());
         let status = authorize(&user, &Attributes::Path { verb: "get", path: "/metrics" }).unwrap_err();
         assert_eq!(status.message, r#"forbidden: User "jane" cannot get path "/metrics""#);

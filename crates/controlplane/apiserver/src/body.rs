@@ -22,7 +22,7 @@ pub struct Body(Inner);
 enum Inner {
     Full(Bytes),
     Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
-    Node(hyper::body::Incoming, Option<Box<dyn Send + Sync>>),
+    Node { incoming: hyper::body::Incoming, _held: Box<dyn Send + Sync> },
 }
 
 impl Body {
@@ -44,7 +44,7 @@ impl Body {
 
     /// Passes on what a node sends; `held` lives as long as the body.
     pub(crate) fn node(incoming: hyper::body::Incoming, held: Box<dyn Send + Sync>) -> Self {
-        Self(Inner::Node(incoming, Some(held)))
+        Self(Inner::Node { incoming, _held: held })
     }
 
     /// The bytes when they are all at hand.
@@ -67,8 +67,10 @@ impl http_body::Body for Body {
         match &mut self.0 {
             Inner::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Inner::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Inner::Stream(stream) => stream.as_mut().poll_next(cx).map(|next| next.map(|b| Ok(Frame::data(b)))),
-            Inner::Node(incoming, _) => {
+            Inner::Stream(stream) => {
+                stream.as_mut().poll_next(cx).map(|next| next.map(|b| Ok(Frame::data(b))))
+            }
+            Inner::Node { incoming, .. } => {
                 Pin::new(incoming).poll_frame(cx).map(|next| next.map(|frame| frame.map_err(Into::into)))
             }
         }
@@ -78,7 +80,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Inner::Full(bytes) => bytes.is_empty(),
             Inner::Stream(_) => false,
-            Inner::Node(incoming, _) => incoming.is_end_stream(),
+            Inner::Node { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
@@ -86,7 +88,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Stream(_) => SizeHint::default(),
-            Inner::Node(incoming, _) => incoming.size_hint(),
+            Inner::Node { incoming, .. } => incoming.size_hint(),
         }
     }
 }

@@ -167,16 +167,20 @@ impl Cache {
             std::time::Duration::from_millis(100),
             std::time::Duration::from_secs(10),
         ));
-        let mut first = Some((start, watch));
+        let mut first = Some(watch);
         let task = cache.clone();
         supervisor.supervise(name, policy, move || {
-            let (cache, endpoint, store, first) = (task.clone(), endpoint.clone(), store.clone(), first.take());
+            let (cache, endpoint, store, first) =
+                (task.clone(), endpoint.clone(), store.clone(), first.take());
             async move {
-                let (start, watch) = match first {
-                    Some(first) => first,
-                    None => Self::attach(&endpoint, &*store).await?,
+                let watch = match first {
+                    Some(watch) => watch,
+                    None => {
+                        let (start, watch) = Self::attach(&endpoint, &*store).await?;
+                        cache.reset(start);
+                        watch
+                    }
                 };
-                cache.reset(start);
                 cache.pump(&endpoint, watch).await
             }
         });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 use sampan_api::{
-    decode::{self, FieldValidation, Format},
+    decode::{self, FieldValidation, Format, Parsed},
     kinds::Gvk,
     status::Status,
 };
@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     endpoint::Endpoint,
+    protobuf,
     request::{Query, Target},
     user::UserInfo,
 };
@@ -61,17 +62,27 @@ impl Call {
         value.and_then(|value| value.split(';').next()).unwrap_or_default().trim()
     }
 
-    fn format(&self) -> Result<Format, Status> {
+    /// The body as what it says of itself, in any of the forms that are read.
+    fn parse(&self) -> Result<Parsed, Status> {
         match self.content_type() {
-            "" | "application/json" => Ok(Format::Json),
-            "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Format::Yaml),
-            _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
+            protobuf::CONTENT_TYPE => protobuf::decode(&self.body).map(Parsed::from),
+            "" | "application/json" => decode::parse_json(&self.body),
+            "application/yaml" | "application/x-yaml" | "text/yaml" => decode::parse_yaml(&self.body),
+            _ => {
+                let known = ["application/json", "application/yaml", protobuf::CONTENT_TYPE];
+                Err(Status::unsupported_media_type(&known))
+            }
         }
     }
 
     /// The body as an object of a kind, with the warnings that earns.
     pub(crate) fn decode(&self, kind: Gvk) -> Result<(Value, Vec<String>), Status> {
-        decode::body_of(kind, self.format()?, &self.body, self.validation()?)
+        let validation = self.validation()?;
+        match self.content_type() {
+            "" | "application/json" => decode::body_of(kind, Format::Json, &self.body, validation),
+            "application/yaml" => decode::body_of(kind, Format::Yaml, &self.body, validation),
+            _ => decode::decode_kind(kind, self.parse()?, validation),
+        }
     }
 
     /// The kind of the bodies of this request.
@@ -87,11 +98,7 @@ impl Call {
             return Ok(Value::Object(serde_json::Map::new()));
         }
         let kind = Gvk { group: "", version: "v1", kind: "DeleteOptions" };
-        let format = self.format()?;
-        let parsed = match format {
-            Format::Json => decode::parse_json(&self.body)?,
-            Format::Yaml => decode::parse_yaml(&self.body)?,
-        };
+        let mut parsed = self.parse()?;
         // Clients name the group of the object to delete; the options are the same in each.
         let mut parsed = parsed;
         if let Some(object) = parsed.value.as_object_mut()

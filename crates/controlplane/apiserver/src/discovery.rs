@@ -23,7 +23,12 @@ fn tagged(bytes: Bytes) -> Fixed {
 }
 
 /// Answers with bytes that have a tag, or with 304 when the client has them.
-pub(crate) fn with_tag(headers: &HeaderMap, content_type: &'static str, bytes: Bytes, tag: &str) -> Response<Body> {
+pub(crate) fn with_tag(
+    headers: &HeaderMap,
+    content_type: &'static str,
+    bytes: Bytes,
+    tag: &str,
+) -> Response<Body> {
     let quoted = format!("\"{tag}\"");
     let known = headers
         .get(header::IF_NONE_MATCH)
@@ -173,8 +178,11 @@ fn aggregate(version: &str, core: bool) -> Value {
     let items: Vec<Value> = groups
         .map(|(name, versions)| {
             let versions: Vec<Value> = versions.iter().map(|v| aggregate_version(name, v)).collect();
-            let metadata =
-                if name.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": name, "creationTimestamp": null}) };
+            let metadata = if name.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": name, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -193,7 +201,8 @@ fn aggregate_version(group: &str, version: &str) -> Value {
 }
 
 fn aggregate_resource(resource: &Resource) -> Value {
-    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let kind =
+        |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let mut value = json!({
         "resource": resource.plural,
         "responseKind": kind(resource.group, resource.version, resource.kind),

@@ -46,7 +46,9 @@ impl Endpoint {
     /// The key of one object.
     pub(crate) fn key(&self, namespace: Option<&str>, name: &str) -> Bytes {
         match namespace {
-            Some(namespace) if self.resource.namespaced => format!("{}{namespace}/{name}", self.prefix).into(),
+            Some(namespace) if self.resource.namespaced => {
+                format!("{}{namespace}/{name}", self.prefix).into()
+            }
             _ => format!("{}{name}", self.prefix).into(),
         }
     }
@@ -61,7 +63,8 @@ impl Endpoint {
 
     /// Namespace and name, read back from a key.
     pub(crate) fn names<'a>(&self, key: &'a [u8]) -> (Option<&'a str>, &'a str) {
-        let rest = key.get(self.prefix.len()..).and_then(|rest| std::str::from_utf8(rest).ok()).unwrap_or_default();
+        let rest =
+            key.get(self.prefix.len()..).and_then(|rest| std::str::from_utf8(rest).ok()).unwrap_or_default();
         match rest.split_once('/') {
             Some((namespace, name)) => (Some(namespace), name),
             None => (None, rest),

@@ -44,12 +44,14 @@ struct Incoming {
 
 impl Core {
     /// Serves one request; a refusal is a response like any other.
-    pub(crate) async fn serve(self: Arc<Self>, mut request: Request<RequestBody>, peer: Peer) -> Response<Body> {
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        mut request: Request<RequestBody>,
+        peer: Peer,
+    ) -> Response<Body> {
         let started = Instant::now();
-        let upgrade = request
-            .headers()
-            .contains_key(http::header::UPGRADE)
-            .then(|| hyper::upgrade::on(&mut request));
+        let upgrade =
+            request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let length = parts.uri.path_and_query().map_or(0, |both| both.as_str().len());
         let incoming = Incoming {
@@ -198,7 +200,10 @@ impl Core {
     }
 
     /// Boxed: the verbs' futures are large, and most requests need one of them only.
-    fn carry_out<'a>(self: &'a Arc<Self>, call: &'a mut Call) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+    fn carry_out<'a>(
+        self: &'a Arc<Self>,
+        call: &'a mut Call,
+    ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
         Box::pin(self.dispatch(call))
     }
 

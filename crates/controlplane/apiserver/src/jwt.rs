@@ -15,8 +15,8 @@ const MAX_TOKEN: usize = 16 << 10;
 
 /// DER that precedes the point in a SubjectPublicKeyInfo of a P-256 key.
 const SPKI_P256: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
 /// The key pair that service account tokens are signed with.
@@ -30,7 +30,9 @@ pub struct SigningKey {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The PEM or key inside it cannot be used.
-    #[error("service account signing key: {0} (hint: it must be a PKCS#8 PEM of a P-256 key; remove the file to get a new one)")]
+    #[error(
+        "service account signing key: {0} (hint: it must be a PKCS#8 PEM of a P-256 key; remove the file to get a new one)"
+    )]
     Key(String),
     /// The token is not a token, or not ours.
     #[error("{0}")]

@@ -24,6 +24,7 @@ mod jwt;
 mod local;
 mod metrics;
 mod options;
+mod protobuf;
 mod request;
 mod respond;
 mod reviews;

@@ -32,9 +32,9 @@ impl Query {
     /// A whole number.
     pub(crate) fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         let Some(text) = self.get(key) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax"))
-        })
+        text.parse()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax")))
     }
 
     /// Creates, updates and deletes with `dryRun=All` change nothing.
@@ -125,8 +125,7 @@ impl Route {
 impl Target {
     fn parse(group: &str, version: &str, rest: &[&str]) -> Route {
         let owned = |text: &str| Some(text.to_owned());
-        let mut target =
-            Self { group: group.to_owned(), version: version.to_owned(), ..Self::default() };
+        let mut target = Self { group: group.to_owned(), version: version.to_owned(), ..Self::default() };
         let rest = match *rest {
             // A namespace's own subresources look like a resource inside it.
             ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => {

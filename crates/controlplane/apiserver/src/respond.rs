@@ -34,9 +34,7 @@ pub(crate) fn typed(code: StatusCode, content_type: &'static str, bytes: impl In
     let mut response = Response::new(Body::full(bytes));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
 }
 

@@ -36,7 +36,11 @@ pub(crate) fn listen(core: &Arc<Core>, listener: TcpListener, address: SocketAdd
     });
 }
 
-async fn accept(core: &Arc<Core>, listener: &TcpListener, places: &Arc<Semaphore>) -> Result<(), std::io::Error> {
+async fn accept(
+    core: &Arc<Core>,
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Result<(), std::io::Error> {
     let acceptor = TlsAcceptor::from(core.options.tls.clone());
     loop {
         // A place first: who finds none waits in the kernel's queue.

@@ -12,7 +12,9 @@ use crate::{bootstrap, compact, core::Core, local::LocalService, options::Option
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source} (hint: another process has the port, or the address is not this machine's)")]
+    #[error(
+        "cannot listen on {address}: {source} (hint: another process has the port, or the address is not this machine's)"
+    )]
     Bind {
         /// The address asked for.
         address: SocketAddr,
@@ -45,7 +47,8 @@ impl ApiServer {
     pub async fn bind(options: Options) -> Result<Self, Error> {
         let mut listeners = Vec::new();
         for &address in &options.listen {
-            let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
+            let listener =
+                TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
             let bound = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
             listeners.push((listener, bound));
         }

@@ -81,7 +81,8 @@ impl WatchStream {
         shutdown: WaitForCancellationFutureOwned,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        let bookmarks = order.bookmarks.then(|| tokio::time::interval_at(Instant::now() + BOOKMARK, BOOKMARK));
+        let bookmarks =
+            order.bookmarks.then(|| tokio::time::interval_at(Instant::now() + BOOKMARK, BOOKMARK));
         Self {
             columns: true,
             deadline: Box::pin(tokio::time::sleep(order.timeout)),

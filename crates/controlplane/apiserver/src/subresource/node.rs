@@ -63,9 +63,8 @@ pub(crate) async fn connect(core: &Arc<Core>, call: &mut Call, what: &str) -> Re
     if let Ok(value) = HeaderValue::from_str(&authority) {
         request.headers_mut().insert(header::HOST, value);
     }
-    let unreachable = |why: String| {
-        Status::internal(format!("error dialing backend of node {node} at {authority}: {why}"))
-    };
+    let unreachable =
+        |why: String| Status::internal(format!("error dialing backend of node {node} at {authority}: {why}"));
     let response = send(core, &host, port, request).await.map_err(unreachable)?;
     answer(core, call, response).await
 }
@@ -146,7 +145,8 @@ async fn refusal(code: StatusCode, body: hyper::body::Incoming) -> Status {
         Ok(bytes) => String::from_utf8_lossy(&bytes.to_bytes()).trim().to_owned(),
         Err(_) => String::new(),
     };
-    if let Some(status) = serde_json::from_str(&text).ok().and_then(|value: Value| Status::from_value(&value)) {
+    if let Some(status) = serde_json::from_str(&text).ok().and_then(|value: Value| Status::from_value(&value))
+    {
         return status;
     }
     let reason = match code.as_u16() {
@@ -208,7 +208,9 @@ fn path(call: &Call, what: &str, pod: &Value) -> Result<String, Status> {
         }
         _ => {
             let container = container(query, pod, name)?;
-            for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+            for (ours, theirs) in
+                [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
+            {
                 if query.flag(ours).unwrap_or(false) {
                     out.append_pair(theirs, "1");
                 }
@@ -230,12 +232,14 @@ fn check_log(query: &Query) -> Result<(), Status> {
         if let Some(number) = query.number(key)?
             && number < least
         {
-            let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+            let why =
+                if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
             errors.push(FieldError::invalid(key, number, why));
         }
     }
     if query.get("sinceSeconds").is_some() && query.get("sinceTime").is_some() {
-        errors.push(FieldError::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+        errors
+            .push(FieldError::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
     }
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(("", "PodLogOptions"), "", &errors)) }
 }

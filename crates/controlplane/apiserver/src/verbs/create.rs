@@ -16,8 +16,7 @@ use crate::{
     body::Body,
     call::{self, Call, text},
     core::Core,
-    encode,
-    respond,
+    encode, respond,
     verbs::read,
 };
 

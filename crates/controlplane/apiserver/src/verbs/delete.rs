@@ -65,7 +65,8 @@ impl Wishes {
             None => call.query.number("gracePeriodSeconds")?,
         };
         let orphan = options["orphanDependents"].as_bool().or_else(|| call.query.flag("orphanDependents"));
-        let policy = said("/propagationPolicy").or_else(|| call.query.get("propagationPolicy").map(str::to_owned));
+        let policy =
+            said("/propagationPolicy").or_else(|| call.query.get("propagationPolicy").map(str::to_owned));
         let propagation = match (policy.as_deref(), orphan) {
             (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
             (Some("Foreground"), _) => Some(Propagation::Foreground),

@@ -99,6 +99,8 @@ pub(crate) async fn change(
         let found = core.find(&call.endpoint, call.namespace(), call.name()).await?;
         let mut new = make(&found)?;
         let pinned = check_base(call, &new, &found)?;
+        // Who names no base means the latest.
+        encode::set_revision(&mut new, found.kv.mod_revision);
         prepare(call, part, &mut new, &found.object)?;
         let mut claims = allocate::Claims::default();
         if part == Part::Main {

@@ -1,10 +1,6 @@
 //! `watch`: from now, from a revision, or from the objects that are there.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use http::{Response, StatusCode};
 use rand::Rng;
@@ -91,13 +87,18 @@ fn initial_events(call: &Call) -> Result<Option<bool>, Status> {
         Err(Status::invalid(("meta.k8s.io", "ListOptions"), "", &[FieldError::forbidden(field, why)]))
     };
     match (asked, matching) {
-        (None, Some(_)) => {
-            refuse("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
-        }
-        (Some(_), None) => refuse("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
-        (Some(_), Some(other)) if other != "NotOlderThan" => {
-            refuse("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
-        }
+        (None, Some(_)) => refuse(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (Some(_), None) => refuse(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+        (Some(_), Some(other)) if other != "NotOlderThan" => refuse(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
         _ => Ok(asked),
     }
 }

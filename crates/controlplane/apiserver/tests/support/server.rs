@@ -1,0 +1,175 @@
+//! A whole API server over a real embedded store in a temporary directory.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use sampan_apiserver::{ApiServer, Handle, Limits, LocalService, Options, SigningKey, UserInfo};
+use sampan_daemon::{Supervisor, tls};
+use sampan_store::embedded::{self, Embedded};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+/// A running server and what it stands on.
+pub struct Server {
+    pub handle: Handle,
+    pub supervisor: Supervisor,
+    pub store: Arc<Embedded>,
+    pub dir: tempfile::TempDir,
+    pub ca: tls::Ca,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: u16,
+    pub headers: http::HeaderMap,
+    pub body: Value,
+}
+
+#[allow(dead_code)]
+impl Server {
+    pub async fn start() -> Self {
+        Self::with(Limits::default()).await
+    }
+
+    pub async fn with(limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(embedded::Options::new(dir.path().join("store"))).unwrap());
+        std::fs::create_dir(dir.path().join("tls")).unwrap();
+        let ca = tls::Ca::load_or_create(&dir.path().join("tls"), "test-ca").unwrap();
+        let profile = |name: &str, organizations: &[&str], usage| tls::Profile {
+            common_name: name.to_owned(),
+            organizations: organizations.iter().map(|o| (*o).to_owned()).collect(),
+            dns: vec!["localhost".to_owned()],
+            ips: vec!["127.0.0.1".parse().unwrap()],
+            usage,
+            days: 1,
+        };
+        let serving = ca.issue(&profile("apiserver", &[], tls::Usage::Server)).unwrap();
+        let client = ca.issue(&profile("apiserver", &[], tls::Usage::Client)).unwrap();
+        let key = SigningKey::from_pem(&SigningKey::generate_pem().unwrap()).unwrap();
+        let options = Options {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            tls: tls::server_config(&serving, Some(ca.cert_pem()), false).unwrap(),
+            node_tls: tls::client_config(ca.cert_pem(), Some(&client)).unwrap(),
+            signing_key: Arc::new(key),
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            audiences: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
+            static_tokens: vec![("secret-admin-token".to_owned(), UserInfo::admin("static-admin"))],
+            service_cidr: "10.43.0.0/16".parse().unwrap(),
+            node_ports: (30000, 32767),
+            advertise: Some("192.0.2.10:6443".parse().unwrap()),
+            store: store.clone(),
+            limits,
+        };
+        let supervisor = Supervisor::new();
+        let handle = ApiServer::bind(options).await.unwrap().start(&supervisor).await.unwrap();
+        Self { handle, supervisor, store, dir, ca }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.handle.addresses()[0]
+    }
+
+    pub fn client(&self) -> LocalService {
+        self.handle.client(UserInfo::admin("tester"))
+    }
+
+    pub async fn send(&self, method: &str, path: &str, kind: &str, body: impl Into<Bytes>) -> Answer {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", kind)
+            .body(Full::new(body.into()))
+            .unwrap();
+        answer(self.client(), request).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, "", "").await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, "application/json", body.to_string()).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send("PUT", path, "application/json", body.to_string()).await
+    }
+
+    pub async fn merge(&self, path: &str, body: &Value) -> Answer {
+        self.send("PATCH", path, "application/merge-patch+json", body.to_string()).await
+    }
+
+    pub async fn delete(&self, path: &str, options: &Value) -> Answer {
+        let body = if options.is_null() { String::new() } else { options.to_string() };
+        self.send("DELETE", path, "application/json", body).await
+    }
+
+    /// Makes the default service account, as a controller would.
+    pub async fn account(&self, namespace: &str) {
+        let body = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        let answer = self.post(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &body).await;
+        assert_eq!(answer.code, 201, "{}", answer.body);
+    }
+
+    pub async fn config_map(&self, name: &str) -> Value {
+        let body =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}});
+        let answer = self.post("/api/v1/namespaces/default/configmaps", &body).await;
+        assert_eq!(answer.code, 201, "{}", answer.body);
+        answer.body
+    }
+
+    pub async fn watch(&self, path: &str) -> Watch {
+        let request = http::Request::get(path).body(Full::new(Bytes::new())).unwrap();
+        let response = self.client().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        Watch { body: response.into_body(), rest: Vec::new() }
+    }
+}
+
+/// Sends a request to a client of the server.
+#[allow(dead_code)]
+pub async fn answer(client: LocalService, request: http::Request<Full<Bytes>>) -> Answer {
+    let response = client.oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let body = serde_json::from_slice(&bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+}
+
+/// An open watch.
+#[allow(dead_code)]
+pub struct Watch {
+    body: sampan_apiserver::Body,
+    rest: Vec<u8>,
+}
+
+#[allow(dead_code)]
+impl Watch {
+    /// The next event; none when the watch ended. Fails after ten seconds.
+    pub async fn next(&mut self) -> Option<Value> {
+        tokio::time::timeout(Duration::from_secs(10), self.line()).await.expect("no event came")
+    }
+
+    async fn line(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame = self.body.frame().await?.unwrap();
+            self.rest.extend_from_slice(&frame.into_data().unwrap());
+        }
+    }
+
+    /// Type and name of the next event.
+    pub async fn brief(&mut self) -> (String, String) {
+        let event = self.next().await.expect("the watch ended");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (text(&event["type"]), text(&event["object"]["metadata"]["name"]))
+    }
+}
