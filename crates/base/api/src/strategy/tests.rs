@@ -295,3 +295,20 @@ fn warnings_of_what_is_accepted() {
         ]
     );
 }
+
+#[test]
+fn warnings_of_a_template() {
+    let deployment = json!({ "metadata": { "name": "d", "generation": 2 }, "spec": { "template": { "spec": {
+        "nodeSelector": { "beta.kubernetes.io/os": "linux" },
+        "containers": [{ "resources": { "limits": { "memory": "100m" } } }],
+    } } } });
+    let expected = [
+        "spec.template.spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" \
+         instead",
+        "spec.template.spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must \
+         be an integer",
+    ];
+    let apps = resource("apps", "Deployment");
+    assert_eq!(warnings(apps, &deployment, None), expected);
+    assert_eq!(warnings(apps, &deployment, Some(&deployment)), Vec::<String>::new(), "nothing of it is new");
+}

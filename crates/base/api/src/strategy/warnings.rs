@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::kinds::Resource;
+use crate::quantity::Quantity;
 use crate::status::FieldPath;
 use crate::validation::names;
 
@@ -84,12 +85,15 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 fn pod_template(template: &Value, path: &FieldPath, out: &mut Vec<String>) {
     let Some(spec) = template.get("spec") else { return };
     let path = path.child("spec");
+    node_labels(spec, &path, out);
     selectors(spec, &path, out);
     old_volumes(spec, &path, out);
     duplicates(spec, &path, out);
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for (i, container) in items(spec, list) {
-            env(container, &path.child(list).index(i), out);
+            let path = path.child(list).index(i);
+            fractions(container, &path, out);
+            env(container, &path, out);
         }
     }
     ports(spec, &path, out);
@@ -99,6 +103,38 @@ fn pod_template(template: &Value, path: &FieldPath, out: &mut Vec<String>) {
             "{}: must be >= 0; negative values are invalid and will be treated as 1",
             path.child("terminationGracePeriodSeconds")
         ));
+    }
+}
+
+/// Labels of nodes that have newer names.
+fn node_labels(spec: &Value, path: &FieldPath, out: &mut Vec<String>) {
+    const OLD: [(&str, &str, &str); 5] = [
+        ("beta.kubernetes.io/arch", "v1.14", "kubernetes.io/arch"),
+        ("beta.kubernetes.io/os", "v1.14", "kubernetes.io/os"),
+        ("failure-domain.beta.kubernetes.io/region", "v1.17", "topology.kubernetes.io/region"),
+        ("failure-domain.beta.kubernetes.io/zone", "v1.17", "topology.kubernetes.io/zone"),
+        ("beta.kubernetes.io/instance-type", "v1.17", "node.kubernetes.io/instance-type"),
+    ];
+    for (old, since, new) in OLD {
+        if spec.get("nodeSelector").is_some_and(|selector| selector.get(old).is_some()) {
+            let path = path.child("nodeSelector").key(old);
+            out.push(format!("{path}: deprecated since {since}; use \"{new}\" instead"));
+        }
+    }
+}
+
+/// Memory in parts of a byte: most likely `m` was written for `M`.
+fn fractions(container: &Value, path: &FieldPath, out: &mut Vec<String>) {
+    for list in ["limits", "requests"] {
+        for name in ["memory", "ephemeral-storage"] {
+            let value = container.get("resources").and_then(|r| r.get(list)).and_then(|l| l.get(name));
+            let Some(quantity) = value.and_then(Quantity::from_value).filter(|q| !q.is_whole()) else {
+                continue;
+            };
+            let path = path.child("resources").child(list).key(name);
+            let quoted = crate::status::go_quote(&quantity.canonical());
+            out.push(format!("{path}: fractional byte value {quoted} is invalid, must be an integer"));
+        }
     }
 }
 
