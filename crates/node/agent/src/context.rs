@@ -44,7 +44,12 @@ pub struct Context {
 impl Context {
     /// Put together what workers share.
     #[must_use]
-    pub fn new(options: Options, supervisor: Supervisor, memory: u64, allocatable: BTreeMap<String, Quantity>) -> Self {
+    pub fn new(
+        options: Options,
+        supervisor: Supervisor,
+        memory: u64,
+        allocatable: BTreeMap<String, Quantity>,
+    ) -> Self {
         let recorder = Recorder::start(options.client.clone(), options.node_name.clone(), &supervisor);
         let objects = ObjectCache::new(options.client.clone(), supervisor.child("objects"));
         Self {

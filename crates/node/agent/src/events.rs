@@ -133,7 +133,8 @@ impl Writer {
     async fn write(&mut self, entry: Entry) -> Result<(), kube::Error> {
         let namespace = entry.object.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let who = entry.object.uid.clone().unwrap_or_default() + entry.object.field_path.as_deref().unwrap_or("");
+        let who =
+            entry.object.uid.clone().unwrap_or_default() + entry.object.field_path.as_deref().unwrap_or("");
         let key = (who, entry.reason, entry.message.clone());
         let now = Time(clock::now());
         if let Some(seen) = self.seen.get_mut(&key) {
@@ -148,7 +149,11 @@ impl Writer {
         let stamp = clock::now().as_nanosecond();
         let name = format!("{}.{:016x}", entry.object.name.as_deref().unwrap_or("unknown"), stamp);
         let event = Event {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace), ..Default::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(namespace),
+                ..Default::default()
+            },
             involved_object: ObjectReference::clone(&entry.object),
             reason: Some(entry.reason.to_owned()),
             message: Some(entry.message),

@@ -65,7 +65,8 @@ impl Feed {
 
     async fn run(mut self) -> Result<(), sampan_network::Error> {
         let client = self.ctx.options.client.clone();
-        let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default()).default_backoff();
+        let services =
+            watcher(Api::<Service>::all(client.clone()), watcher::Config::default()).default_backoff();
         let slices = watcher(Api::<EndpointSlice>::all(client), watcher::Config::default()).default_backoff();
         let (mut services, mut slices) = (std::pin::pin!(services), std::pin::pin!(slices));
         loop {
@@ -93,7 +94,8 @@ impl Feed {
             Ok(watcher::Event::Delete(service)) => self.set_service(key(&service), None),
             Ok(watcher::Event::InitDone) => {
                 let seen = self.relisting.0.take().unwrap_or_default();
-                let stale: Vec<Key> = self.services.keys().filter(|key| !seen.contains(*key)).cloned().collect();
+                let stale: Vec<Key> =
+                    self.services.keys().filter(|key| !seen.contains(*key)).cloned().collect();
                 stale.into_iter().for_each(|key| self.set_service(key, None));
                 self.listed.0 = true;
                 self.ctx.services.set_synced();
@@ -125,7 +127,8 @@ impl Feed {
             Ok(watcher::Event::Delete(slice)) => self.set_slice(key(&slice), None),
             Ok(watcher::Event::InitDone) => {
                 let seen = self.relisting.1.take().unwrap_or_default();
-                let stale: Vec<Key> = self.owners.keys().filter(|key| !seen.contains(*key)).cloned().collect();
+                let stale: Vec<Key> =
+                    self.owners.keys().filter(|key| !seen.contains(*key)).cloned().collect();
                 stale.into_iter().for_each(|key| self.set_slice(key, None));
                 self.listed.1 = true;
             }
@@ -241,7 +244,11 @@ fn dns_ports(spec: &ServiceSpec) -> Vec<DnsPort> {
     ports
         .filter_map(|port| {
             let name = port.name.clone().filter(|name| !name.is_empty())?;
-            Some(DnsPort { name, protocol: protocol(port.protocol.as_deref()), port: u16::try_from(port.port).ok()? })
+            Some(DnsPort {
+                name,
+                protocol: protocol(port.protocol.as_deref()),
+                port: u16::try_from(port.port).ok()?,
+            })
         })
         .collect()
 }
@@ -287,7 +294,11 @@ fn table_entry(
 }
 
 /// Where a port's connections go: ready endpoints; while there are none, those that still serve though they end.
-fn endpoints(slices: Option<&BTreeMap<String, EndpointSlice>>, port: &str, node: Option<&str>) -> Vec<SocketAddrV4> {
+fn endpoints(
+    slices: Option<&BTreeMap<String, EndpointSlice>>,
+    port: &str,
+    node: Option<&str>,
+) -> Vec<SocketAddrV4> {
     let (mut ready, mut serving) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices.into_iter().flat_map(BTreeMap::values) {
         let number = slice
@@ -298,7 +309,7 @@ fn endpoints(slices: Option<&BTreeMap<String, EndpointSlice>>, port: &str, node:
             .and_then(|found| found.port)
             .and_then(|number| u16::try_from(number).ok());
         let Some(number) = number else { continue };
-        for endpoint in &slice.endpoints {
+        for endpoint in slice.endpoints.iter().flatten() {
             if node.is_some_and(|node| endpoint.node_name.as_deref() != Some(node)) {
                 continue;
             }
@@ -320,7 +331,8 @@ fn is_ready(endpoint: &Endpoint) -> bool {
 
 fn serves(endpoint: &Endpoint) -> bool {
     let conditions = endpoint.conditions.as_ref();
-    conditions.is_some_and(|conditions| conditions.serving == Some(true) && conditions.terminating == Some(true))
+    conditions
+        .is_some_and(|conditions| conditions.serving == Some(true) && conditions.terminating == Some(true))
 }
 
 fn headless_target(slices: Option<&BTreeMap<String, EndpointSlice>>) -> DnsTarget {
@@ -336,12 +348,14 @@ fn headless_target(slices: Option<&BTreeMap<String, EndpointSlice>>) -> DnsTarge
                 Some(DnsPort { name, protocol: protocol(port.protocol.as_deref()), port: number })
             })
             .collect();
-        for endpoint in slice.endpoints.iter().filter(|endpoint| is_ready(endpoint)) {
-            endpoints.extend(endpoint.addresses.iter().filter_map(|ip| ip.parse().ok()).map(|ip| DnsEndpoint {
-                ip,
-                hostname: endpoint.hostname.clone(),
-                ports: ports.clone(),
-            }));
+        for endpoint in slice.endpoints.iter().flatten().filter(|endpoint| is_ready(endpoint)) {
+            endpoints.extend(
+                endpoint.addresses.iter().filter_map(|ip| ip.parse().ok()).map(|ip| DnsEndpoint {
+                    ip,
+                    hostname: endpoint.hostname.clone(),
+                    ports: ports.clone(),
+                }),
+            );
         }
     }
     DnsTarget::Headless { endpoints }
@@ -354,9 +368,12 @@ mod tests {
     use super::*;
 
     fn slices(ready: [bool; 2]) -> BTreeMap<String, EndpointSlice> {
-        let endpoint = |ip: &str, ready: bool| json!({"addresses": [ip], "nodeName": ip, "hostname": "h",
-            "conditions": {"ready": ready, "serving": true, "terminating": !ready}});
-        let slice = serde_json::from_value(json!({"addressType": "IPv4", "ports": [{"name": "web", "port": 8080}],
+        let endpoint = |ip: &str, ready: bool| {
+            json!({"addresses": [ip], "nodeName": ip, "hostname": "h",
+            "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
+        };
+        let slice =
+            serde_json::from_value(json!({"addressType": "IPv4", "ports": [{"name": "web", "port": 8080}],
             "endpoints": [endpoint("10.42.0.2", ready[0]), endpoint("10.42.0.3", ready[1])]}));
         BTreeMap::from([("a".to_owned(), slice.unwrap())])
     }
@@ -371,15 +388,21 @@ mod tests {
 
     #[test]
     fn cluster_services() {
-        let web = service(json!({"clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5"], "sessionAffinity": "ClientIP",
-            "ports": [{"name": "web", "port": 80, "nodePort": 30080, "protocol": "TCP"}]}));
+        let web = service(
+            json!({"clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5"], "sessionAffinity": "ClientIP",
+            "ports": [{"name": "web", "port": 80, "nodePort": 30080, "protocol": "TCP"}]}),
+        );
         let endpoints = |ready| {
             let (entry, _) = build(&key(), &web, Some(&slices(ready)), "10.42.0.3");
             entry.unwrap().ports[0].endpoints.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(endpoints([true, true]), ["10.42.0.2:8080", "10.42.0.3:8080"]);
         assert_eq!(endpoints([true, false]), ["10.42.0.2:8080"]);
-        assert_eq!(endpoints([false, false]), ["10.42.0.2:8080", "10.42.0.3:8080"], "terminating ones still serve");
+        assert_eq!(
+            endpoints([false, false]),
+            ["10.42.0.2:8080", "10.42.0.3:8080"],
+            "terminating ones still serve"
+        );
         let (entry, records) = build(&key(), &web, None, "x");
         let entry = entry.unwrap();
         assert_eq!((entry.ports[0].node_port, entry.session_affinity), (Some(30080), Some(AFFINITY)));

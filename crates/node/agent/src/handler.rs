@@ -8,7 +8,9 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use k8s_openapi::api::core::v1::{ExecAction, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, TCPSocketAction};
+use k8s_openapi::api::core::v1::{
+    ExecAction, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, TCPSocketAction,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sampan_container::{ExecConfig, PodSandbox};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -35,7 +37,9 @@ pub struct Target {
 impl Target {
     fn port(&self, port: &IntOrString) -> Result<u16, String> {
         match port {
-            IntOrString::Int(number) => u16::try_from(*number).map_err(|_| format!("invalid port number: {number}")),
+            IntOrString::Int(number) => {
+                u16::try_from(*number).map_err(|_| format!("invalid port number: {number}"))
+            }
             IntOrString::String(name) => self
                 .ports
                 .iter()
@@ -113,7 +117,11 @@ async fn exec(action: &ExecAction, target: &Target, timeout: Option<Duration>) -
         Ok((_, Err(error))) => Err(error.to_string()),
         Err(_) => {
             let _ = control.signal(nix::libc::SIGKILL).await;
-            Err(format!("command timed out: {:?} timed out after {}s", action.command.as_deref().unwrap_or_default().join(" "), limit.as_secs()))
+            Err(format!(
+                "command timed out: {:?} timed out after {}s",
+                action.command.as_deref().unwrap_or_default().join(" "),
+                limit.as_secs()
+            ))
         }
     }
 }
@@ -173,7 +181,11 @@ async fn http_get(action: &HTTPGetAction, target: &Target) -> Result<(), String>
         let failed = |error: String| format!("Get \"{url}\": {error}");
         let stream = connect(action.host.as_deref(), target, port).await.map_err(failed)?;
         let request = http_request(action, &path, &format!("{host}:{port}")).map_err(failed)?;
-        let answer = if https { fetch(tls(stream).await.map_err(failed)?, request).await } else { fetch(stream, request).await };
+        let answer = if https {
+            fetch(tls(stream).await.map_err(failed)?, request).await
+        } else {
+            fetch(stream, request).await
+        };
         let (status, location, body) = answer.map_err(failed)?;
         match (status, location) {
             (300..400, Some(location)) => match same_host(&location, &format!("{scheme}://{host}:{port}")) {
@@ -231,10 +243,12 @@ where
     let ask = async {
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
-        let location = response.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let location =
+            response.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
         // A body that is longer than what is kept does not fail the probe.
         let body = Limited::new(response.into_body(), OUTPUT).collect().await;
-        let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
+        let text =
+            body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
         Ok((status, location, text))
     };
     with_connection(ask, connection).await
@@ -323,7 +337,8 @@ async fn grpc(action: &GRPCAction, target: &Target) -> Result<(), String> {
     let ask = async {
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let early = response.headers().get("grpc-status").cloned();
-        let body = Limited::new(response.into_body(), OUTPUT).collect().await.map_err(|error| error.to_string())?;
+        let body =
+            Limited::new(response.into_body(), OUTPUT).collect().await.map_err(|error| error.to_string())?;
         let status = body.trailers().and_then(|trailers| trailers.get("grpc-status")).cloned().or(early);
         let code = status.as_ref().and_then(|status| status.to_str().ok()).unwrap_or("0").to_owned();
         if code != "0" {

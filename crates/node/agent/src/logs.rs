@@ -3,9 +3,9 @@
 //! A line is `2026-11-22T09:00:00.123456789Z stdout F text`, with `P` for a part of a longer line.
 
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
@@ -234,7 +234,15 @@ async fn drain(
 
 /// inotify on the directory of a log file.
 struct Watcher {
-    inotify: AsyncFd<Arc<Inotify>>,
+    inotify: AsyncFd<Source>,
+}
+
+struct Source(Inotify);
+
+impl AsRawFd for Source {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
 }
 
 impl Watcher {
@@ -242,12 +250,14 @@ impl Watcher {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
         inotify.add_watch(path.parent().unwrap_or(path), flags)?;
-        Ok(Self { inotify: AsyncFd::new(Arc::new(inotify))? })
+        // SAFETY: the descriptor is owned by the source, is open for as long as that lives, and never changes.
+        let inotify = unsafe { AsyncFd::register(Source(inotify)) }?;
+        Ok(Self { inotify })
     }
 
     async fn changed(&self) -> std::io::Result<()> {
         let mut guard = self.inotify.readable().await?;
-        let _ = guard.try_io(|inotify| inotify.get_ref().read_events().map_err(std::io::Error::from));
+        let _ = guard.try_io(|inotify| inotify.get_ref().0.read_events().map_err(std::io::Error::from));
         guard.clear_ready();
         Ok(())
     }
@@ -298,8 +308,18 @@ mod tests {
         assert_eq!(read(&path, with(|o| o.tail = Some(0))).await, "");
         assert_eq!(read(&path, with(|o| o.tail = Some(99))).await.len(), 23);
         assert_eq!(read(&path, with(|o| o.limit = Some(4))).await, "l0\nl");
-        assert_eq!(read(&path, with(|o| o.since = Some("2026-11-22T09:00:04Z".parse().unwrap()))).await, "l4\npartial\n");
-        let stamped = read(&path, with(|o| { o.timestamps = true; o.tail = Some(2); })).await;
+        assert_eq!(
+            read(&path, with(|o| o.since = Some("2026-11-22T09:00:04Z".parse().unwrap()))).await,
+            "l4\npartial\n"
+        );
+        let stamped = read(
+            &path,
+            with(|o| {
+                o.timestamps = true;
+                o.tail = Some(2);
+            }),
+        )
+        .await;
         assert_eq!(stamped, "2026-11-22T09:00:05.000000000Z partial\n");
         assert_eq!(tail_text(&path, 80, 5), "tial\n");
     }

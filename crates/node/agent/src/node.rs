@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
@@ -126,10 +126,13 @@ fn system(options: &Options) -> NodeSystemInfo {
         kube_proxy_version: String::new(),
         kubelet_version: options.version.clone(),
         machine_id: machine.clone(),
+        running_in_user_namespace: None,
         operating_system: "linux".to_owned(),
         os_image: pretty.unwrap_or("Linux").trim_matches('"').to_owned(),
         swap: None,
-        system_uuid: Some(read("/sys/class/dmi/id/product_uuid")).filter(|id| !id.is_empty()).unwrap_or(machine),
+        system_uuid: Some(read("/sys/class/dmi/id/product_uuid"))
+            .filter(|id| !id.is_empty())
+            .unwrap_or(machine),
     }
 }
 
@@ -181,10 +184,14 @@ impl NodeKeeper {
             if changed || written.is_none_or(|written| written.elapsed() >= STATUS) {
                 let patch = json!({"status": status});
                 let name = &self.ctx.options.node_name;
-                let patched = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+                let patched =
+                    api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
                 known = patched.status.unwrap_or_default();
                 if !self.ready.send_replace(true) {
-                    self.ctx.recorder.node(name).normal("NodeReady", format!("Node {name} status is now: NodeReady"));
+                    self.ctx
+                        .recorder
+                        .node(name)
+                        .normal("NodeReady", format!("Node {name} status is now: NodeReady"));
                 }
                 written = Some(tokio::time::Instant::now());
             }
@@ -303,7 +310,10 @@ fn conditions(known: &NodeStatus, pods_dir: &Path, now: Timestamp) -> Vec<NodeCo
     let low_disk = total > 0 && free * 100 / total < DISK_PRESSURE_PERCENT;
     let low_pids = pids_are_short();
     let pressure = |kind: &'static str, on: bool, short: &str| {
-        let (yes, no) = (format!("KubeletHas{short}"), format!("KubeletHasSufficient{}", kind.trim_end_matches("Pressure")));
+        let (yes, no) = (
+            format!("KubeletHas{short}"),
+            format!("KubeletHasSufficient{}", kind.trim_end_matches("Pressure")),
+        );
         let no = if kind == "DiskPressure" { "KubeletHasNoDiskPressure".to_owned() } else { no };
         let message = match (kind, on) {
             ("MemoryPressure", true) => "kubelet has insufficient memory available",
@@ -324,14 +334,17 @@ fn conditions(known: &NodeStatus, pods_dir: &Path, now: Timestamp) -> Vec<NodeCo
     let build = |(kind, on, reason, message): (&str, bool, String, &str)| {
         let status = if on { "True" } else { "False" };
         let before = known.conditions.iter().flatten().find(|condition| condition.type_ == kind);
-        let since = before.filter(|before| before.status == status).and_then(|before| before.last_transition_time.clone());
+        let since = before
+            .filter(|before| before.status == status)
+            .and_then(|before| before.last_transition_time.clone());
         NodeCondition {
             type_: kind.to_owned(),
             status: status.to_owned(),
             reason: Some(reason),
             message: Some(message.to_owned()),
             last_heartbeat_time: Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
-            last_transition_time: since.or_else(|| Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)))),
+            last_transition_time: since
+                .or_else(|| Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)))),
         }
     };
     wanted.into_iter().map(build).collect()
@@ -339,7 +352,11 @@ fn conditions(known: &NodeStatus, pods_dir: &Path, now: Timestamp) -> Vec<NodeCo
 
 fn pids_are_short() -> bool {
     let load = read("/proc/loadavg");
-    let used = load.split_whitespace().nth(3).and_then(|field| field.split('/').nth(1)).and_then(|n| n.parse::<u64>().ok());
+    let used = load
+        .split_whitespace()
+        .nth(3)
+        .and_then(|field| field.split('/').nth(1))
+        .and_then(|n| n.parse::<u64>().ok());
     let most = read("/proc/sys/kernel/pid_max").parse::<u64>().ok();
     matches!((used, most), (Some(used), Some(most)) if used * 10 > most * 9)
 }
@@ -351,8 +368,15 @@ fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
         for condition in status.conditions.iter_mut().flatten() {
             condition.last_heartbeat_time = None;
         }
-        (status.conditions, status.addresses, status.capacity, status.allocatable, status.images, status.node_info,
-            status.daemon_endpoints)
+        (
+            status.conditions,
+            status.addresses,
+            status.capacity,
+            status.allocatable,
+            status.images,
+            status.node_info,
+            status.daemon_endpoints,
+        )
     };
     plain(old) != plain(new)
 }
@@ -364,8 +388,12 @@ mod tests {
     #[test]
     fn heartbeats_alone_are_no_change() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let first = NodeStatus { conditions: Some(conditions(&NodeStatus::default(), Path::new("/"), at(10))), ..Default::default() };
-        let second = NodeStatus { conditions: Some(conditions(&first, Path::new("/"), at(20))), ..Default::default() };
+        let first = NodeStatus {
+            conditions: Some(conditions(&NodeStatus::default(), Path::new("/"), at(10))),
+            ..Default::default()
+        };
+        let second =
+            NodeStatus { conditions: Some(conditions(&first, Path::new("/"), at(20))), ..Default::default() };
         assert!(!differs(&first, &second));
         let ready = second.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
         assert_eq!(ready.last_transition_time, Some(Time(at(10))));

@@ -162,13 +162,6 @@ impl References {
             std::future::pending::<()>().await;
         }
     }
-
-    /// What is known now.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let all = self.held.iter().map(|(key, (_, state))| (key.clone(), state.borrow().clone()));
-        Snapshot { namespace: self.namespace.clone(), objects: all.collect() }
-    }
 }
 
 /// A consistent look at referenced objects.

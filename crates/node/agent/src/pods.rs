@@ -56,10 +56,13 @@ fn load(dir: &std::path::Path) -> HashMap<String, PodRecord> {
             let _ = std::fs::remove_file(path);
             continue;
         }
-        let parsed = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<PodRecord>(&bytes).ok());
+        let parsed =
+            std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<PodRecord>(&bytes).ok());
         match parsed {
             Some(record) => drop(records.insert(record.uid.clone(), record)),
-            None => tracing::warn!(path = %path.display(), "unreadable pod record; continuing from the API's status"),
+            None => {
+                tracing::warn!(path = %path.display(), "unreadable pod record; continuing from the API's status")
+            }
         }
     }
     records
@@ -139,7 +142,8 @@ async fn gone(ctx: &Context, uid: &str) {
 
 /// Remove what belongs to pods that no longer exist.
 async fn sweep(ctx: &Arc<Context>, left: Left, known: HashSet<String>) {
-    let warn = |what: &str, error: String| tracing::warn!(what, error, "orphan not removed; next start tries again");
+    let warn =
+        |what: &str, error: String| tracing::warn!(what, error, "orphan not removed; next start tries again");
     for (uid, sandbox) in left.sandboxes {
         tracing::info!(pod = uid, "removing the sandbox of a pod that no longer exists");
         if let Err(error) = sandbox.remove().await {
@@ -151,7 +155,8 @@ async fn sweep(ctx: &Arc<Context>, left: Left, known: HashSet<String>) {
     if let Err(error) = ctx.options.network.reconcile(&in_use).await {
         warn("network attachment", error.to_string());
     }
-    let (pods_dir, records, keep) = (ctx.options.pods_dir.clone(), ctx.options.run_dir.join("records"), in_use.clone());
+    let (pods_dir, records, keep) =
+        (ctx.options.pods_dir.clone(), ctx.options.run_dir.join("records"), in_use.clone());
     ctx.supervisor.blocking(move || sweep_files(&pods_dir, &records, &keep)).await;
     release_images(ctx).await;
 }
@@ -200,7 +205,8 @@ async fn release_images(ctx: &Arc<Context>) {
     if starting {
         return;
     }
-    for holder in holders.into_iter().filter(|holder| ours(&holder.holder) && !held.contains(&holder.holder)) {
+    for holder in holders.into_iter().filter(|holder| ours(&holder.holder) && !held.contains(&holder.holder))
+    {
         let _ = ctx.options.images.release(&holder.holder).await;
     }
 }

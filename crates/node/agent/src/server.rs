@@ -132,7 +132,9 @@ async fn route(ctx: &Arc<Context>, request: Request<Incoming>) -> Response<Body>
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["pods"] if get => stats::pods(ctx),
         ["stats", "summary"] if get => stats::summary(ctx).await,
-        ["containerLogs", namespace, pod, container] if get => logs::serve(ctx, namespace, pod, container, &request),
+        ["containerLogs", namespace, pod, container] if get => {
+            logs::serve(ctx, namespace, pod, container, &request)
+        }
         ["exec" | "attach", namespace, pod, container] => {
             exec::serve(ctx, (namespace, pod, None, container), parts[0] == "attach", request).await
         }

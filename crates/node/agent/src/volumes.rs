@@ -102,7 +102,8 @@ fn kind(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<PlanKind, S
 pub fn make(dir: &Path, plans: Vec<Plan>) -> Result<BTreeMap<String, Ready>, VolumeError> {
     let mut ready = BTreeMap::new();
     for plan in plans {
-        let error = |error: std::io::Error| VolumeError { volume: plan.name.clone(), reason: error.to_string() };
+        let error =
+            |error: std::io::Error| VolumeError { volume: plan.name.clone(), reason: error.to_string() };
         let path = volume_dir(dir, &plan.name);
         let made = match &plan.kind {
             PlanKind::EmptyDir { memory, size } => {
@@ -129,20 +130,6 @@ pub fn make(dir: &Path, plans: Vec<Plan>) -> Result<BTreeMap<String, Ready>, Vol
         ready.insert(plan.name.clone(), made);
     }
     Ok(ready)
-}
-
-/// Bring the files of API volumes up to date. Returns the names of volumes that changed.
-pub fn refresh(dir: &Path, plans: &[Plan]) -> Result<Vec<String>, VolumeError> {
-    let mut changed = Vec::new();
-    for plan in plans {
-        let PlanKind::Files(payload) = &plan.kind else { continue };
-        let wrote = atomic::write(&volume_dir(dir, &plan.name), payload, plan.fs_group)
-            .map_err(|error| VolumeError { volume: plan.name.clone(), reason: error.to_string() })?;
-        if wrote {
-            changed.push(plan.name.clone());
-        }
-    }
-    Ok(changed)
 }
 
 /// Unmount and remove everything below the pod's directory.

@@ -348,8 +348,10 @@ impl Worker {
                     });
                     match found {
                         Some(status) => {
-                            let at = status.started_at.and_then(|at| Timestamp::from_nanosecond(at.into()).ok());
-                            container.run = Run::Running { id: status.id.clone(), at: at.unwrap_or_else(clock::now) };
+                            let at =
+                                status.started_at.and_then(|at| Timestamp::from_nanosecond(at.into()).ok());
+                            container.run =
+                                Run::Running { id: status.id.clone(), at: at.unwrap_or_else(clock::now) };
                             container.runs = container.runs.max(1);
                         }
                         None => container.run = container.last.take().map_or(Run::None, Run::Exited),
@@ -370,7 +372,8 @@ impl Worker {
 
     fn apply_exit(&mut self, id: &str, exit: Exit) {
         let running = |record: &ContainerRecord| matches!(&record.run, Run::Running { id: running, .. } if running == id);
-        let Some(name) = self.record.containers.iter().find(|(_, seen)| running(seen)).map(|(name, _)| name.clone())
+        let Some(name) =
+            self.record.containers.iter().find(|(_, seen)| running(seen)).map(|(name, _)| name.clone())
         else {
             if self.busy.values().any(|busy| *busy == Busy::Starting) {
                 self.early_exits.insert(id.to_owned(), exit);
@@ -475,7 +478,8 @@ fn new_record(pod: &Pod) -> PodRecord {
             ..Default::default()
         };
         let state = container.state.as_ref();
-        let id = container.container_id.as_deref().and_then(|id| id.split_once("://")).map_or("", |(_, id)| id);
+        let id =
+            container.container_id.as_deref().and_then(|id| id.split_once("://")).map_or("", |(_, id)| id);
         if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
             seen.run = Run::Exited(Termination {
                 id: id.to_owned(),

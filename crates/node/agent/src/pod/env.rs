@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvFromSource, EnvVar, Node, Pod, ResourceFieldSelector, Secret, Service,
+    ConfigMap, Container, EnvFromSource, EnvVar, Pod, ResourceFieldSelector, Secret, Service,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -15,7 +15,7 @@ use super::spec;
 pub struct ConfigError(pub String);
 
 /// Where references are looked up.
-pub trait Objects {
+pub trait Objects: Sync {
     /// A ConfigMap of the pod's namespace.
     fn config_map(&self, name: &str) -> Option<&ConfigMap>;
     /// A Secret of the pod's namespace.
@@ -31,15 +31,6 @@ pub struct Facts {
     pub host_ip: String,
     /// Allocatable resources of the node: defaults for absent limits.
     pub allocatable: BTreeMap<String, Quantity>,
-}
-
-impl Facts {
-    /// Facts of a node.
-    #[must_use]
-    pub fn new(pod_ip: String, host_ip: String, node: &Node) -> Self {
-        let allocatable = node.status.as_ref().and_then(|status| status.allocatable.clone()).unwrap_or_default();
-        Self { pod_ip, host_ip, allocatable }
-    }
 }
 
 /// The container's environment in order, later definitions replacing earlier ones.
@@ -145,7 +136,9 @@ fn reference(
     }
     if let Some(resource) = &from.resource_field_ref {
         let chosen = match &resource.container_name {
-            Some(name) => pod.spec.as_ref().and_then(|spec| spec::container(spec, name)).map(|(_, found)| found),
+            Some(name) => {
+                pod.spec.as_ref().and_then(|spec| spec::container(spec, name)).map(|(_, found)| found)
+            }
             None => Some(container),
         };
         let chosen = chosen.ok_or_else(|| ConfigError(format!("container not found in pod {}", place())))?;
@@ -185,7 +178,11 @@ fn reference(
             },
         };
     }
-    Err(ConfigError(format!("environment variable {} has no known source (hint: pod {})", variable.name, place())))
+    Err(ConfigError(format!(
+        "environment variable {} has no known source (hint: pod {})",
+        variable.name,
+        place()
+    )))
 }
 
 /// The value of a downward API field.
@@ -231,14 +228,16 @@ pub fn resource_field(
 ) -> Result<String, ConfigError> {
     let (kind, name) = selector.resource.split_once('.').unwrap_or(("", &selector.resource));
     let resources = container.resources.as_ref();
-    let find = |map: Option<&BTreeMap<String, Quantity>>| map.and_then(|map| map.get(name)).and_then(spec::milli);
+    let find =
+        |map: Option<&BTreeMap<String, Quantity>>| map.and_then(|map| map.get(name)).and_then(spec::milli);
     let limit = find(resources.and_then(|r| r.limits.as_ref()));
     let milli = match kind {
         "limits" => limit.or_else(|| facts.allocatable.get(name).and_then(spec::milli)).unwrap_or(0),
         "requests" => find(resources.and_then(|r| r.requests.as_ref())).or(limit).unwrap_or(0),
         _ => return Err(ConfigError(format!("unsupported container resource : {}", selector.resource))),
     };
-    let divisor = selector.divisor.as_ref().and_then(spec::milli).filter(|divisor| *divisor > 0).unwrap_or(1000);
+    let divisor =
+        selector.divisor.as_ref().and_then(spec::milli).filter(|divisor| *divisor > 0).unwrap_or(1000);
     Ok(((milli + divisor - 1) / divisor).to_string())
 }
 
@@ -275,7 +274,9 @@ fn service_variables(pod: &Pod, services: &[Service]) -> BTreeMap<String, String
     let namespace = spec::namespace(pod);
     let mut out = BTreeMap::new();
     for service in services {
-        let (Some(name), home) = (&service.metadata.name, service.metadata.namespace.as_deref()) else { continue };
+        let (Some(name), home) = (&service.metadata.name, service.metadata.namespace.as_deref()) else {
+            continue;
+        };
         let master = home == Some("default") && name == "kubernetes";
         if !(master || links && home == Some(namespace)) {
             continue;
@@ -367,8 +368,15 @@ mod tests {
                 {"name": "O", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "zz", "optional": true}}}]}))
         .unwrap();
         for (name, want) in [
-            ("P_b", "2"), ("B", "x-1-$(A)-$(NONE)-10.43.0.7"), ("K", "v1"), ("IP", "10.42.0.5"), ("L", "y"),
-            ("M", "64"), ("C", "1"), ("MY_DB_SERVICE_PORT_SQL", "5432"), ("MY_DB_PORT", "tcp://10.43.0.7:5432"),
+            ("P_b", "2"),
+            ("B", "x-1-$(A)-$(NONE)-10.43.0.7"),
+            ("K", "v1"),
+            ("IP", "10.42.0.5"),
+            ("L", "y"),
+            ("M", "64"),
+            ("C", "1"),
+            ("MY_DB_SERVICE_PORT_SQL", "5432"),
+            ("MY_DB_PORT", "tcp://10.43.0.7:5432"),
             ("MY_DB_PORT_5432_TCP_ADDR", "10.43.0.7"),
         ] {
             assert_eq!(value(&env, name).as_deref(), Some(want), "{name}");
@@ -379,9 +387,20 @@ mod tests {
 
     #[test]
     fn missing_references_say_what_kubelet_says() {
-        let error = |source: serde_json::Value| run(json!({"name": "c", "env": [{"name": "A", "valueFrom": source}]})).unwrap_err().0;
-        assert_eq!(error(json!({"configMapKeyRef": {"name": "zz", "key": "a"}})), "configmap \"zz\" not found");
-        assert_eq!(error(json!({"configMapKeyRef": {"name": "cm", "key": "z"}})), "couldn't find key z in ConfigMap n/cm");
-        assert_eq!(error(json!({"secretKeyRef": {"name": "s", "key": "z"}})), "couldn't find key z in Secret n/s");
+        let error = |source: serde_json::Value| {
+            run(json!({"name": "c", "env": [{"name": "A", "valueFrom": source}]})).unwrap_err().0
+        };
+        assert_eq!(
+            error(json!({"configMapKeyRef": {"name": "zz", "key": "a"}})),
+            "configmap \"zz\" not found"
+        );
+        assert_eq!(
+            error(json!({"configMapKeyRef": {"name": "cm", "key": "z"}})),
+            "couldn't find key z in ConfigMap n/cm"
+        );
+        assert_eq!(
+            error(json!({"secretKeyRef": {"name": "s", "key": "z"}})),
+            "couldn't find key z in Secret n/s"
+        );
     }
 }

@@ -48,7 +48,9 @@ pub fn hosts(pod: &Pod, ip: Option<Ipv4Addr>, domain: &str, host_file: &str) -> 
         out.push_str(host_file);
     } else {
         out.push_str("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        out.push_str("fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n");
+        out.push_str(
+            "fe00::\tip6-localnet\nfe00::\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+        );
         if let Some(ip) = ip {
             let name = spec.hostname.as_deref().unwrap_or_else(|| spec::name(pod));
             match &spec.subdomain {
@@ -64,7 +66,11 @@ pub fn hosts(pod: &Pod, ip: Option<Ipv4Addr>, domain: &str, host_file: &str) -> 
     if !aliases.is_empty() {
         out.push_str("\n# Entries added by HostAliases.\n");
         for alias in aliases {
-            out.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t")));
+            out.push_str(&format!(
+                "{}\t{}\n",
+                alias.ip,
+                alias.hostnames.as_deref().unwrap_or_default().join("\t")
+            ));
         }
     }
     out
@@ -90,7 +96,11 @@ pub fn resolv_conf(pod: &Pod, dns: &ClusterDns) -> String {
             let mut searches =
                 vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
             searches.extend(host.searches);
-            Resolver { nameservers: vec![address.to_string()], searches, options: vec![("ndots".into(), Some("5".into()))] }
+            Resolver {
+                nameservers: vec![address.to_string()],
+                searches,
+                options: vec![("ndots".into(), Some("5".into()))],
+            }
         }
         _ => host,
     };
@@ -186,14 +196,17 @@ mod tests {
         );
         let host = resolv_conf(&pod(json!({"containers": [], "dnsPolicy": "Default"})), &dns());
         assert_eq!(host, "search corp.example\nnameserver 192.0.2.53\noptions rotate\n");
-        let own = pod(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.9"],
+        let own =
+            pod(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.9"],
             "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}));
         assert_eq!(resolv_conf(&own, &dns()), "search a.b\nnameserver 192.0.2.9\noptions ndots:2 edns0\n");
     }
 
     #[test]
     fn hosts_files() {
-        let pod = pod(json!({"containers": [], "subdomain": "sub", "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["a", "b"]}]}));
+        let pod = pod(
+            json!({"containers": [], "subdomain": "sub", "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["a", "b"]}]}),
+        );
         let text = hosts(&pod, Some("10.42.0.9".parse().unwrap()), "cluster.local", "");
         assert!(text.contains("10.42.0.9\tp.sub.n.svc.cluster.local\tp\n"), "{text}");
         assert!(text.ends_with("192.0.2.7\ta\tb\n"), "{text}");

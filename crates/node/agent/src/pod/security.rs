@@ -128,11 +128,11 @@ fn check_non_root(uid: Option<i64>, image_user: &str, container: &str, pod: &str
     let user = image_user.split(':').next().unwrap_or_default();
     let place = format!("(pod: \"{pod}\", container: {container})");
     match (uid, user.parse::<u32>()) {
-        (Some(0), _) => {
-            Err(ConfigError(format!("container's runAsUser breaks non-root policy {place}")))
-        }
+        (Some(0), _) => Err(ConfigError(format!("container's runAsUser breaks non-root policy {place}"))),
         (Some(_), _) => Ok(()),
-        (None, Ok(0)) => Err(ConfigError(format!("container has runAsNonRoot and image will run as root {place}"))),
+        (None, Ok(0)) => {
+            Err(ConfigError(format!("container has runAsNonRoot and image will run as root {place}")))
+        }
         (None, Ok(_)) => Ok(()),
         (None, Err(_)) if user.is_empty() => {
             Err(ConfigError(format!("container has runAsNonRoot and image will run as root {place}")))
@@ -162,16 +162,25 @@ mod tests {
         assert!(run(spec(Some(7)), "").is_ok());
         assert!(run(spec(None), "1000:1000").is_ok());
         let message = |user, image| run(spec(user), image).unwrap_err().0;
-        assert_eq!(message(None, ""), "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)");
+        assert_eq!(
+            message(None, ""),
+            "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)"
+        );
         assert!(message(None, "www").contains("non-numeric user (www), cannot verify"));
         assert!(message(Some(0), "").starts_with("container's runAsUser breaks non-root policy"));
     }
 
     #[test]
     fn limits_become_cgroup_numbers() {
-        let wanted = serde_json::from_value(json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}})).unwrap();
+        let wanted = serde_json::from_value(
+            json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}),
+        )
+        .unwrap();
         let got = resources(Some(&wanted));
-        assert_eq!((got.cpu_shares, got.cpu_quota, got.memory_limit), (Some(256), Some(50_000), Some(64 << 20)));
+        assert_eq!(
+            (got.cpu_shares, got.cpu_quota, got.memory_limit),
+            (Some(256), Some(50_000), Some(64 << 20))
+        );
         assert_eq!(resources(None).cpu_shares, Some(2));
     }
 }

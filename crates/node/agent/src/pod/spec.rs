@@ -98,7 +98,8 @@ pub fn qos_class(spec: &PodSpec) -> &'static str {
 #[must_use]
 pub fn milli(quantity: &Quantity) -> Option<i64> {
     let text = quantity.0.trim();
-    let split = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
+    let split =
+        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let negative = whole.starts_with('-');
@@ -147,7 +148,14 @@ mod tests {
 
     #[test]
     fn quantities() {
-        let table = [("100m", 100), ("1", 1000), ("1.5", 1500), ("1Ki", 1_024_000), ("2e3", 2_000_000), ("0.5Gi", 512 << 20)];
+        let table = [
+            ("100m", 100),
+            ("1", 1000),
+            ("1.5", 1500),
+            ("1Ki", 1_024_000),
+            ("2e3", 2_000_000),
+            ("0.5Gi", 512 << 20),
+        ];
         for (text, want) in table {
             let want = if text == "0.5Gi" { want * 1000 } else { want };
             assert_eq!(milli(&Quantity(text.into())), Some(want), "{text}");
@@ -159,7 +167,8 @@ mod tests {
     #[test]
     fn qos() {
         let spec = |resources: serde_json::Value| -> PodSpec {
-            serde_json::from_value(serde_json::json!({"containers": [{"name": "a", "resources": resources}]})).unwrap()
+            serde_json::from_value(serde_json::json!({"containers": [{"name": "a", "resources": resources}]}))
+                .unwrap()
         };
         assert_eq!(qos_class(&spec(serde_json::json!({}))), "BestEffort");
         assert_eq!(qos_class(&spec(serde_json::json!({"requests": {"cpu": "1"}}))), "Burstable");

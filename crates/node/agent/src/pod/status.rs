@@ -18,7 +18,13 @@ pub const RUNTIME: &str = "sampan";
 /// Compute the status of a pod now. `previous` is what the API server holds: its foreign conditions, transition
 /// times and terminal phase are kept.
 #[must_use]
-pub fn compute(pod: &Pod, record: &PodRecord, previous: &PodStatus, host_ip: IpAddr, now: Timestamp) -> PodStatus {
+pub fn compute(
+    pod: &Pod,
+    record: &PodRecord,
+    previous: &PodStatus,
+    host_ip: IpAddr,
+    now: Timestamp,
+) -> PodStatus {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let mut status = previous.clone();
@@ -40,9 +46,11 @@ pub fn compute(pod: &Pod, record: &PodRecord, previous: &PodStatus, host_ip: IpA
     }
     status.host_ip = Some(host_ip.to_string());
     status.host_ips = Some(vec![HostIP { ip: host_ip.to_string() }]);
-    if let Some(ip) = record.ip.map(|ip| ip.to_string()).or_else(|| {
-        (spec.host_network == Some(true) && record.sandbox_ready).then(|| host_ip.to_string())
-    }) {
+    if let Some(ip) = record
+        .ip
+        .map(|ip| ip.to_string())
+        .or_else(|| (spec.host_network == Some(true) && record.sandbox_ready).then(|| host_ip.to_string()))
+    {
         status.pod_ips = Some(vec![PodIP { ip: ip.clone() }]);
         status.pod_ip = Some(ip);
     }
@@ -74,7 +82,12 @@ fn terminated(termination: &Termination) -> ContainerState {
     ContainerState { terminated: Some(terminated), ..Default::default() }
 }
 
-fn container_status(role: Role, container: &Container, record: &PodRecord, has_init: bool) -> ContainerStatus {
+fn container_status(
+    role: Role,
+    container: &Container,
+    record: &PodRecord,
+    has_init: bool,
+) -> ContainerStatus {
     let unseen = ContainerRecord::default();
     let seen = record.containers.get(&container.name).unwrap_or(&unseen);
     let mut state = ContainerState::default();
@@ -97,7 +110,10 @@ fn container_status(role: Role, container: &Container, record: &PodRecord, has_i
             let default = if has_init { "PodInitializing" } else { "ContainerCreating" };
             state.waiting = Some(ContainerStateWaiting {
                 reason: Some(waiting.as_ref().map_or(default, |waiting| &waiting.reason).to_owned()),
-                message: waiting.as_ref().map(|waiting| waiting.message.clone()).filter(|text| !text.is_empty()),
+                message: waiting
+                    .as_ref()
+                    .map(|waiting| waiting.message.clone())
+                    .filter(|text| !text.is_empty()),
             });
         }
     }
@@ -106,7 +122,8 @@ fn container_status(role: Role, container: &Container, record: &PodRecord, has_i
         Role::Init => done && seen.waiting.is_none(),
         Role::Sidecar | Role::Main => seen.is_running() && seen.ready,
     };
-    let image = if seen.image.is_empty() { container.image.clone().unwrap_or_default() } else { seen.image.clone() };
+    let image =
+        if seen.image.is_empty() { container.image.clone().unwrap_or_default() } else { seen.image.clone() };
     ContainerStatus {
         name: container.name.clone(),
         state: Some(state),
@@ -263,7 +280,12 @@ fn initialized(spec: &PodSpec, phase: &str, init: &[ContainerStatus], main: &[Co
     (false, Some("ContainersNotInitialized"), Some(message))
 }
 
-fn containers_ready(spec: &PodSpec, phase: &str, init: &[ContainerStatus], main: &[ContainerStatus]) -> Verdict {
+fn containers_ready(
+    spec: &PodSpec,
+    phase: &str,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+) -> Verdict {
     match phase {
         "Succeeded" => return (false, Some("PodCompleted"), None),
         "Failed" => return (false, Some("PodFailed"), None),
@@ -291,7 +313,8 @@ fn ready(spec: &PodSpec, previous: &PodStatus, containers: &Verdict) -> Verdict 
     for gate in spec.readiness_gates.iter().flatten() {
         let kind = &gate.condition_type;
         match previous.conditions.iter().flatten().find(|condition| condition.type_ == *kind) {
-            None => unmet.push(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
+            None => unmet
+                .push(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
             Some(condition) if condition.status != "True" => unmet.push(format!(
                 "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
                 condition.status
@@ -299,7 +322,11 @@ fn ready(spec: &PodSpec, previous: &PodStatus, containers: &Verdict) -> Verdict 
             Some(_) => {}
         }
     }
-    if unmet.is_empty() { (true, None, None) } else { (false, Some("ReadinessGatesNotReady"), Some(unmet.join(", "))) }
+    if unmet.is_empty() {
+        (true, None, None)
+    } else {
+        (false, Some("ReadinessGatesNotReady"), Some(unmet.join(", ")))
+    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn pod(spec: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1}, "spec": spec}))
-        .unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1}, "spec": spec}),
+    )
+    .unwrap()
 }
 
 fn running() -> ContainerRecord {
@@ -53,7 +55,8 @@ fn condition<'a>(status: &'a PodStatus, kind: &str) -> &'a PodCondition {
 fn phases() {
     let one = |policy: &str| json!({"containers": [{"name": "a"}], "restartPolicy": policy});
     let two = |policy: &str| json!({"containers": [{"name": "a"}, {"name": "b"}], "restartPolicy": policy});
-    let table: Vec<(Value, Vec<(&str, ContainerRecord)>, &str)> = vec![
+    type Row = (Value, Vec<(&'static str, ContainerRecord)>, &'static str);
+    let table: Vec<Row> = vec![
         (one("Always"), vec![], "Pending"),
         (one("Always"), vec![("a", running())], "Running"),
         (one("Always"), vec![("a", exited(0))], "Running"),
@@ -91,11 +94,15 @@ fn init_containers_hold_the_pod_back() {
 fn a_crash_loop_shows_the_last_end() {
     let mut crashed = exited(3);
     crashed.runs = 4;
-    crashed.waiting = Some(super::super::record::Waiting { reason: "CrashLoopBackOff".into(), message: "m".into() });
+    crashed.waiting =
+        Some(super::super::record::Waiting { reason: "CrashLoopBackOff".into(), message: "m".into() });
     let seen = status(json!({"containers": [{"name": "a"}]}), &[("a", crashed)]);
     let container = &seen.container_statuses.as_ref().unwrap()[0];
     assert_eq!(container.restart_count, 3);
-    assert_eq!(container.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(), Some("CrashLoopBackOff"));
+    assert_eq!(
+        container.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(),
+        Some("CrashLoopBackOff")
+    );
     assert_eq!(container.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
     assert_eq!(seen.phase.as_deref(), Some("Running"));
     assert_eq!(condition(&seen, "Ready").message.as_deref(), Some("containers with unready status: [a]"));

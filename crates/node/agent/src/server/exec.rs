@@ -140,7 +140,9 @@ fn prepare(
 async fn run(job: Job, session: Session) {
     let Session { stdin, stdout, stderr, resize, error } = session;
     let status = match &job.what {
-        What::Exec(command) => exec(&job, command.clone(), stdin, (stdout.clone(), stderr.clone()), resize).await,
+        What::Exec(command) => {
+            exec(&job, command.clone(), stdin, (stdout.clone(), stderr.clone()), resize).await
+        }
         What::Attach => attach(&job, stdin, (stdout.clone(), stderr.clone()), resize).await,
     };
     // All of these fail only when the client has left.

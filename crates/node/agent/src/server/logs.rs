@@ -115,10 +115,16 @@ fn locate(ctx: &Context, view: &View, container: &str, previous: bool) -> Result
         }
         return Ok((ctx.log_path(&view.pod, container, runs - 1), runs - 1));
     }
-    let never_ran = seen.is_none_or(|seen| matches!(seen.run, Run::None | Run::Starting) && seen.last.is_none());
+    let never_ran =
+        seen.is_none_or(|seen| matches!(seen.run, Run::None | Run::Starting) && seen.last.is_none());
     if runs == 0 || never_ran {
-        let reason = seen.and_then(|seen| seen.waiting.as_ref()).map_or("ContainerCreating", |waiting| &waiting.reason);
-        let hint = if matches!(reason, "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull") {
+        let reason = seen
+            .and_then(|seen| seen.waiting.as_ref())
+            .map_or("ContainerCreating", |waiting| &waiting.reason);
+        let hint = if matches!(
+            reason,
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull"
+        ) {
             format!("trying and failing to pull image: {reason}")
         } else {
             reason.to_owned()

@@ -126,7 +126,8 @@ where
 async fn one(data: Stream, error: Stream, place: &Place) {
     let port = data.header("port").and_then(|port| port.parse::<u16>().ok()).filter(|port| *port > 0);
     let Some(port) = port else {
-        let message = format!("\"port\" header must be a number from 1 to 65535 (got {:?})", data.header("port"));
+        let message =
+            format!("\"port\" header must be a number from 1 to 65535 (got {:?})", data.header("port"));
         fail(data, error, message).await;
         return;
     };
@@ -189,7 +190,9 @@ async fn copy(data: Stream, stream: TcpStream) {
 async fn dial(place: &Place, port: u16) -> Result<TcpStream, String> {
     let socket = match place.netns.clone() {
         None => TcpSocket::new_v4().map_err(|error| error.to_string())?,
-        Some(netns) => place.supervisor.blocking(move || socket_in(netns)).await.map_err(|error| error.to_string())?,
+        Some(netns) => {
+            place.supervisor.blocking(move || socket_in(netns)).await.map_err(|error| error.to_string())?
+        }
     };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match tokio::time::timeout(DIAL, socket.connect(address)).await {

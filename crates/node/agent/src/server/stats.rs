@@ -13,7 +13,8 @@ use crate::context::Context;
 use crate::pod::record::Run;
 
 pub(super) fn pods(ctx: &Arc<Context>) -> Response<Body> {
-    let items: Vec<Arc<Pod>> = ctx.pods.all().iter().map(|entry| Arc::clone(&entry.view.borrow().pod)).collect();
+    let items: Vec<Arc<Pod>> =
+        ctx.pods.all().iter().map(|entry| Arc::clone(&entry.view.borrow().pod)).collect();
     let items: Vec<&Pod> = items.iter().map(Arc::as_ref).collect();
     answer(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
 }
@@ -50,7 +51,8 @@ pub(super) async fn summary(ctx: &Arc<Context>) -> Response<Body> {
                 }
             }
             let mut value = sandbox.stats().map_or_else(|_| json!({}), |stats| usage(&stats));
-            value["podRef"] = json!({"name": view.record.name, "namespace": view.record.namespace, "uid": entry.uid});
+            value["podRef"] =
+                json!({"name": view.record.name, "namespace": view.record.namespace, "uid": entry.uid});
             value["containers"] = json!(containers);
             pods.push(value);
         }

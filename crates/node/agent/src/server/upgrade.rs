@@ -35,11 +35,18 @@ const SPDY_VERSION: &str = "x-stream-protocol-version";
 
 fn values(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> Vec<String> {
     let all = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    all.flat_map(|value| value.split(',')).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()).collect()
+    all.flat_map(|value| value.split(','))
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
+        .collect()
 }
 
 /// Answer an upgrade request. `websocket` and `spdy` are the sub-protocols that we speak, best first.
-pub fn accept(request: &mut Request<Incoming>, websocket: &[&str], spdy: &[&str]) -> Result<Upgrade, Box<Response<Body>>> {
+pub fn accept(
+    request: &mut Request<Incoming>,
+    websocket: &[&str],
+    spdy: &[&str],
+) -> Result<Upgrade, Box<Response<Body>>> {
     let wanted = values(request.headers(), UPGRADE);
     let is = |name: &str| wanted.iter().any(|value| value.eq_ignore_ascii_case(name));
     let (carrier, offered, spoken) = if is("websocket") {
@@ -52,12 +59,15 @@ pub fn accept(request: &mut Request<Incoming>, websocket: &[&str], spdy: &[&str]
     };
     let chosen = spoken.iter().find(|spoken| offered.iter().any(|offered| offered == *spoken));
     let Some(chosen) = chosen else {
-        let message = format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {spoken:?}");
+        let message = format!(
+            "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {spoken:?}"
+        );
         return Err(Box::new(text(StatusCode::FORBIDDEN, message)));
     };
     let mut response = Response::new(Empty::new().boxed());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let key = request.headers().get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).map(websocket::accept_key);
+    let key =
+        request.headers().get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()).map(websocket::accept_key);
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     let protocol = HeaderValue::from_str(chosen).unwrap_or_else(|_| HeaderValue::from_static(""));

@@ -319,7 +319,7 @@ impl<IO: AsyncRead> Reader<IO> {
     async fn open(&mut self, id: u32, flags: u8, headers: Headers) -> Result<(), StreamError> {
         let stream = {
             let mut state = self.shared.lock();
-            if id % 2 == 0 || id <= state.highest {
+            if id.is_multiple_of(2) || id <= state.highest {
                 state.control.push_back(Frame::RstStream { id, status: STATUS_PROTOCOL });
                 self.shared.wake.notify_one();
                 return Ok(());
@@ -342,7 +342,8 @@ impl<IO: AsyncRead> Reader<IO> {
             self.shared.wake.notify_one();
             let shared = Arc::clone(&self.shared);
             let reader = StreamReader { id, inbound, shared, unacknowledged: 0 };
-            let writer = StreamWriter { id, outbound: self.outbound.clone(), shared: Arc::clone(&self.shared) };
+            let writer =
+                StreamWriter { id, outbound: self.outbound.clone(), shared: Arc::clone(&self.shared) };
             Stream { id, headers, reader, writer }
         };
         // A refused hand-over means that nobody accepts streams any more: say so.

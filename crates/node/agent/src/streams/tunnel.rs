@@ -17,7 +17,10 @@ where
     (near, run(io, far))
 }
 
-async fn run<IO: AsyncRead + AsyncWrite + Unpin + Send>(io: IO, inner: DuplexStream) -> Result<(), StreamError> {
+async fn run<IO: AsyncRead + AsyncWrite + Unpin + Send>(
+    io: IO,
+    inner: DuplexStream,
+) -> Result<(), StreamError> {
     let (read, write) = tokio::io::split(io);
     let (mut from_inner, mut to_inner) = tokio::io::split(inner);
     let mut reader = Reader::new(read);

@@ -176,7 +176,8 @@ mod tests {
 
     #[tokio::test]
     async fn reads_fragments_with_a_ping_between() {
-        let wire = [masked(0x02, b"\x00he"), masked(0x89, b"x"), masked(0x80, b"llo"), masked(0x88, b"")].concat();
+        let wire =
+            [masked(0x02, b"\x00he"), masked(0x89, b"x"), masked(0x80, b"llo"), masked(0x88, b"")].concat();
         let mut reader = Reader::new(wire.as_slice());
         assert_eq!(reader.next().await.unwrap(), Some(Message::Ping(Bytes::from_static(b"x"))));
         assert_eq!(reader.next().await.unwrap(), Some(Message::Data(Bytes::from_static(b"\x00hello"))));

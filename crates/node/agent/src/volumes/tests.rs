@@ -49,13 +49,17 @@ fn files_are_swapped_at_once_and_stale_ones_go() {
     assert_eq!(std::fs::read_to_string(root.join("d/a")).unwrap(), "1");
     assert_eq!(std::fs::metadata(root.join("d/a")).unwrap().permissions().mode() & 0o777, 0o600);
     let all = json!([{"name": "v", "configMap": {"name": "cm"}}]);
-    let changed = refresh(dir.path(), &plans(&pod(all.clone()), &fixed("3")).unwrap()).unwrap();
-    assert_eq!(changed, ["v"]);
+    make(dir.path(), plans(&pod(all.clone()), &fixed("3")).unwrap()).unwrap();
     assert_eq!(std::fs::read_to_string(root.join("a")).unwrap(), "3");
     assert!(!root.join("d").exists(), "stale link removed");
-    let hidden = std::fs::read_dir(&root).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().starts_with("..2"));
+    let hidden = std::fs::read_dir(&root)
+        .unwrap()
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with("..2"));
     assert_eq!(hidden.count(), 1, "old data directory removed");
-    assert!(refresh(dir.path(), &plans(&pod(all), &fixed("3")).unwrap()).unwrap().is_empty(), "nothing to do");
+    let before = std::fs::read_link(root.join("..data")).unwrap();
+    make(dir.path(), plans(&pod(all), &fixed("3")).unwrap()).unwrap();
+    assert_eq!(std::fs::read_link(root.join("..data")).unwrap(), before, "nothing to do");
     remove(dir.path()).unwrap();
 }
 
@@ -84,7 +88,8 @@ fn projected_volume_with_token_in_memory() {
 
 #[test]
 fn missing_objects_and_bad_paths_are_told() {
-    let error = |volume: serde_json::Value| plans(&pod(json!([volume])), &fixed("1")).unwrap_err().to_string();
+    let error =
+        |volume: serde_json::Value| plans(&pod(json!([volume])), &fixed("1")).unwrap_err().to_string();
     assert_eq!(
         error(json!({"name": "v", "configMap": {"name": "zz"}})),
         "MountVolume.SetUp failed for volume \"v\" : configmap \"zz\" not found"
@@ -93,9 +98,15 @@ fn missing_objects_and_bad_paths_are_told() {
         error(json!({"name": "v", "secret": {"secretName": "s", "items": [{"key": "q", "path": "q"}]}})),
         "MountVolume.SetUp failed for volume \"v\" : secret references non-existent config key: q"
     );
-    assert!(error(json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "a", "path": "../x"}]}})).contains("invalid path"));
+    assert!(
+        error(json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "a", "path": "../x"}]}}))
+            .contains("invalid path")
+    );
     let dir = tempfile::tempdir().unwrap();
-    let plan = plans(&pod(json!([{"name": "h", "hostPath": {"path": "/proc/none", "type": "Directory"}}])), &fixed("1"));
+    let plan = plans(
+        &pod(json!([{"name": "h", "hostPath": {"path": "/proc/none", "type": "Directory"}}])),
+        &fixed("1"),
+    );
     let error = make(dir.path(), plan.unwrap()).unwrap_err().to_string();
     assert!(error.contains("hostPath type check failed: /proc/none is not a directory"), "{error}");
 }

@@ -47,7 +47,9 @@ impl Worker {
 
     fn check_deadline(&mut self, now: Timestamp) {
         let limit = self.pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
-        let (Some(limit), Some(start), None) = (limit, self.record.start_time, &self.record.failed) else { return };
+        let (Some(limit), Some(start), None) = (limit, self.record.start_time, &self.record.failed) else {
+            return;
+        };
         let end = start + Duration::from_secs(u64::try_from(limit).unwrap_or(0));
         if end > now {
             self.wake_at(end);
@@ -78,7 +80,8 @@ impl Worker {
             }
             if role == Role::Init || !(seen.is_running() && seen.started) {
                 // Once the pod is initialised, a restarting sidecar holds nobody back.
-                let initialised = spec.containers.iter().any(|main| self.record.containers.contains_key(&main.name));
+                let initialised =
+                    spec.containers.iter().any(|main| self.record.containers.contains_key(&main.name));
                 if !(role == Role::Sidecar && initialised) {
                     return;
                 }
@@ -214,9 +217,10 @@ impl Worker {
 
     /// Count a failed pull.
     pub(super) fn pull_failed(&mut self, name: &str, error: String, now: Timestamp) {
-        let delay = self.pull_retries.get(name).map_or(Duration::from_secs(10), |retry| {
-            (retry.delay * 2).min(Duration::from_secs(300))
-        });
+        let delay = self
+            .pull_retries
+            .get(name)
+            .map_or(Duration::from_secs(10), |retry| (retry.delay * 2).min(Duration::from_secs(300)));
         self.pull_retries.insert(name.to_owned(), PullRetry { delay, failed: now, error });
     }
 
@@ -242,7 +246,8 @@ impl Worker {
         };
         let mut alive = false;
         for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-            let sidecar = spec::init_role(container) == Role::Sidecar && self.role(&container.name) != Role::Main;
+            let sidecar =
+                spec::init_role(container) == Role::Sidecar && self.role(&container.name) != Role::Main;
             if sidecar {
                 continue;
             }
@@ -270,7 +275,8 @@ impl Worker {
     /// When everything must have stopped; told to running stop operations when it comes nearer.
     fn stop_deadline(&mut self, now: Timestamp) -> stop::Deadline {
         let meta = &self.pod.metadata;
-        let spec_grace = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+        let spec_grace =
+            self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
         let by = match (&meta.deletion_timestamp, self.gone) {
             (_, true) => now + Duration::from_secs(1),
             // The API server sets the timestamp to the end of the grace period.
@@ -299,7 +305,11 @@ impl Worker {
     fn finish_end(&mut self, now: Timestamp) {
         self.tear_down(now);
         let deleted = self.pod.metadata.deletion_timestamp.is_some() && !self.gone;
-        if !deleted || self.teardown != Stage::Done || self.delete != Stage::Todo || !self.publisher.is_settled() {
+        if !deleted
+            || self.teardown != Stage::Done
+            || self.delete != Stage::Todo
+            || !self.publisher.is_settled()
+        {
             return;
         }
         if let Err(at) = self.delete_retry.due(now) {
@@ -339,7 +349,10 @@ pub fn restarts(policy: &str, role: Role, exit_code: i32) -> bool {
 }
 
 fn is_config_wait(reason: &str) -> bool {
-    matches!(reason, "CreateContainerConfigError" | "CreateContainerError" | "ErrImagePull" | "ImagePullBackOff")
+    matches!(
+        reason,
+        "CreateContainerConfigError" | "CreateContainerError" | "ErrImagePull" | "ImagePullBackOff"
+    )
 }
 
 /// A duration of whole seconds as Go prints it: `10s`, `2m40s`.

@@ -59,8 +59,11 @@ async fn pull(
     };
     events.normal("Pulling", format!("Pulling image \"{image}\""));
     let started = Instant::now();
-    let options =
-        PullOptions { credentials: credentials(pod, objects), cancel: cancel.clone(), ..PullOptions::default() };
+    let options = PullOptions {
+        credentials: credentials(pod, objects),
+        cancel: cancel.clone(),
+        ..PullOptions::default()
+    };
     match ctx.options.images.pull(image, options).await {
         Ok(summary) => {
             let (took, all) = (started.elapsed(), waiting.elapsed());
@@ -108,7 +111,9 @@ fn credentials(pod: &Pod, objects: &Snapshot) -> Credentials {
     let mut all = Credentials::none();
     let references = pod.spec.as_ref().and_then(|spec| spec.image_pull_secrets.as_ref());
     for reference in references.into_iter().flatten() {
-        let Some(data) = objects.secret(&reference.name).and_then(|secret| secret.data.as_ref()) else { continue };
+        let Some(data) = objects.secret(&reference.name).and_then(|secret| secret.data.as_ref()) else {
+            continue;
+        };
         let parsed = match (data.get(".dockerconfigjson"), data.get(".dockercfg")) {
             (Some(json), _) => Credentials::from_docker_config(&json.0),
             (None, Some(json)) => Credentials::from_dockercfg(&json.0),

@@ -136,7 +136,8 @@ impl Worker {
     /// Begin probing a container that runs. Flags that survived a restart of the agent stay as they are.
     pub(super) fn watch_probes(&mut self, role: Role, container: &Container) {
         let name = &container.name;
-        let Some(Run::Running { id, .. }) = self.record.containers.get(name).map(|seen| seen.run.clone()) else {
+        let Some(Run::Running { id, .. }) = self.record.containers.get(name).map(|seen| seen.run.clone())
+        else {
             return;
         };
         let Some(target) = self.target(name, &id) else { return };
@@ -173,7 +174,9 @@ impl Worker {
         let ProbeDone { name, generation, kind, result } = done;
         let pod = self.pod.clone();
         let found = pod.spec.as_ref().and_then(|spec| spec::container(spec, &name));
-        let (Some((role, container)), Some(watched)) = (found, self.probes.watched.get_mut(&name)) else { return };
+        let (Some((role, container)), Some(watched)) = (found, self.probes.watched.get_mut(&name)) else {
+            return;
+        };
         let (Some(probe), true) = (of(container, kind), watched.generation == generation) else { return };
         let verdict = watched.counters.entry(kind).or_default().count(probe, result.is_ok());
         let was_ready = self.record.containers.get(&name).is_some_and(|seen| seen.ready);

@@ -154,10 +154,13 @@ fn is_urgent(old: &PodStatus, new: &PodStatus) -> bool {
     };
     let ended = |status: &PodStatus| {
         let all = status.init_container_statuses.iter().chain(status.container_statuses.iter()).flatten();
-        let ended = all.filter(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()));
+        let ended =
+            all.filter(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()));
         ended.map(|status| (status.name.clone(), status.restart_count)).collect::<Vec<_>>()
     };
-    ready(old) != ready(new) || (old.phase != new.phase && new.phase.as_deref() != Some("Pending")) || ended(old) != ended(new)
+    ready(old) != ready(new)
+        || (old.phase != new.phase && new.phase.as_deref() != Some("Pending"))
+        || ended(old) != ended(new)
 }
 
 /// A strategic merge patch from one status to the other; `None` when they are the same.
@@ -251,7 +254,10 @@ mod tests {
         let new = from(json!({"phase": "Running", "conditions": [
             {"type": "Ready", "status": "True"}, {"type": "Mine", "status": "True"}]}));
         let patch = difference(&old, &new).unwrap();
-        assert_eq!(patch["conditions"], json!([{"type": "Ready", "status": "True", "reason": null, "message": null}]));
+        assert_eq!(
+            patch["conditions"],
+            json!([{"type": "Ready", "status": "True", "reason": null, "message": null}])
+        );
         assert_eq!(patch["reason"], Value::Null);
         assert!(patch.get("phase").is_none());
         assert_eq!(difference(&new, &new), None);

@@ -68,7 +68,8 @@ impl Worker {
             Err(error) => {
                 self.sandbox_stage = Stage::Todo;
                 self.sandbox_retry.fail(now);
-                self.events.warning("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+                self.events
+                    .warning("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
             }
         }
     }
@@ -86,7 +87,8 @@ impl Worker {
                 self.wake_at(renew);
             }
         }
-        let wanted = self.volume_stage == Stage::Todo || (self.volume_stage == Stage::Done && self.volumes_stale);
+        let wanted =
+            self.volume_stage == Stage::Todo || (self.volume_stage == Stage::Done && self.volumes_stale);
         if !wanted {
             return;
         }
@@ -172,7 +174,8 @@ async fn make_sandbox(ctx: &Context, pod: &Pod, old: Option<PodSandbox>) -> Resu
         domain: ctx.options.cluster_domain.clone(),
         host_resolv_conf: ctx.options.host_resolv_conf.clone(),
     };
-    let host_file = if host { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
+    let host_file =
+        if host { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
     let hosts = files::hosts(pod, ip, &dns.domain, &host_file);
     let (resolv, hostname) = (files::resolv_conf(pod, &dns), format!("{}\n", files::hostname(pod)));
     let written = ctx.supervisor.blocking(move || -> std::io::Result<()> {
@@ -188,11 +191,7 @@ async fn make_sandbox(ctx: &Context, pod: &Pod, old: Option<PodSandbox>) -> Resu
 fn sandbox_config(pod: &Pod, spec: &PodSpec) -> PodSandboxConfig {
     let context = spec.security_context.as_ref();
     let sysctls = context.and_then(|context| context.sysctls.as_ref());
-    let labels = [
-        ("namespace", spec::namespace(pod)),
-        ("name", spec::name(pod)),
-        ("uid", spec::uid(pod)),
-    ];
+    let labels = [("namespace", spec::namespace(pod)), ("name", spec::name(pod)), ("uid", spec::uid(pod))];
     PodSandboxConfig {
         id: spec::uid(pod).to_owned(),
         hostname: files::hostname(pod),
@@ -203,7 +202,11 @@ fn sandbox_config(pod: &Pod, spec: &PodSpec) -> PodSandboxConfig {
             (_, Some(true)) => PidMode::Pod,
             _ => PidMode::Container,
         },
-        sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+        sysctls: sysctls
+            .into_iter()
+            .flatten()
+            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+            .collect(),
         resources: security::pod_resources(spec),
         labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         ..Default::default()
@@ -220,7 +223,11 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
                     Some("SCTP") => Protocol::Sctp,
                     _ => Protocol::Tcp,
                 },
-                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()).filter(|ip: &Ipv4Addr| !ip.is_unspecified()),
+                host_ip: port
+                    .host_ip
+                    .as_deref()
+                    .and_then(|ip| ip.parse().ok())
+                    .filter(|ip: &Ipv4Addr| !ip.is_unspecified()),
                 host_port: u16::try_from(port.host_port?).ok()?,
                 port: u16::try_from(port.container_port).ok()?,
             })
@@ -231,7 +238,7 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
 async fn make_volumes(
     ctx: &Context,
     pod: &Pod,
-    settled: impl Future<Output = Snapshot>,
+    settled: impl Future<Output = Snapshot> + Send,
     tokens: HashMap<TokenKey, Token>,
 ) -> Result<Volumes, String> {
     let empty = PodSpec::default();
@@ -268,8 +275,8 @@ async fn issue(
             continue;
         }
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: if key.audience.is_empty() { Vec::new() } else { vec![key.audience.clone()] },
+            spec: Some(TokenRequestSpec {
+                audiences: (!key.audience.is_empty()).then(|| vec![key.audience.clone()]),
                 expiration_seconds: Some(key.seconds),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".into()),
@@ -277,7 +284,8 @@ async fn issue(
                     name: pod.metadata.name.clone(),
                     uid: pod.metadata.uid.clone(),
                 }),
-            },
+                ..TokenRequestSpec::default()
+            }),
             ..Default::default()
         };
         let issued = api
@@ -286,15 +294,20 @@ async fn issue(
             .map_err(|error| format!("failed to fetch token: {error}"))?;
         let status = issued.status.ok_or("the API server issued no token")?;
         // Replaced after four fifths of its life, and at least once a day.
-        let life = status.expiration_timestamp.0.as_second() - now.as_second();
+        let expires = status.expiration_timestamp.map_or(now, |expires| expires.0);
+        let life = expires.as_second() - now.as_second();
         let renew = Duration::from_secs(u64::try_from(life * 4 / 5).unwrap_or(0).clamp(60, 24 * 3600));
-        known.insert(key, Token { text: status.token, renew: now + renew });
+        known.insert(key, Token { text: status.token.unwrap_or_default(), renew: now + renew });
     }
     Ok(known)
 }
 
 /// Remove what a pod has on this node, except its logs.
-pub async fn tear_down(ctx: Arc<Context>, sandbox: Option<PodSandbox>, record: PodRecord) -> Result<(), String> {
+pub async fn tear_down(
+    ctx: Arc<Context>,
+    sandbox: Option<PodSandbox>,
+    record: PodRecord,
+) -> Result<(), String> {
     let uid = record.uid.clone();
     let network = async {
         if let Some(sandbox) = sandbox.or_else(|| ctx.options.runtime.pod(&uid)) {

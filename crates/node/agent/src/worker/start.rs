@@ -1,8 +1,8 @@
 //! Starting one container: image, configuration, creation, start.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
@@ -147,7 +147,8 @@ impl Worker {
                 }
                 seen.runs += 1;
                 events.warning("Failed", format!("Error: {message}"));
-                seen.waiting = Some(Waiting { reason: "RunContainerError".to_owned(), message: message.clone() });
+                seen.waiting =
+                    Some(Waiting { reason: "RunContainerError".to_owned(), message: message.clone() });
                 seen.run = Run::Exited(Termination {
                     id,
                     exit_code,
@@ -194,8 +195,8 @@ fn rootfs_dir(ctx: &Context, pod: &Pod, id: &str) -> PathBuf {
 }
 
 async fn start(job: Job, objects: Snapshot) -> Result<Started, Failed> {
-    let plan =
-        image::ensure(&job.ctx, &job.pod, &job.container, &job.id, &objects, &job.events, &job.cancel).await?;
+    let plan = image::ensure(&job.ctx, &job.pod, &job.container, &job.id, &objects, &job.events, &job.cancel)
+        .await?;
     if job.cancel.is_cancelled() {
         job.release().await;
         return Err(Failed::Cancelled);
@@ -216,7 +217,8 @@ async fn start(job: Job, objects: Snapshot) -> Result<Started, Failed> {
     }
     job.events.normal("Started", "Container started");
     let name = plan.reference.split('@').next().unwrap_or(&plan.reference);
-    let repository = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(front, _)| front);
+    let repository =
+        name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(front, _)| front);
     Ok(Started {
         id: job.id.clone(),
         at: clock::now(),
@@ -256,9 +258,11 @@ impl Job {
             env::environment(&self.pod, &self.container, objects, &services, &facts).map_err(config_error)?;
         let mut config = self.base_config(spec, plan, &environment);
         let place = spec::display(&self.pod);
-        security::apply(spec, &self.container, &plan.config.user, &place, &mut config).map_err(config_error)?;
+        security::apply(spec, &self.container, &plan.config.user, &place, &mut config)
+            .map_err(config_error)?;
         if config.args.is_empty() {
-            let message = "failed to create container: no command specified in the Pod or its image".to_owned();
+            let message =
+                "failed to create container: no command specified in the Pod or its image".to_owned();
             return Err(Failed::Config("CreateContainerError", message));
         }
         self.prepare_files(spec, &environment, &mut config).await?;
@@ -266,9 +270,15 @@ impl Job {
         created.map_err(|error| Failed::Config("CreateContainerError", error.to_string()))
     }
 
-    fn base_config(&self, spec: &PodSpec, plan: &RootfsPlan, environment: &[(String, String)]) -> ContainerConfig {
+    fn base_config(
+        &self,
+        spec: &PodSpec,
+        plan: &RootfsPlan,
+        environment: &[(String, String)],
+    ) -> ContainerConfig {
         let container = &self.container;
-        let lookup = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let lookup =
+            |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let expand = |list: &Option<Vec<String>>| -> Vec<String> {
             list.iter().flatten().map(|text| env::expand(text, lookup)).collect()
         };
@@ -337,7 +347,9 @@ impl Job {
             taken.push(mount.mount_path.trim_end_matches('/').to_owned());
             config.mounts.push(made);
         }
-        for (file, target) in [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")] {
+        for (file, target) in
+            [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")]
+        {
             let wanted = !(file == "hostname" && spec.host_network == Some(true));
             if wanted && !taken.iter().any(|path| path == target) {
                 config.mounts.push(bind(&dir.join(file), target));
@@ -364,7 +376,8 @@ impl Job {
     }
 
     fn mount(&self, mount: &VolumeMount, ready: &Ready, environment: &[(String, String)]) -> Mount {
-        let lookup = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let lookup =
+            |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let expanded = mount.sub_path_expr.as_ref().map(|text| env::expand(text, lookup));
         let sub = expanded.or_else(|| mount.sub_path.clone()).filter(|sub| !sub.is_empty());
         Mount {

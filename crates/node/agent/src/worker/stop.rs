@@ -31,7 +31,8 @@ impl Worker {
         if matches!(self.busy.get(name), Some(Busy::Stopping | Busy::Starting)) {
             return;
         }
-        let Some(Run::Running { id, .. }) = self.record.containers.get(name).map(|seen| seen.run.clone()) else {
+        let Some(Run::Running { id, .. }) = self.record.containers.get(name).map(|seen| seen.run.clone())
+        else {
             return;
         };
         let Some(sandbox) = self.sandbox.clone() else { return };
@@ -42,9 +43,11 @@ impl Worker {
         let hook = lifecycle.pre_stop;
         let signal = lifecycle.stop_signal.as_deref().and_then(signal_number);
         let events = self.container_events(name);
-        events.normal("Killing", message.replace("Stopping container", &format!("Stopping container {name}")));
+        events
+            .normal("Killing", message.replace("Stopping container", &format!("Stopping container {name}")));
         let target = self.target(name, &id);
-        let (images, fallback) = (self.ctx.options.images.clone(), self.record.containers[name].image.clone());
+        let (images, fallback) =
+            (self.ctx.options.images.clone(), self.record.containers[name].image.clone());
         let name = name.to_owned();
         self.ops.push(Box::pin(async move {
             if let (Some(hook), Some(target)) = (hook, target) {
@@ -92,7 +95,8 @@ impl Worker {
         }
         tracing::debug!(container = name, error, "postStart hook failed");
         self.container_events(name).warning("FailedPostStartHook", "PostStartHook failed");
-        let grace = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+        let grace =
+            self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
         self.stop_container(name, seconds(grace), "FailedPostStartHook");
     }
 }
@@ -102,7 +106,12 @@ fn ports(container: &Container) -> Vec<(String, u16)> {
     all.filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?))).collect()
 }
 
-async fn run_pre_stop(hook: &LifecycleHandler, target: &Target, deadline: Deadline, events: &crate::events::Subject) {
+async fn run_pre_stop(
+    hook: &LifecycleHandler,
+    target: &Target,
+    deadline: Deadline,
+    events: &crate::events::Subject,
+) {
     tokio::select! {
         result = handler::lifecycle(hook, target) => {
             if let Err(error) = result {

@@ -284,7 +284,8 @@ mod tests {
 
     #[tokio::test]
     async fn frames_survive_the_wire() {
-        let headers = |n: usize| vec![("streamtype".to_owned(), "stdin".to_owned()), ("x".into(), "y".repeat(n))];
+        let headers =
+            |n: usize| vec![("streamtype".to_owned(), "stdin".to_owned()), ("x".into(), "y".repeat(n))];
         round_trip(vec![
             Frame::SynStream { id: 1, flags: 0, headers: headers(0) },
             Frame::SynStream { id: 3, flags: FLAG_FIN, headers: headers(9000) },

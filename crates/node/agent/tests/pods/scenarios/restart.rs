@@ -1,0 +1,81 @@
+//! The agent goes and comes back; pods do not notice.
+
+use std::time::Duration;
+
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use super::{container, phase, ready};
+use crate::cluster::{Cluster, eventually};
+
+pub async fn the_agent_adopts_running_pods(cluster: &mut Cluster) {
+    let spec = json!({"containers": [{"command": ["sh", "-c", "i=0; while true; do echo $i; i=$((i+1)); sleep 0.1; done"],
+        "readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}}]});
+    cluster.run("stays", spec).await;
+    let before = cluster.wait("stays", "ready", ready).await;
+    cluster.restart_agent().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let after = cluster.wait("stays", "ready", ready).await;
+    let (old, new) = (container(&before), container(&after));
+    assert_eq!((old.container_id, 0), (new.container_id, new.restart_count), "nothing was restarted");
+    assert_eq!(before.status.as_ref().unwrap().pod_ip, after.status.as_ref().unwrap().pod_ip);
+    let condition = |pod: &k8s_openapi::api::core::v1::Pod| {
+        let all = pod.status.clone().unwrap().conditions.unwrap();
+        all.into_iter().find(|condition| condition.type_ == "Ready").unwrap().last_transition_time
+    };
+    assert_eq!(condition(&before), condition(&after), "readiness did not flap");
+    eventually("fresh log lines", async || {
+        let log = cluster.kubectl_ok(&["logs", "stays", "--tail=1"]).await;
+        log.trim().parse::<u32>().is_ok_and(|number| number > 5)
+    })
+    .await;
+    assert!(cluster.kubectl_ok(&["exec", "stays", "--", "echo", "hi"]).await == "hi\n");
+    cluster.delete("stays").await;
+}
+
+pub async fn ends_and_deletions_while_away(cluster: &mut Cluster) {
+    let flag = cluster.dir.path().join("flag");
+    std::fs::create_dir_all(&flag).unwrap();
+    let waits = json!({"volumes": [{"name": "f", "hostPath": {"path": flag}}], "containers": [{
+        "command": ["sh", "-c", "while ! test -e /f/go; do sleep 0.05; done; exit 4"], "volumeMounts": [{"name": "f", "mountPath": "/f"}]}]});
+    let mut never = waits.clone();
+    never["restartPolicy"] = json!("Never");
+    cluster.run("ends", never).await;
+    let mut always = waits;
+    always["restartPolicy"] = json!("Always");
+    cluster.run("again", always).await;
+    cluster.run("goes", json!({"containers": [{"command": ["sleep", "1000"]}]})).await;
+    cluster.run("forced", json!({"containers": [{"command": ["sleep", "1000"]}]})).await;
+    for name in ["ends", "again", "goes", "forced"] {
+        cluster.wait(name, "ready", ready).await;
+    }
+    let forced = cluster.pods().get("forced").await.unwrap().metadata.uid.unwrap();
+    cluster
+        .restart_agent_after(async |cluster| {
+            std::fs::write(flag.join("go"), "").unwrap();
+            cluster.pods().delete("goes", &DeleteParams::default()).await.unwrap();
+            let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+            cluster.pods().delete("forced", &now).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        })
+        .await;
+    let pod = cluster.wait("ends", "failed", |pod| phase(pod) == "Failed").await;
+    assert_eq!(container(&pod).state.unwrap().terminated.unwrap().exit_code, 4);
+    cluster.wait("again", "restarted", |pod| container(pod).restart_count >= 1).await;
+    cluster.wait_gone("goes").await;
+    let dir = cluster.dir.path().join("pods").join(&forced);
+    eventually("files of the forced pod to go", async || !dir.exists()).await;
+    cluster.delete("ends").await;
+    cluster.delete("again").await;
+}
+
+pub async fn a_dead_shim_is_replaced(cluster: &mut Cluster) {
+    cluster.run("shim", json!({"containers": [{"command": ["sleep", "1000"]}]})).await;
+    let pod = cluster.wait("shim", "ready", ready).await;
+    let id = container(&pod).container_id.unwrap();
+    let shim = cluster.shim_pid(pod.metadata.uid.as_deref().unwrap());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::SIGKILL).unwrap();
+    let pod = cluster.wait("shim", "restarted", |pod| container(pod).restart_count == 1 && ready(pod)).await;
+    assert_ne!(container(&pod).container_id.unwrap(), id);
+    cluster.delete("shim").await;
+}
