@@ -7,7 +7,7 @@ mod devices;
 mod limits;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -105,6 +105,9 @@ impl Layout {
     }
 }
 
+/// Readable when a child ended, and what reaps it.
+pub(crate) type Children<'a> = (BorrowedFd<'a>, &'a mut dyn FnMut());
+
 /// Writes to a file of a cgroup.
 fn set(path: &Path, value: &str) -> Result<()> {
     let written = fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
@@ -187,14 +190,12 @@ impl CgroupPlan {
         fs::File::open(dir).ok().map(OwnedFd::from)
     }
 
-    /// Name below `/sys/fs/cgroup` (`None`: that directory itself) and directory of each hierarchy, to show inside.
+    /// Name below `/sys/fs/cgroup` (`None`: that directory itself) and directory of each hierarchy, to show inside. A
+    /// directory may be missing, where its controller is not used.
     pub(crate) fn visible(&self) -> Vec<(Option<String>, PathBuf)> {
         let mut shown = Vec::new();
         for hierarchy in &self.layout.v1 {
             let dir = hierarchy.root.join(&self.path);
-            if !dir.exists() {
-                continue;
-            }
             let name = hierarchy.root.file_name().map(|name| name.to_string_lossy().into_owned());
             shown.push((name, dir));
         }
@@ -212,33 +213,68 @@ impl CgroupPlan {
 
     /// The same for a parent of what is inside: `children` becomes readable, and its function is called, when a child
     /// ended. The first process of a PID namespace ends only after all others in it were reaped.
-    pub(crate) fn kill_reaping(&self, mut children: Option<(BorrowedFd<'_>, &mut dyn FnMut())>) -> Result<()> {
-        for _ in 0..64 {
-            let mut pids = Vec::new();
-            self.dirs().for_each(|dir| processes(&dir, &mut pids));
-            pids.sort_unstable();
-            pids.dedup();
+    pub(crate) fn kill_reaping(&self, mut children: Option<Children<'_>>) -> Result<()> {
+        let failed = |error| {
+            let text = format!("wait for the processes in cgroup {} (hint: they hang in the kernel)", self.path.display());
+            Error::os(text, error)
+        };
+        match self.layout.v2.as_ref().map(|root| root.join(&self.path)) {
+            Some(dir) if dir.join("cgroup.kill").exists() => self.kill_v2(&dir, &mut children).map_err(failed),
+            _ => self.kill_one_by_one(&mut children).map_err(failed),
+        }
+    }
+
+    /// Version 2 kills a whole tree at once, and says when it is empty.
+    fn kill_v2(&self, dir: &Path, children: &mut Option<Children<'_>>) -> io::Result<()> {
+        let mut events = match fs::File::open(dir.join("cgroup.events")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let end = Instant::now() + KILL_BOUND;
+        let mut killed = false;
+        loop {
+            // Reading again also arms the notification of the next change.
+            let mut text = String::new();
+            events.seek(SeekFrom::Start(0))?;
+            events.read_to_string(&mut text)?;
+            if text.lines().any(|line| line == "populated 0") {
+                return Ok(());
+            }
+            if !killed {
+                fs::write(dir.join("cgroup.kill"), "1")?;
+                killed = true;
+            }
+            wait_for(events.as_fd(), PollFlags::POLLPRI, end, children)?;
+        }
+    }
+
+    fn kill_one_by_one(&self, children: &mut Option<Children<'_>>) -> io::Result<()> {
+        let end = Instant::now() + KILL_BOUND;
+        loop {
+            let pids = self.processes();
             if pids.is_empty() {
                 return Ok(());
             }
             // Opened before the kill: the wait is for these very processes.
             let waiting: Vec<OwnedFd> = pids.iter().filter_map(|pid| sys::pidfd_open(*pid).ok()).collect();
-            if !self.kill_at_once() {
-                for pid in pids {
-                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-                }
-            }
+            self.signal(libc::SIGKILL);
             for process in &waiting {
-                wait_for(process, &mut children).map_err(|error| {
-                    let text = format!("wait for the processes in cgroup {} (hint: they hang in the kernel)", self.path.display());
-                    Error::os(text, error)
-                })?;
+                while !wait_for(process.as_fd(), PollFlags::POLLIN, end, children)? {}
             }
-            if let Some((_, reap)) = &mut children {
+            if let Some((_, reap)) = children {
                 reap();
             }
         }
-        Err(Error::Conflict(format!("processes keep appearing in cgroup {}", self.path.display())))
+    }
+
+    /// Every process inside, and below.
+    fn processes(&self) -> Vec<libc::pid_t> {
+        let mut pids = Vec::new();
+        // All are in each hierarchy that has the cgroup; which these are depends on what was asked for.
+        if let Some(dir) = self.dirs().find(|dir| dir.exists()) {
+            processes(&dir, &mut pids);
+        }
+        pids
     }
 
     /// Sends SIGKILL to everything inside in one go, where the kernel can. Does not wait.
@@ -249,11 +285,7 @@ impl CgroupPlan {
 
     /// Sends a signal to every process inside.
     pub(crate) fn signal(&self, signal: i32) {
-        let mut pids = Vec::new();
-        self.dirs().for_each(|dir| processes(&dir, &mut pids));
-        pids.sort_unstable();
-        pids.dedup();
-        for pid in pids {
+        for pid in self.processes() {
             // SAFETY: sends a signal to another process. One that ended meanwhile is no error.
             unsafe { libc::kill(pid, signal) };
         }
@@ -292,27 +324,27 @@ impl CgroupPlan {
     }
 }
 
-/// Waits until a process has ended, within a bound.
-fn wait_for(process: &OwnedFd, children: &mut Option<(BorrowedFd<'_>, &mut dyn FnMut())>) -> io::Result<()> {
-    let end = Instant::now() + KILL_BOUND;
-    loop {
-        let mut watched = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-        watched.extend(children.as_ref().map(|(fd, _)| PollFd::new(*fd, PollFlags::POLLIN)));
-        let left = end.saturating_duration_since(Instant::now());
-        match nix::poll::poll(&mut watched, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Err(nix::Error::EINTR) => continue,
-            other => other?,
-        };
-        let ready = |index: usize| watched.get(index).and_then(PollFd::any).unwrap_or(false);
-        let (ended, child) = (ready(0), ready(1));
-        if let (true, Some((_, reap))) = (child, children.as_mut()) {
-            reap();
-        }
-        if ended {
-            return Ok(());
-        }
+/// Waits until a descriptor is ready, or a child was reaped. Returns whether it is the former.
+fn wait_for(
+    fd: BorrowedFd<'_>,
+    flags: PollFlags,
+    end: Instant,
+    children: &mut Option<Children<'_>>,
+) -> io::Result<bool> {
+    let mut watched = vec![PollFd::new(fd, flags)];
+    watched.extend(children.as_ref().map(|(fd, _)| PollFd::new(*fd, PollFlags::POLLIN)));
+    let left = end.saturating_duration_since(Instant::now());
+    match nix::poll::poll(&mut watched, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+        Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+        Err(nix::Error::EINTR) => return Ok(false),
+        other => other?,
+    };
+    let ready = |index: usize| watched.get(index).and_then(PollFd::any).unwrap_or(false);
+    let (ended, child) = (ready(0), ready(1));
+    if let (true, Some((_, reap))) = (child, children.as_mut()) {
+        reap();
     }
+    Ok(ended)
 }
 
 /// Makes a cgroup and its parents; `prepare` is called for each one made.

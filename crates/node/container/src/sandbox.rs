@@ -107,7 +107,7 @@ pub(crate) async fn adopt(runtime: Arc<Inner>, description: PodDescription) -> R
     }
     let sandbox = PodSandbox::new(runtime.clone(), &description, None);
     runtime.pods().insert(config.id.clone(), sandbox.clone());
-    sandbox.bury()?;
+    sandbox.bury().await?;
     let containers = state::containers(&dir)?;
     Ok(AdoptedSandbox { sandbox, config, containers })
 }
@@ -175,7 +175,7 @@ impl PodSandbox {
             return;
         }
         let before = state::containers(&plan.dir).unwrap_or_default();
-        if let Err(error) = self.bury() {
+        if let Err(error) = self.bury().await {
             tracing::warn!(pod = self.id(), %error, "cleaning up after a dead shim failed");
         }
         let after = state::containers(&plan.dir).unwrap_or_default();
@@ -189,9 +189,10 @@ impl PodSandbox {
     }
 
     /// Kills what a dead shim left and marks its running containers lost.
-    fn bury(&self) -> Result<()> {
-        self.shared.plan.cgroup.kill()?;
-        state::mark_lost(&self.shared.plan.dir)
+    async fn bury(&self) -> Result<()> {
+        let plan = self.shared.plan.clone();
+        let work = move || plan.cgroup.kill().and_then(|()| state::mark_lost(&plan.dir));
+        self.shared.runtime.supervisor.blocking(work).await
     }
 
     /// Makes a container; nothing runs yet.
@@ -295,7 +296,17 @@ impl PodSandbox {
 
     /// One container.
     pub async fn container_status(&self, id: &str) -> Result<ContainerStatus> {
-        let found = self.containers().await?.into_iter().find(|status| status.id == id);
+        let asked = match self.connection() {
+            Ok(connection) => connection.call(Request::ContainerStatus { id: id.to_owned() }).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(Response::Container(status)) => return Ok(*status),
+            Ok(other) => return Err(unexpected(&other)),
+            Err(Error::Lost { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let found = state::containers(&self.shared.plan.dir)?.into_iter().find(|status| status.id == id);
         found.ok_or_else(|| Error::NotFound { kind: "container".to_owned(), id: id.to_owned() })
     }
 
@@ -381,7 +392,10 @@ impl PodSandbox {
     pub async fn stop(&self) -> Result<()> {
         match self.connection() {
             Ok(connection) => connection.call(Request::StopPod).await.map(drop),
-            Err(_) => self.shared.plan.cgroup.kill(),
+            Err(_) => {
+                let cgroup = self.shared.plan.cgroup.clone();
+                self.shared.runtime.supervisor.blocking(move || cgroup.kill()).await
+            }
         }
     }
 
@@ -393,13 +407,19 @@ impl PodSandbox {
             link.removed = true;
             link.connection.clone()
         };
-        if let Some(connection) = connection {
-            match connection.call(Request::RemovePod).await {
-                Ok(_) | Err(Error::Lost { .. } | Error::System { .. }) => {}
-                Err(error) => return Err(error),
+        let removed = match connection {
+            Some(connection) => connection.call(Request::RemovePod).await.map(drop),
+            None => Err(Error::Lost { id: self.id().to_owned() }),
+        };
+        match removed {
+            Ok(()) => {}
+            // What the shim cannot do any more is done here.
+            Err(Error::Lost { .. } | Error::System { .. }) => {
+                let cgroup = self.shared.plan.cgroup.clone();
+                self.shared.runtime.supervisor.blocking(move || cgroup.kill_and_remove()).await?;
             }
+            Err(error) => return Err(error),
         }
-        self.shared.plan.cgroup.kill_and_remove()?;
         state::unpin(&self.shared.plan)?;
         state::remove(&self.shared.plan.dir)?;
         let mut pods = self.shared.runtime.pods();

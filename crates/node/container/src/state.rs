@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::AT_FDCWD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -52,7 +53,12 @@ fn write(path: &Path, value: &impl Serialize) -> Result<()> {
     let bytes = serde_json::to_vec(value).map_err(|error| failed("encode", path)(error.into()))?;
     let temporary = path.with_extension("new");
     fs::write(&temporary, bytes).map_err(failed("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(failed("replace", path))
+    // Exchanged rather than renamed over: some file systems write a file to disk at once when it replaces another.
+    let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+    match nix::fcntl::renameat2(AT_FDCWD, &temporary, AT_FDCWD, path, exchange) {
+        Ok(()) => fs::remove_file(&temporary).map_err(failed("remove", &temporary)),
+        Err(_) => fs::rename(&temporary, path).map_err(failed("replace", path)),
+    }
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {

@@ -39,6 +39,7 @@ pub(crate) enum Request {
     Fork { dir: PathBuf },
     CreatePod(Box<PodPlan>),
     Describe,
+    ContainerStatus { id: String },
     /// With `streams`, the process's stdin, stdout and stderr are sent along.
     CreateContainer { config: Box<ContainerConfig>, privileges: Privileges, streams: bool },
     StartContainer { id: String },

@@ -1,6 +1,7 @@
 //! Which devices a container may use: the `devices` controller of version 1, a BPF program on version 2.
 
 use std::fs;
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -65,8 +66,11 @@ impl CgroupPlan {
     pub(super) fn confine_devices(&self, rules: &[Rule]) -> Result<()> {
         if let Some((dir, false)) = self.controller("devices") {
             set(&dir.join("devices.deny"), "a")?;
-            let allow = dir.join("devices.allow");
-            return rules.iter().try_for_each(|rule| set(&allow, &rule.line()));
+            let path = dir.join("devices.allow");
+            let failed = |error| Error::os(format!("write to {}", path.display()), error);
+            let mut allow = fs::OpenOptions::new().write(true).open(&path).map_err(failed)?;
+            // One rule a write, as the kernel wants it.
+            return rules.iter().try_for_each(|rule| allow.write_all(rule.line().as_bytes()).map_err(failed));
         }
         match &self.layout.v2 {
             Some(root) => attach(&root.join(&self.path), &program(rules)),

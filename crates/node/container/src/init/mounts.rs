@@ -52,8 +52,10 @@ pub(super) struct Sources {
 pub(super) fn open_sources(config: &ContainerConfig, cgroup: &CgroupPlan, shm: Option<OwnedFd>) -> Result<Sources> {
     let mut cgroups = Vec::new();
     for (name, dir) in cgroup.visible() {
-        let tree = sys::clone_tree(&dir, false)
-            .map_err(|error| Error::os(format!("open cgroup {} for mounting", dir.display()), error))?;
+        let tree = match sys::clone_tree(&dir, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(|error| Error::os(format!("open cgroup {} for mounting", dir.display()), error))?,
+        };
         let access = if config.privileged { 0 } else { MOUNT_ATTR_RDONLY };
         sys::set_attributes(&tree, STRICT | access, MsFlags::MS_PRIVATE.bits(), false)
             .map_err(|error| Error::os("protect the cgroup mount", error))?;

@@ -74,7 +74,7 @@ impl Pod {
         forked
     }
 
-    /// Takes away what is visible outside this process. The pinned network namespace is the main process's to unpin.
+    /// Takes away what is visible outside this process, once its containers are killed. The pinned network namespace is the main process's to unpin.
     pub(super) fn destroy(&mut self) -> Result<()> {
         if let Some(init) = self.init.take() {
             // SAFETY: kills a child of ours; its whole namespace goes with it.
@@ -83,7 +83,7 @@ impl Pod {
         if let Shm::At(path) = &self.shm {
             let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
         }
-        self.plan.cgroup.kill_and_remove()
+        self.plan.cgroup.remove()
     }
 }
 

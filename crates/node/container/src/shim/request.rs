@@ -30,6 +30,9 @@ impl Shim {
             Request::Fork { .. } => Err(Error::Invalid("a shim does not fork shims".to_owned())),
             Request::CreatePod(plan) => self.create_pod(dir, *plan).map(Some),
             Request::Describe => self.describe().map(Some),
+            Request::ContainerStatus { id } => {
+                Ok(Some(Response::Container(Box::new(self.container(&id)?.status.clone()))))
+            }
             Request::CreateContainer { config, privileges, streams } => {
                 self.create_container(*config, privileges, streams.then_some(fds)).map(done)
             }
