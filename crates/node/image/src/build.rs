@@ -1,5 +1,14 @@
 //! Building images from Dockerfiles.
 
+mod cache;
+mod context;
+mod copy;
+mod expand;
+mod instruction;
+mod parse;
+mod run;
+mod stage;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +17,10 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::ProgressFn;
 use crate::pull::PullOptions;
+use crate::reference::Reference;
 use crate::service::{ImageSummary, Images};
 
 /// Options of one build.
@@ -149,6 +159,8 @@ pub enum RunNetwork {
 }
 
 /// One `RUN` to execute in a throw-away container.
+///
+/// Mount the overlay with `redirect_dir=off,metacopy=off`, so that `upper` is a plain layer afterwards.
 #[derive(Clone, Debug)]
 pub struct RunRequest {
     /// overlayfs lower directories, top first; never empty.
@@ -185,6 +197,37 @@ pub trait RunStep: Send + Sync {
     fn run<'a>(&'a self, step: RunRequest, output: RunOutput) -> BoxFuture<'a, std::result::Result<i32, RunStepError>>;
 }
 
-pub(crate) async fn build(_images: &Images, options: BuildOptions) -> Result<BuildResult> {
-    Err(crate::Error::archive(options.context, "not yet"))
+pub(crate) async fn build(images: &Images, mut options: BuildOptions) -> Result<BuildResult> {
+    let tags = options.tags.iter().map(|tag| Reference::parse(tag)).collect::<Result<Vec<_>>>()?;
+    if let Some(tag) = tags.iter().find(|tag| tag.digest().is_some()) {
+        let reason = "a build is named by tag, not by digest".to_owned();
+        return Err(Error::InvalidName { name: tag.to_string(), reason });
+    }
+    let file = options.dockerfile.clone().unwrap_or_else(|| options.context.join("Dockerfile"));
+    let (context, path) = (options.context.clone(), file.clone());
+    let prepared = images.blocking(move |inner| {
+        let dockerfile = parse::read(&path)?;
+        let context = std::fs::canonicalize(&context).map_err(Error::io("open the build context", &context))?;
+        let source = context::Source::context(&context, &path)?;
+        Ok((dockerfile, source, inner.store.lease()?))
+    });
+    let (dockerfile, context, lease) = prepared.await?;
+    // A build that is dropped takes its running step with it.
+    let guard = options.cancel.child_token();
+    options.cancel = guard.clone();
+    let _guard = guard.drop_guard();
+    let build = run::Build {
+        images: images.clone(),
+        lease: Arc::new(lease),
+        options,
+        file,
+        dockerfile,
+        context: Arc::new(context),
+        tags,
+        number: 0,
+        of: 0,
+        cached: 0,
+        used_args: Default::default(),
+    };
+    build.run().await
 }

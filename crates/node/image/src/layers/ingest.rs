@@ -169,6 +169,18 @@ fn check(what: &str, expected: Option<&Digest>, actual: Digest) -> Result<()> {
     }
 }
 
+/// An archive by itself has nothing below that its hard links could mean.
+pub(crate) fn refuse_dangling(unpacked: &Unpacked, archive: &Path) -> Result<()> {
+    match unpacked.dangling.first() {
+        None => Ok(()),
+        Some(link) => Err(Error::Layer {
+            layer: archive.display().to_string(),
+            entry: String::from_utf8_lossy(&link.path).into_owned(),
+            reason: "a hard link to something that is not in the archive".into(),
+        }),
+    }
+}
+
 /// A layer's place in its image.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {

@@ -1,8 +1,11 @@
 //! Reading through a stack of layers as overlayfs would show them, without a mount.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{OPAQUE_XATTR, is_whiteout};
@@ -86,6 +89,36 @@ impl Layered {
         let file = File::open(place).map_err(Error::io("open", place))?;
         file.take(limit as u64).read_to_end(&mut bytes).map_err(Error::io("read", place))?;
         Ok(Some(bytes))
+    }
+
+    /// Names in a directory as the stack shows it, sorted.
+    pub(crate) fn names(&self, dir: &Found) -> Result<Vec<OsString>> {
+        let mut names = BTreeSet::new();
+        let mut hidden = BTreeSet::new();
+        if !dir.is_dir() {
+            return Ok(Vec::new());
+        }
+        for place in &dir.places {
+            for entry in fs::read_dir(place).map_err(Error::io("read", place))? {
+                let entry = entry.map_err(Error::io("read", place))?;
+                let name = entry.file_name();
+                if hidden.contains(&name) || names.contains(&name) {
+                    continue;
+                }
+                let is_device = entry.file_type().is_ok_and(|kind| kind.is_char_device());
+                if is_device && entry.metadata().is_ok_and(|metadata| is_whiteout(&metadata)) {
+                    hidden.insert(name);
+                } else {
+                    names.insert(name);
+                }
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// One name in a directory; a symlink stays one.
+    pub(crate) fn child(&self, dir: &Found, name: &[u8]) -> Result<Found> {
+        step(dir, name)
     }
 
     fn root(&self) -> Result<Found> {

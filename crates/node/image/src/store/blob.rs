@@ -79,9 +79,14 @@ impl Store {
         if self.options.sync {
             File::open(file).and_then(|file| file.sync_data()).map_err(Error::io("sync", file))?;
         }
-        let path = self.blob_path(digest);
-        fs::rename(file, &path).map_err(Error::io("store", &path))?;
+        self.adopt_unsynced(file, digest)?;
         if self.options.sync { sync_dir(&self.path("blobs/sha256")) } else { Ok(()) }
+    }
+
+    /// The same for a build's step, whose end writes everything to the disk at once.
+    pub(crate) fn adopt_unsynced(&self, file: &Path, digest: &Digest) -> Result<()> {
+        let path = self.blob_path(digest);
+        fs::rename(file, &path).map_err(Error::io("store", &path))
     }
 }
 
