@@ -4,7 +4,7 @@
 //! a torn last line, which is dropped. Not synced: when the machine itself goes down, the namespaces go with it.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs::{self, File, OpenOptions},
     io::Write,
     net::Ipv4Addr,
@@ -82,9 +82,10 @@ impl Leases {
                 }
             }
         }
+        let taken: HashSet<Ipv4Addr> = live.values().map(|lease| lease.ip).collect();
         let mut free: Vec<_> = (0..net.size().min(1 << 16))
             .filter_map(|n| net.nth(u32::try_from(n).ok()?))
-            .filter(|&ip| usable(net, ip) && !live.values().any(|lease| lease.ip == ip))
+            .filter(|&ip| usable(net, ip) && !taken.contains(&ip))
             .collect();
         free.sort_by_key(|ip| order.get(ip).copied().unwrap_or(0));
         let journal = write_all(&path, &live, free.iter().filter(|ip| order.contains_key(ip)))?;

@@ -9,6 +9,7 @@ pub mod cidr;
 mod conntrack;
 pub mod dns;
 pub mod error;
+mod firewall;
 mod host;
 mod leases;
 mod link;

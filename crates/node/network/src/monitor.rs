@@ -6,22 +6,24 @@ use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
 
 use crate::{
-    Error, Result,
+    Error, Result, firewall,
     netlink::{self, Socket},
     network::Inner,
     nft,
 };
 
 /// What came in.
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Heard {
     /// Nothing about us.
     #[default]
     Nothing,
-    /// Somebody else changed our table.
-    Changed,
+    /// The host's firewall was changed.
+    Firewall,
     /// Too much at once: something was lost.
     Lost,
+    /// Somebody else changed our table.
+    Changed,
 }
 
 /// Listens until cancelled.
@@ -47,11 +49,13 @@ pub async fn run(inner: Arc<Inner>, own_port: u32) -> Result<()> {
 fn read(socket: &mut Socket, table: &str, own_port: u32) -> io::Result<Heard> {
     let mut heard = Heard::Nothing;
     let result = socket.next(|message| {
-        if message.port != own_port
-            && nft::names_a_table(message.kind)
-            && nft::notified_table(message.body) == Some(table)
-        {
+        if message.port == own_port {
+            return;
+        }
+        if nft::names_a_table(message.kind) && nft::notified_table(message.body) == Some(table) {
             heard = Heard::Changed;
+        } else if firewall::concerns(message) {
+            heard = heard.max(Heard::Firewall);
         }
     });
     match result {
@@ -69,7 +73,10 @@ async fn look(inner: &Arc<Inner>, heard: Heard) -> Result<()> {
         .supervisor
         .blocking(move || {
             let mut tables = for_work.tables();
-            if heard == Heard::Lost && tables.exists()? {
+            if heard < Heard::Changed {
+                tables.allow_forwarding()?;
+            }
+            if heard == Heard::Firewall || heard == Heard::Lost && tables.exists()? {
                 return Ok(());
             }
             tracing::warn!(table = for_work.options.table, "changed by somebody else, writing it anew");

@@ -77,6 +77,8 @@ pub(crate) struct Inner {
     gateway: Ipv4Addr,
     bridge: u32,
     route: Mutex<Socket>,
+    /// Removing a link waits until no processor uses it any more: attaching need not wait for that.
+    removals: Mutex<Socket>,
     leases: Mutex<Leases>,
     tables: Mutex<Tables>,
 }
@@ -211,6 +213,7 @@ impl Network {
 impl Inner {
     fn open(options: Options, supervisor: Supervisor, gateway: Ipv4Addr) -> Result<Self> {
         let mut route = Socket::route().map_err(Error::kernel("open rtnetlink"))?;
+        let removals = Socket::route().map_err(Error::kernel("open rtnetlink"))?;
         let bridge = host::set_up(&mut route, &options, gateway)?;
         let leases = Leases::open(&options.state_dir, options.node_cidr)?;
         let layout = Layout {
@@ -227,12 +230,14 @@ impl Inner {
         if !tables.exists()? {
             tables.rewrite()?;
         }
+        tables.allow_forwarding()?;
         Ok(Self {
             options,
             supervisor,
             gateway,
             bridge,
             route: Mutex::new(route),
+            removals: Mutex::new(removals),
             leases: Mutex::new(leases),
             tables: Mutex::new(tables),
         })
@@ -320,7 +325,7 @@ impl Inner {
     fn detach(&self, id: &str) -> Result<()> {
         let Some(lease) = lock(&self.leases).get(id).cloned() else { return Ok(()) };
         self.tables().host_ports(id, lease.ip, &[])?;
-        link::remove(&mut lock(&self.route), &self.link_name(lease.ip))
+        link::remove(&mut lock(&self.removals), &self.link_name(lease.ip))
             .map_err(Error::kernel(format!("detach {id}")))?;
         lock(&self.leases).release(id).map(drop)
     }

@@ -4,7 +4,7 @@ pub mod rules;
 
 use nix::libc;
 
-use crate::netlink::{ACK, Buf, CREATE, EXCL};
+use crate::netlink::{ACK, Buf, CREATE, DUMP, EXCL, attrs, cstr, find};
 
 const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 /// `NFPROTO_IPV4`.
@@ -12,15 +12,17 @@ const FAMILY: u8 = 2;
 /// An attribute ends at 64 KiB; lists of elements are cut well before.
 const MAX_LIST: usize = 48 * 1024;
 
-/// `NFT_MSG_DELTABLE`, as a message type.
-pub const MSG_NEWTABLE: u16 = SUBSYSTEM;
-/// `NFT_MSG_GETTABLE`.
-pub const MSG_GETTABLE: u16 = SUBSYSTEM | 1;
+const MSG_NEWTABLE: u16 = SUBSYSTEM;
+const MSG_GETTABLE: u16 = SUBSYSTEM | 1;
 const MSG_DELTABLE: u16 = SUBSYSTEM | 2;
-const MSG_NEWCHAIN: u16 = SUBSYSTEM | 3;
+/// `NFT_MSG_NEWCHAIN`.
+pub const MSG_NEWCHAIN: u16 = SUBSYSTEM | 3;
+const MSG_GETCHAIN: u16 = SUBSYSTEM | 4;
 const MSG_DELCHAIN: u16 = SUBSYSTEM | 5;
 const MSG_NEWRULE: u16 = SUBSYSTEM | 6;
-const MSG_DELRULE: u16 = SUBSYSTEM | 8;
+const MSG_GETRULE: u16 = SUBSYSTEM | 7;
+/// `NFT_MSG_DELRULE`.
+pub const MSG_DELRULE: u16 = SUBSYSTEM | 8;
 const MSG_NEWSET: u16 = SUBSYSTEM | 9;
 const MSG_DELSET: u16 = SUBSYSTEM | 11;
 const MSG_NEWSETELEM: u16 = SUBSYSTEM | 12;
@@ -147,6 +149,16 @@ impl Batch {
         self.begin(MSG_NEWRULE, CREATE | 0x800).text(2, chain).attr(4 | 0x8000, rule.0.bytes()).end();
     }
 
+    /// Put a rule in front of a chain.
+    pub fn insert_rule(&mut self, chain: &str, rule: Rule) {
+        self.begin(MSG_NEWRULE, CREATE).text(2, chain).attr(4 | 0x8000, rule.0.bytes()).end();
+    }
+
+    /// Remove one rule.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) {
+        self.begin(MSG_DELRULE, 0).text(2, chain).attr(3, &handle.to_be_bytes()).end();
+    }
+
     /// Remove all rules of a chain.
     pub fn clear_chain(&mut self, name: &str) {
         self.begin(MSG_DELRULE, 0).text(2, name).end();
@@ -239,12 +251,36 @@ pub fn get_table(table: &str) -> Buf {
     buf
 }
 
+/// Ask whether a chain exists.
+pub fn get_chain(table: &str, chain: &str) -> Buf {
+    let mut buf = Buf::default();
+    buf.begin(MSG_GETCHAIN, ACK).put(&[FAMILY, 0, 0, 0]).text(1, table).text(3, chain).end();
+    buf
+}
+
+/// Ask for the rules of a chain.
+pub fn list_rules(table: &str, chain: &str) -> Buf {
+    let mut buf = Buf::default();
+    buf.begin(MSG_GETRULE, DUMP).put(&[FAMILY, 0, 0, 0]).text(1, table).text(2, chain).end();
+    buf
+}
+
+/// The expressions of a rule: their names and data.
+pub fn expressions(list: &[u8]) -> Vec<(&str, &[u8])> {
+    let mut all = Vec::new();
+    attrs(list, |_, expression| {
+        let name = find(expression, 1).map(cstr).unwrap_or_default();
+        all.push((name, find(expression, 2).unwrap_or_default()));
+    });
+    all
+}
+
 /// The table that a notification is about.
 pub fn notified_table(body: &[u8]) -> Option<&str> {
     if body.first() != Some(&FAMILY) {
         return None;
     }
-    crate::netlink::find(body.get(4..)?, 1).map(crate::netlink::cstr)
+    find(body.get(4..)?, 1).map(cstr)
 }
 
 /// Whether a message type belongs to nftables and names a table first (so not a new generation's number).
@@ -401,6 +437,18 @@ impl Rule {
     pub fn reject(self, reset: bool) -> Self {
         self.expr("reject", |b| {
             b.be32(1, u32::from(reset)).attr(2, &[3]);
+        })
+    }
+
+    /// Count packets, as every rule of iptables does.
+    pub fn count(self) -> Self {
+        self.expr("counter", |_| {})
+    }
+
+    /// Let the packet through, as far as this chain goes.
+    pub fn accept(self) -> Self {
+        self.expr("immediate", |b| {
+            b.be32(1, 0).nest(2, |b| verdict(b, libc::NF_ACCEPT, None));
         })
     }
 

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     ApplyReport, Error, HostPort, Protocol, Result, ServiceEntry,
     conntrack::{self, Stale},
+    firewall,
     netlink::{self, Socket},
     nft::{
         self, Batch,
@@ -80,7 +81,9 @@ pub struct Tables {
     /// The kernel's table is of our making and equals `installed`.
     written: bool,
     /// The full list of services was given once.
-    pub synced: bool,
+    synced: bool,
+    /// Taken down: whoever still waits to write it has to leave it.
+    removed: bool,
 }
 
 impl std::fmt::Debug for Tables {
@@ -105,6 +108,7 @@ impl Tables {
             last_backend: 0,
             written: false,
             synced: false,
+            removed: false,
         })
     }
 
@@ -208,13 +212,25 @@ impl Tables {
         self.commit(Change::default())
     }
 
-    /// Remove the table.
+    /// Let pods through a host firewall that drops what is forwarded.
+    pub fn allow_forwarding(&mut self) -> Result<()> {
+        if self.removed {
+            return Ok(());
+        }
+        firewall::allow(&mut self.socket, &self.layout.bridge)
+            .map_err(Error::kernel("open the FORWARD chain"))
+    }
+
+    /// Remove the table, and what lets pods through the host's firewall.
     pub fn remove(&mut self) -> Result<()> {
+        firewall::withdraw(&mut self.socket, &self.layout.bridge)
+            .map_err(Error::kernel("tidy the FORWARD chain"))?;
         let mut batch = Batch::new(&self.table);
         batch.add_table();
         batch.delete_table();
         let (buf, last, ..) = batch.finish();
         self.written = false;
+        self.removed = true;
         self.socket.transact(&buf, last).map_err(Error::kernel(format!("remove table {}", self.table)))
     }
 
@@ -278,7 +294,15 @@ impl Tables {
         }
         for frontend in &port.frontends {
             if !old_frontends.contains(frontend) {
-                self.claims.entry(*frontend).or_default().push(id);
+                let claims = self.claims.entry(*frontend).or_default();
+                claims.push(id);
+                if let Some(holder) = claims.first().filter(|first| **first != id) {
+                    let holder = self.backends.get(holder).map_or("", |backend| &backend.owner);
+                    let (address, protocol, port) = frontend;
+                    tracing::warn!(
+                        "{address}:{port}/{protocol} of {owner} is held by {holder} and waits for it"
+                    );
+                }
                 change.touched.insert(*frontend);
                 if frontend.1 == Protocol::Udp {
                     change.stale.fresh.insert(*frontend);
@@ -315,6 +339,9 @@ impl Tables {
 
     /// Send what changed; when the kernel's table is not what it should be, write all of it.
     fn commit(&mut self, change: Change) -> Result<ApplyReport> {
+        if self.removed {
+            return Ok(ApplyReport::default());
+        }
         let mut report = None;
         if self.written && self.idle_classes() <= IDLE_CLASSES {
             let mut batch = Batch::new(&self.table);

@@ -100,7 +100,12 @@ impl Forwarder {
         let mut refusal = None;
         for turn in 0..count * ROUNDS {
             let at = (self.good.load(Ordering::Relaxed) + turn) % count;
-            match ask(self.upstreams[at], name, kind).await {
+            let mut result = ask(self.upstreams[at], name, kind, true).await;
+            // Old servers do not know EDNS.
+            if result.as_ref().is_ok_and(|answer| answer.rcode() == Rcode::FormErr as u8) {
+                result = ask(self.upstreams[at], name, kind, false).await;
+            }
+            match result {
                 Ok(answer) if usable(answer.rcode()) => {
                     self.good.store(at, Ordering::Relaxed);
                     return Some(answer);
@@ -157,14 +162,14 @@ impl Kept {
 }
 
 /// Ask one server: by UDP from a port of its own, and by TCP when the answer is too long.
-async fn ask(server: SocketAddr, name: &Name, kind: u16) -> io::Result<Answer> {
+async fn ask(server: SocketAddr, name: &Name, kind: u16, edns: bool) -> io::Result<Answer> {
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     // The number and the port are what an attacker who cannot listen would have to guess.
     let id = rand::random();
-    let question = write_query(id, name, kind);
+    let question = write_query(id, name, kind, edns);
     let by_udp = async {
         let socket = UdpSocket::bind(any).await?;
         socket.connect(server).await?;

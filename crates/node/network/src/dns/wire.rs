@@ -397,15 +397,17 @@ fn opt(out: &mut Vec<u8>, extended: u16) {
 }
 
 /// A question of our own to another server.
-pub fn write_query(id: u16, name: &Name, kind: u16) -> Vec<u8> {
+pub fn write_query(id: u16, name: &Name, kind: u16, edns: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + name.wire().len() + 4 + OPT_LENGTH);
-    for value in [id, 0x0100, 1, 0, 0, 1] {
+    for value in [id, 0x0100, 1, 0, 0, u16::from(edns)] {
         out.extend_from_slice(&value.to_be_bytes());
     }
     out.extend_from_slice(name.wire());
     out.extend_from_slice(&kind.to_be_bytes());
     out.extend_from_slice(&CLASS_IN.to_be_bytes());
-    opt(&mut out, 0);
+    if edns {
+        opt(&mut out, 0);
+    }
     out
 }
 

@@ -61,7 +61,8 @@ fn external(name: &str, target: &str) -> DnsRecords {
     records(name, DnsTarget::External { name: target.into() })
 }
 
-/// An upstream: everything is 198.51.100.7, except names that begin with `nx`, `fail`, `silent` or `big`.
+/// An upstream: everything is 198.51.100.7, except names that begin with `nx`, `fail`, `old` (knows no EDNS), `silent` or
+/// `big`.
 fn upstream(ip: [u8; 4]) -> (SocketAddr, Arc<AtomicUsize>) {
     let udp = UdpSocket::bind((Ipv4Addr::from(ip), 0)).unwrap();
     let address = udp.local_addr().unwrap();
@@ -102,6 +103,7 @@ fn answer(question: &[u8], tcp: bool) -> Option<Vec<u8>> {
         _ if name.starts_with(b"silent") => return None,
         _ if name.starts_with(b"nx") => (0x8183_u16, 0),
         _ if name.starts_with(b"fail") => (0x8182, 0),
+        _ if name.starts_with(b"old") && question[11] > 0 => (0x8181, 0),
         _ if name.starts_with(b"big") && !tcp => (0x8380, 0),
         _ if name.starts_with(b"big") => (0x8180, 300),
         _ => (0x8180, u16::from(a)),
@@ -224,6 +226,7 @@ fn other_names_are_asked_of_others() {
         assert!((25..=30).contains(&ttl), "{kept}");
         assert!(!kept.contains("OPT"), "{kept}");
         assert!(dig(&g, "nx.example.com").await.contains("NXDOMAIN"));
+        assert_eq!(short(&g, "old.example.com").await, ["198.51.100.7"]);
         assert!(dig(&g, "fail.example.com").await.contains("SERVFAIL"));
         assert_eq!(short(&g, "big.example.com").await.len(), 300);
         assert_eq!(dig(&g, "AAAA example.com").await.matches("ANSWER: 0").count(), 1);
@@ -293,5 +296,53 @@ fn rubbish_does_not_disturb_and_pods_are_served() {
         assert!(matches!(second, Error::DnsBind { .. }), "{second}");
         options.dns.as_mut().unwrap().domain = "a..b".into();
         assert!(matches!(Network::start(options, &g.supervisor).await, Err(Error::Options(_))));
+    });
+}
+
+/// Run alone (`-- --ignored`), in release for figures that mean something.
+#[test]
+#[ignore = "a measurement"]
+fn measure_questions() {
+    ground(|g| async move {
+        let network = start(&g, vec![]).await;
+        let dns = network.dns().unwrap();
+        let many = |n: u32| {
+            let ips = vec![Ipv4Addr::from_bits(0x0a2b_1000 + n)];
+            let mut entry = records("", DnsTarget::Cluster { ips, ports: vec![port("http", 80)] });
+            entry.name = format!("web-{n}");
+            entry
+        };
+        let start = Instant::now();
+        dns.apply((0..10_000).map(many).collect()).unwrap();
+        println!("10,000 services: {:?}", start.elapsed());
+        let start = Instant::now();
+        for n in 0..1000 {
+            let mut entry = many(n);
+            entry.target = DnsTarget::External { name: format!("{n}.example.com") };
+            dns.update("default", &format!("web-{n}"), Some(entry)).unwrap();
+        }
+        println!("an update: {:?}", start.elapsed() / 1000);
+        let asking = g.supervisor.blocking(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect((DNS, 53)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            for label in ["web-5000", "default", "svc", "cluster", "local", ""] {
+                question.push(u8::try_from(label.len()).unwrap());
+                question.extend_from_slice(label.as_bytes());
+            }
+            question.extend_from_slice(&[0, 1, 0, 1]);
+            let start = Instant::now();
+            for _ in 0..1000 {
+                for _ in 0..32 {
+                    socket.send(&question).unwrap();
+                }
+                for _ in 0..32 {
+                    socket.recv(&mut [0; 512]).unwrap();
+                }
+            }
+            start.elapsed()
+        });
+        println!("questions per second: {:.0}", 32_000.0 / asking.await.as_secs_f64());
     });
 }

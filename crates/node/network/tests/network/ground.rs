@@ -181,7 +181,7 @@ pub fn ground<F: Future<Output = ()>>(test: impl FnOnce(Ground) -> F + Send) {
         let test = scope.spawn(|| {
             let dir = tempfile::tempdir().unwrap();
             let host = Netns::new(dir.path());
-            setns(&File::open(&host.path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+            setns(File::open(&host.path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let supervisor = Supervisor::new();
             runtime.block_on(async {

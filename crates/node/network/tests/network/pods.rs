@@ -13,7 +13,7 @@ use nix::sys::{
 };
 use sampan_network::{Error, HostPort, Network, Protocol, free_cidr, host_address};
 
-use crate::ground::{ask, ground, ip, output};
+use crate::ground::{Netns, ask, ground, ip, output, until};
 
 #[test]
 fn pods_reach_each_other_the_host_and_the_outside() {
@@ -79,6 +79,70 @@ fn stop_leaves_nothing() {
         assert_eq!((output("ip", "-o link"), output("ip", "route"), output("ip", "-o addr")), before);
         assert_eq!(output("nft", "list tables"), "");
         network.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_link_too_small_for_ipv6() {
+    ground(|g| async move {
+        let mut options = g.options();
+        options.mtu = 1000;
+        let network = Network::start(options, &g.supervisor).await.unwrap();
+        let (a, _) = g.pod(&network, "a").await;
+        let (b, b_ip) = g.pod(&network, "b").await;
+        b.serve(80, "b");
+        assert_eq!(a.ask(b_ip, 80).unwrap().0, "b");
+        assert!(a.run(|| output("ip", "-o link show eth0")).contains("mtu 1000"));
+    });
+}
+
+#[test]
+fn many_are_attached_at_once() {
+    ground(|g| async move {
+        let network = g.start().await;
+        let pods: Vec<_> = (0..30).map(|_| g.netns()).collect();
+        let ids: Vec<_> = (0..30).map(|n| format!("pod-{n}")).collect();
+        let attach = |(id, pod): (&String, &Netns)| {
+            let (network, id, path) = (network.clone(), id.clone(), pod.path.clone());
+            async move { network.attach(&id, &path, &[]).await.unwrap().ip }
+        };
+        let ips = futures::future::join_all(ids.iter().zip(&pods).map(attach)).await;
+        assert_eq!(ips.iter().collect::<HashSet<_>>().len(), 30);
+        for (pod, ip) in pods.iter().zip(&ips) {
+            pod.serve(80, "pod");
+            assert_eq!(ask(*ip, 80).unwrap().0, "pod");
+        }
+        let detach = ids.iter().map(|id| network.detach(id));
+        futures::future::try_join_all(detach).await.unwrap();
+        assert_eq!(output("ip", "-o link show master smp-test01"), "");
+    });
+}
+
+#[test]
+fn a_firewall_that_drops_what_is_forwarded_lets_pods_through() {
+    ground(|g| async move {
+        let outside = g.outside();
+        outside.serve(80, "outside");
+        let docker = "-P FORWARD DROP";
+        assert_eq!(output("iptables", docker), "");
+        let network = g.start().await;
+        let (a, _) = g.pod(&network, "a").await;
+        let there = Ipv4Addr::new(192, 0, 2, 9);
+        assert_eq!(a.ask(there, 80).unwrap().0, "outside");
+        let rules = output("iptables", "-S FORWARD");
+        let expected =
+            "-P FORWARD DROP\n-A FORWARD -o smp-test01 -j ACCEPT\n-A FORWARD -i smp-test01 -j ACCEPT\n";
+        assert_eq!(rules, expected, "iptables understands them");
+        assert_eq!(output("iptables", "-F FORWARD"), "");
+        until("put back", || output("iptables", "-S FORWARD") == expected).await;
+        assert_eq!(output("nft", "flush ruleset"), "");
+        assert_eq!(output("iptables", docker), "");
+        until("a chain that came later", || output("iptables", "-S FORWARD") == expected).await;
+        let again = g.start().await;
+        assert_eq!(output("iptables", "-S FORWARD"), expected, "not twice");
+        again.stop().await.unwrap();
+        network.stop().await.unwrap();
+        assert_eq!(output("iptables", "-S FORWARD"), "-P FORWARD DROP\n");
     });
 }
 

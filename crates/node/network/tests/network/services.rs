@@ -49,6 +49,29 @@ fn connections_spread_over_endpoints() {
 }
 
 #[test]
+fn with_bridges_that_pass_packets_through_netfilter_and_without() {
+    for setting in ["0", "1"] {
+        ground(|g| async move {
+            // Set where the module is loaded; elsewhere it is as with "0".
+            let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", setting);
+            let network = g.start().await;
+            let (client, client_ip) = g.pod(&network, "client").await;
+            let (pod, ip) = g.pod(&network, "pod").await;
+            pod.serve(8080, "pod");
+            let mut entry = service(Protocol::Tcp, 80, &[(ip, 8080)]);
+            entry.ports[0].node_port = Some(30080);
+            network.apply(vec![entry]).await.unwrap();
+            let (name, seen) = client.ask(VIP, 80).unwrap();
+            assert_eq!((name.as_str(), seen.ip()), ("pod", client_ip.into()));
+            assert_eq!(pod.ask(VIP, 80).unwrap().0, "pod", "hairpin");
+            assert_eq!(client.ask(network.gateway(), 30080).unwrap().0, "pod");
+            assert_eq!(ask(Ipv4Addr::LOCALHOST, 30080).unwrap().0, "pod");
+            assert!(client.ask(VIP, 81).is_err());
+        });
+    }
+}
+
+#[test]
 fn a_pod_reaches_itself_through_its_service() {
     ground(|g| async move {
         let network = g.start().await;
@@ -99,6 +122,24 @@ fn node_ports_and_external_addresses() {
         let (name, seen) = outside.ask(HOST, 30080).unwrap();
         assert_eq!((name.as_str(), seen.ip()), ("elsewhere", HOST.into()));
         assert_eq!(pod.ask(VIP, 80).unwrap().0, "elsewhere");
+    });
+}
+
+#[test]
+fn endpoints_of_the_host_itself() {
+    ground(|g| async move {
+        let outside = g.outside();
+        let network = g.start().await;
+        let (pod, pod_ip) = g.pod(&network, "pod").await;
+        g.host.serve(6443, "host");
+        let mut entry = service(Protocol::Tcp, 443, &[(HOST, 6443)]);
+        entry.ports[0].node_port = Some(30443);
+        network.apply(vec![entry]).await.unwrap();
+        let (name, seen) = pod.ask(VIP, 443).unwrap();
+        assert_eq!((name.as_str(), seen.ip()), ("host", pod_ip.into()));
+        assert_eq!(ask(VIP, 443).unwrap().0, "host");
+        assert_eq!(ask(Ipv4Addr::LOCALHOST, 30443).unwrap().0, "host");
+        assert_eq!(outside.ask(HOST, 30443).unwrap().0, "host");
     });
 }
 
@@ -249,7 +290,6 @@ fn clients_stay_with_their_endpoint_until_it_goes() {
         }
         let listing = crate::ground::output("nft", "list ruleset");
         assert!(listing.contains("sticky-1"), "the nft tool can print our table: {listing}");
-        println!("{listing}");
         let gone = first[0].clone();
         endpoints.remove(&gone);
         network.update("default/web", Some(sticky(&endpoints))).await.unwrap();

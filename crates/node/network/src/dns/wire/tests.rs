@@ -1,9 +1,11 @@
+//! Messages, good and hostile.
+
 use rand::{Rng, SeedableRng};
 
 use super::*;
 
 fn question(name: &str, kind: u16) -> Vec<u8> {
-    write_query(7, &Name::parse(name).unwrap(), kind)
+    write_query(7, &Name::parse(name).unwrap(), kind, true)
 }
 
 #[test]
