@@ -100,7 +100,6 @@ impl Call {
         let kind = Gvk { group: "", version: "v1", kind: "DeleteOptions" };
         let mut parsed = self.parse()?;
         // Clients name the group of the object to delete; the options are the same in each.
-        let mut parsed = parsed;
         if let Some(object) = parsed.value.as_object_mut()
             && object.get("kind").is_none_or(|kind| kind == "DeleteOptions")
         {
@@ -118,9 +117,8 @@ pub(crate) fn place(call: &Call, object: &mut Value) -> Result<(), Status> {
         Some(namespace) => {
             if !said.is_empty() && said != namespace {
                 return Err(Status::bad_request(if call.verb == "create" {
-                    format!(
-                        "the namespace of the provided object does not match the namespace sent on the request"
-                    )
+                    "the namespace of the provided object does not match the namespace sent on the request"
+                        .to_owned()
                 } else {
                     format!(
                         "the namespace of the object ({said}) does not match the namespace on the request ({namespace})"

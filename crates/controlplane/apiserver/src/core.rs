@@ -9,6 +9,7 @@ use sampan_api::status::Status;
 use sampan_daemon::Supervisor;
 use sampan_store::Store;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cache::Cache,
@@ -30,6 +31,10 @@ pub(crate) struct Core {
     pub(crate) in_flight: Arc<Semaphore>,
     /// Watches and streams under way.
     pub(crate) long_running: Arc<Semaphore>,
+    /// Connections that are open.
+    pub(crate) connections: Arc<Semaphore>,
+    /// Cancelled when no more is accepted: watches end, connections finish what they are at.
+    pub(crate) closing: CancellationToken,
     ready: AtomicBool,
 }
 
@@ -38,6 +43,8 @@ impl Core {
         Self {
             in_flight: Arc::new(Semaphore::new(options.limits.in_flight)),
             long_running: Arc::new(Semaphore::new(options.limits.long_running)),
+            connections: Arc::new(Semaphore::new(options.limits.connections)),
+            closing: supervisor.token().child_token(),
             supervisor,
             endpoints: Endpoints::new(),
             metrics: Metrics::default(),
@@ -57,7 +64,7 @@ impl Core {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire) && !self.supervisor.token().is_cancelled()
+        self.ready.load(Ordering::Acquire) && !self.closing.is_cancelled()
     }
 
     /// A resource by its path; 404 when it is not served.

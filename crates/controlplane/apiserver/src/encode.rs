@@ -201,6 +201,10 @@ pub(crate) fn push_row(
     let object = parse(endpoint, stored, revision)?;
     let cells = Value::Array(sampan_api::table::row(endpoint.resource, &object, sampan_daemon::clock::now()));
     let _ = write!(out, "{{\"cells\":{cells}");
+    let conditions = sampan_api::table::row_conditions(endpoint.resource, &object);
+    if !conditions.is_empty() {
+        let _ = write!(out, ",\"conditions\":{}", Value::Array(conditions));
+    }
     match include {
         Include::Nothing => {}
         Include::Object => {

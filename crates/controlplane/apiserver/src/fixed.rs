@@ -42,7 +42,7 @@ pub(crate) async fn health(core: &Core, which: &'static str, query: &Query) -> R
     let mut checks = vec![("ping", true), ("store", store)];
     if which == "readyz" {
         checks.push(("bootstrap", core.is_ready()));
-        checks.push(("shutdown", !core.supervisor.token().is_cancelled()));
+        checks.push(("shutdown", !core.closing.is_cancelled()));
     }
     let good = checks.iter().all(|(_, good)| *good);
     let mut text = String::new();

@@ -10,6 +10,7 @@ use sampan_api::status::Status;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    authn,
     authz::{self, Attributes},
     body::{Body, RequestBody},
     call::Call,
@@ -96,6 +97,7 @@ impl Core {
                 self.authenticate(certificate.as_deref(), &incoming.headers).await?
             }
         };
+        let user = authn::impersonate(user, &incoming.headers)?;
         match route {
             Route::Object(target) => self.object(incoming, target, body, user).await,
             route => self.path(&incoming, &route, &user),

@@ -110,7 +110,7 @@ impl Default for Limits {
             long_running: 10_000,
             connections: 10_000,
             history_events: 512,
-            history_bytes: 4 << 20,
+            history_bytes: 2 << 20,
             watch_queue: 1024,
             handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(20),

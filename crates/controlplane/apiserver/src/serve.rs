@@ -12,7 +12,7 @@ use hyper_util::{
 use sampan_daemon::{Backoff, Policy};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::OwnedSemaphorePermit,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -25,27 +25,26 @@ const DRAIN: Duration = Duration::from_secs(5);
 const STREAMS: u32 = 250;
 
 /// Starts accepting on a bound listener.
-pub(crate) fn listen(core: &Arc<Core>, listener: TcpListener, address: SocketAddr, places: &Arc<Semaphore>) {
+pub(crate) fn listen(core: &Arc<Core>, listener: TcpListener, address: SocketAddr) {
     let listener = Arc::new(listener);
     let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-    let (core, places) = (core.clone(), places.clone());
+    let core = core.clone();
     let supervisor = core.supervisor.clone();
     supervisor.supervise(format!("accept/{address}"), Policy::Restart(backoff), move || {
-        let (core, listener, places) = (core.clone(), listener.clone(), places.clone());
-        async move { accept(&core, &listener, &places).await }
+        let (core, listener) = (core.clone(), listener.clone());
+        async move { accept(&core, &listener).await }
     });
 }
 
-async fn accept(
-    core: &Arc<Core>,
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Result<(), std::io::Error> {
+async fn accept(core: &Arc<Core>, listener: &TcpListener) -> Result<(), std::io::Error> {
     let acceptor = TlsAcceptor::from(core.options.tls.clone());
     loop {
         // A place first: who finds none waits in the kernel's queue.
-        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-        let (tcp, peer) = listener.accept().await?;
+        let Ok(place) = core.connections.clone().acquire_owned().await else { return Ok(()) };
+        let (tcp, peer) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            () = core.closing.cancelled() => return Ok(()),
+        };
         let (task, acceptor) = (core.clone(), acceptor.clone());
         core.supervisor.spawn(format!("connection/{peer}"), async move {
             connection(task, acceptor, tcp, place).await;
@@ -89,7 +88,7 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, tcp: TcpStream, _pla
         .keep_alive_timeout(Duration::from_secs(20));
     let served = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
     tokio::pin!(served);
-    let shutdown = core.supervisor.token();
+    let shutdown = core.closing.clone();
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = shutdown.cancelled() => {

@@ -1,10 +1,10 @@
 //! The server as a whole: bind, start, and the handle others hold.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use sampan_api::status::Status;
 use sampan_daemon::Supervisor;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
 use crate::{bootstrap, compact, core::Core, local::LocalService, options::Options, serve, user::UserInfo};
 
@@ -72,11 +72,10 @@ impl ApiServer {
     /// The store refuses the first objects.
     pub async fn start(self, supervisor: &Supervisor) -> Result<Handle, Error> {
         let addresses = self.addresses().into();
-        let places = Arc::new(Semaphore::new(self.options.limits.connections));
         let core = Arc::new(Core::new(self.options, supervisor.child("apiserver")));
         bootstrap::run(&core).await.map_err(Error::Bootstrap)?;
         for (listener, address) in self.listeners {
-            serve::listen(&core, listener, address, &places);
+            serve::listen(&core, listener, address);
         }
         compact::start(&core);
         Ok(Handle { core, addresses })
@@ -96,8 +95,11 @@ impl Handle {
         LocalService::new(self.core.clone(), user)
     }
 
-    /// Ends the server alone: watches end, open requests are drained.
-    pub fn stop(&self) {
-        self.core.supervisor.cancel();
+    /// Accepts no more, ends watches and streams, and waits until open requests are answered or the bound is over.
+    /// To be called before the supervisor's shutdown, which cuts off what is still open. True when all was answered.
+    pub async fn drain(&self, bound: Duration) -> bool {
+        self.core.closing.cancel();
+        let all = u32::try_from(self.core.options.limits.connections).unwrap_or(u32::MAX);
+        tokio::time::timeout(bound, self.core.connections.acquire_many(all)).await.is_ok()
     }
 }

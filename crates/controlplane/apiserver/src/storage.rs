@@ -84,22 +84,28 @@ impl Core {
         self.store().txn(txn).await.map_err(|e| store_error(&e))
     }
 
-    /// Puts an object that must be absent or unchanged, with further steps in the same transaction.
+    /// Puts an object that must be absent, with further steps in the same transaction.
     pub(crate) async fn put(
         &self,
         endpoint: &Endpoint,
         object: &Value,
         key: &bytes::Bytes,
-        expected: Revision,
-        lease: i64,
         more: Txn,
     ) -> Result<TxnResponse, Status> {
-        let mut txn = Txn {
-            compare: vec![Compare::ModRevision(key.clone(), expected)],
-            ops: vec![Op::Put { key: key.clone(), value: encode::canonical(endpoint, object)?, lease }],
-        };
-        txn.compare.extend(more.compare);
-        txn.ops.extend(more.ops);
-        self.commit(txn).await
+        let value = encode::canonical(endpoint, object)?;
+        for _ in 0..2 {
+            let lease = self.event_lease.lease_for(endpoint, self.store()).await?;
+            let mut txn = Txn {
+                compare: vec![Compare::ModRevision(key.clone(), 0)],
+                ops: vec![Op::Put { key: key.clone(), value: value.clone(), lease }],
+            };
+            txn.compare.extend(more.compare.iter().cloned());
+            txn.ops.extend(more.ops.iter().cloned());
+            match self.store().txn(txn).await {
+                Err(Error::LeaseNotFound(_)) => self.event_lease.forget().await,
+                other => return other.map_err(|e| store_error(&e)),
+            }
+        }
+        Err(Status::server_timeout(endpoint.resource, "create", 1))
     }
 }

@@ -177,6 +177,27 @@ async fn reviews_tell_who_may_what() {
 }
 
 #[tokio::test]
+async fn one_may_act_as_another_only_with_permission() {
+    let server = Server::start().await;
+    let ask = |user: &str| {
+        http::Request::get("/api/v1/pods").header("impersonate-user", user).body(Full::default()).unwrap()
+    };
+    let answer = support::answer(server.client(), ask("jane")).await;
+    assert_eq!(answer.code, 403);
+    assert!(
+        answer.body["message"].as_str().unwrap().contains("User \"jane\" cannot list"),
+        "{}",
+        answer.body
+    );
+    let jane = server.handle.client(UserInfo::new("jane", &[]));
+    let answer = support::answer(jane, ask("system:kube-scheduler")).await;
+    assert_eq!(
+        answer.body["message"],
+        "users \"system:kube-scheduler\" is forbidden: User \"jane\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope"
+    );
+}
+
+#[tokio::test]
 async fn discovery_has_tags_and_the_issuer_has_keys() {
     let server = Server::start().await;
     let ask = |tag: Option<String>| {
@@ -203,4 +224,74 @@ async fn discovery_has_tags_and_the_issuer_has_keys() {
             .unwrap()
             .contains("apiserver_request_total{verb=\"create\",resource=\"namespaces\",code=\"201\"} 4")
     );
+}
+
+#[tokio::test]
+async fn bodies_and_answers_have_their_bounds_on_the_wire() {
+    let server = Server::start().await;
+    let post = |kind: &str, body: Vec<u8>| {
+        http::Request::post("https://127.0.0.1/api/v1/namespaces/default/configmaps")
+            .header("host", "127.0.0.1")
+            .header("authorization", "Bearer secret-admin-token")
+            .header("content-type", kind)
+            .body(Full::new(Bytes::from(body)))
+            .unwrap()
+    };
+    let (code, _, body) =
+        over_tls(&server, None, post("application/json", vec![b' '; (3 << 20) + 1]), false).await;
+    assert_eq!((code, json_of(&body)["reason"].as_str()), (413, Some("RequestEntityTooLarge")));
+    let (code, ..) = over_tls(&server, None, post("application/json", vec![b' '; (3 << 20) + 1]), true).await;
+    assert_eq!(code, 413);
+    let (code, _, body) = over_tls(&server, None, post("text/html", b"x".to_vec()), true).await;
+    assert_eq!((code, json_of(&body)["reason"].as_str()), (415, Some("UnsupportedMediaType")));
+    for n in 0..4 {
+        let data = "x".repeat(100_000);
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{n}")}, "data": {"a": data}});
+        let (code, ..) =
+            over_tls(&server, None, post("application/json", map.to_string().into_bytes()), true).await;
+        assert_eq!(code, 201);
+    }
+    let mut list = get("/api/v1/configmaps", Some("secret-admin-token"));
+    list.headers_mut().insert("accept-encoding", "gzip".parse().unwrap());
+    let (_, headers, body) = over_tls(&server, None, list, true).await;
+    assert_eq!(headers["content-encoding"], "gzip");
+    assert!(body.len() < 50_000, "{}", body.len());
+    let (_, headers, body) =
+        over_tls(&server, None, get("/api/v1/configmaps", Some("secret-admin-token")), true).await;
+    assert!(headers.get("content-encoding").is_none() && body.len() > 400_000);
+}
+
+#[tokio::test]
+async fn who_sends_slowly_is_left() {
+    use sampan_apiserver::Limits;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let short = Duration::from_millis(200);
+    let server =
+        Server::with(Limits { header_read: short, body_read: short, handshake: short, ..Limits::default() })
+            .await;
+    let open = async || tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let bound = Duration::from_secs(10);
+    // Nothing at all, not even a handshake.
+    let mut silent = open().await;
+    let mut buffer = Vec::new();
+    let ended = tokio::time::timeout(bound, silent.read_to_end(&mut buffer)).await;
+    assert!(ended.is_ok(), "a silent connection stays");
+    let config = tls::client_config(server.ca.cert_pem(), None).unwrap();
+    let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(config);
+    // Half a head.
+    let mut half = connector.connect(name.clone(), open().await).await.unwrap();
+    half.write_all(b"GET /version HTTP/1.1\r\nHo").await.unwrap();
+    let mut buffer = Vec::new();
+    let ended = tokio::time::timeout(bound, half.read_to_end(&mut buffer)).await;
+    assert!(ended.is_ok(), "half a head holds a connection");
+    // A body that never comes.
+    let mut body = connector.connect(name, open().await).await.unwrap();
+    let head = "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nContent-Type: application/json\r\nAuthorization: Bearer secret-admin-token\r\n\r\n";
+    body.write_all(head.as_bytes()).await.unwrap();
+    let mut buffer = vec![0; 1024];
+    let count = tokio::time::timeout(bound, body.read(&mut buffer)).await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&buffer[..count]);
+    assert!(text.starts_with("HTTP/1.1 408"), "{text}");
 }

@@ -217,3 +217,49 @@ async fn kubectl_watches() {
     assert_eq!(next().await, "configmap/second");
     child.kill().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_edits() {
+    let server = Server::start().await;
+    let kubectl = Kubectl::new(&server);
+    server.config_map("edited").await;
+    let editor = server.dir.path().join("editor");
+    std::fs::write(&editor, "#!/bin/sh\nsed -i 's/a: b/a: changed/' \"$1\"\n").unwrap();
+    std::fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = kubectl.command(&["edit", "cm", "edited"]).env("EDITOR", &editor).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let out = kubectl.good(&["get", "cm", "edited", "-o", "jsonpath={.data.a}"], "").await;
+    assert_eq!(out, "changed");
+    let err = kubectl
+        .bad(
+            &["apply", "--server-side", "-f", "-"],
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ssa}\n",
+        )
+        .await;
+    assert!(err.contains("server-side apply"), "{err}");
+    server.account("default").await;
+    kubectl.good(&["run", "one", "--image=busybox", "--", "true"], "").await;
+    let out = kubectl.good(&["get", "pods", "-o", "wide"], "").await;
+    assert!(out.contains("Pending") && out.contains("NOMINATED NODE"), "{out}");
+    let err = kubectl.bad(&["logs", "one"], "").await;
+    assert!(err.contains("pod one does not have a host assigned"), "{err}");
+    kubectl.good(&["delete", "pod", "one", "--wait"], "").await;
+    kubectl.good(&["create", "deployment", "d", "--image=nginx"], "").await;
+    kubectl.good(&["expose", "deployment", "d", "--port=80"], "").await;
+    kubectl.good(&["create", "secret", "generic", "s", "--from-literal=k=v"], "").await;
+    kubectl.good(&["create", "job", "j", "--image=busybox"], "").await;
+    kubectl.good(&["create", "cronjob", "c", "--image=busybox", "--schedule=* * * * *"], "").await;
+    let out = kubectl.good(&["get", "all"], "").await;
+    assert!(out.contains("deployment.apps/d") && out.contains("job.batch/j"), "{out}");
+    kubectl.good(&["describe", "svc", "d"], "").await;
+    let differs = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: edited}\ndata: {a: other}\n";
+    let (code, out, _) = kubectl.run(&["diff", "-f", "-"], differs).await;
+    assert!(code == 1 && out.contains("+  a: other"), "{out}");
+    kubectl
+        .good(
+            &["replace", "-f", "-"],
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: edited}\ndata: {n: m}\n",
+        )
+        .await;
+    kubectl.good(&["delete", "all", "--all"], "").await;
+}

@@ -162,7 +162,7 @@ async fn watches_are_bounded_and_end_at_shutdown() {
     let refused = server.get(&format!("{MAPS}?watch=1")).await;
     assert_eq!(refused.code, 429, "{}", refused.body);
     assert_eq!(refused.headers["retry-after"], "1");
-    server.handle.stop();
+    assert!(server.handle.drain(Duration::from_secs(5)).await);
     assert!(
         tokio::time::timeout(Duration::from_secs(5), async { while watch.next().await.is_some() {} })
             .await

@@ -108,7 +108,7 @@ async fn answer(
             return Err(Status::bad_request("Upgrade request required"));
         };
         let node = hyper::upgrade::on(&mut response);
-        let shutdown = core.supervisor.token();
+        let shutdown = core.closing.clone();
         core.supervisor.spawn(format!("stream/{}", call.name()), async move {
             let _permit = permit;
             let (Ok(client), Ok(node)) = (client.await, node.await) else { return };

@@ -8,7 +8,7 @@ use sampan_api::{
     status::{FieldError, Status},
     strategy, validation,
 };
-use sampan_store::{Txn, TxnResponse};
+use sampan_store::TxnResponse;
 use serde_json::Value;
 
 use crate::{
@@ -85,9 +85,7 @@ pub(crate) async fn insert(
                 None => Ok(Some((complete, 0))),
             };
         }
-        let lease = core.event_lease.lease_for(&call.endpoint, core.store()).await?;
-        let put = core.put(&call.endpoint, &complete, &key, 0, lease, claims.txn()).await;
-        match put? {
+        match core.put(&call.endpoint, &complete, &key, claims.txn()).await? {
             TxnResponse::Committed(revision) => return Ok(Some((complete, revision))),
             TxnResponse::Conflict(_, found) => {
                 if found.first().is_some_and(Option::is_some) {
@@ -120,9 +118,4 @@ pub(crate) fn refuse(call: &Call, name: &str, errors: &[FieldError]) -> Result<(
 /// The text at the pointer, if there is one that is not empty.
 pub(crate) fn text_option<'a>(object: &'a Value, pointer: &str) -> Option<&'a str> {
     Some(text(object, pointer)).filter(|text| !text.is_empty())
-}
-
-/// A transaction that adds nothing.
-pub(crate) fn nothing_more() -> Txn {
-    Txn::default()
 }

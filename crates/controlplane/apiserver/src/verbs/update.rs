@@ -119,7 +119,7 @@ pub(crate) async fn change(
             txn.ops.extend(allocate::release(call, &found.object));
             txn.ops.push(Op::Delete { key: found.kv.key.clone() });
         } else {
-            let lease = found.kv.lease;
+            let lease = core.event_lease.lease_for(&call.endpoint, core.store()).await?;
             txn.ops.push(Op::Put { key: found.kv.key.clone(), value: stored, lease });
         }
         if dry_run {

@@ -61,7 +61,7 @@ pub(crate) async fn watch(core: &Arc<Core>, call: &mut Call) -> Result<Response<
             Err(status) => return Err(status),
         },
     };
-    let shutdown = core.supervisor.token().cancelled_owned();
+    let shutdown = core.closing.clone().cancelled_owned();
     Ok(lines(Body::stream(WatchStream::new(order, source, shutdown, call.permit.take()))))
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 /// A running server and what it stands on.
+#[allow(dead_code)]
 pub struct Server {
     pub handle: Handle,
     pub supervisor: Supervisor,
@@ -20,6 +21,7 @@ pub struct Server {
 }
 
 /// An answer.
+#[allow(dead_code)]
 #[derive(Debug)]
 pub struct Answer {
     pub code: u16,
