@@ -1,0 +1,220 @@
+//! A whole control plane in this process, and a hollow kubelet that says of every bound pod that it runs.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use sampan_apiserver::{ApiServer, Limits, SigningKey, UserInfo};
+use sampan_controllers::Options;
+use sampan_daemon::{Supervisor, tls};
+use sampan_store::embedded::{self, Embedded};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// The running control plane. It ends with the test.
+pub struct Cluster {
+    pub client: Client,
+    pub supervisor: Supervisor,
+    pub ca_pem: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.supervisor.cancel();
+    }
+}
+
+/// How pods behave, by their label `behave`: `run` (also without the label), `succeed`, `fail`, `hang` (never ready),
+/// `stay` (does not end when deleted).
+fn behaviour(pod: &Pod) -> &str {
+    pod.metadata.labels.as_ref().and_then(|l| l.get("behave")).map_or("run", String::as_str)
+}
+
+#[allow(dead_code)]
+impl Cluster {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut Options)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(embedded::Options::new(dir.path().join("store"))).unwrap());
+        std::fs::create_dir(dir.path().join("tls")).unwrap();
+        let ca = tls::Ca::load_or_create(&dir.path().join("tls"), "test-ca").unwrap();
+        let profile = |usage| tls::Profile {
+            common_name: "apiserver".to_owned(),
+            organizations: Vec::new(),
+            dns: vec!["localhost".to_owned()],
+            ips: Vec::new(),
+            usage,
+            days: 1,
+        };
+        let serving = ca.issue(&profile(tls::Usage::Server)).unwrap();
+        let key = SigningKey::from_pem(&SigningKey::generate_pem().unwrap()).unwrap();
+        let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
+        let options = sampan_apiserver::Options {
+            listen: Vec::new(),
+            tls: tls::server_config(&serving, Some(ca.cert_pem()), false).unwrap(),
+            node_tls: tls::client_config(ca.cert_pem(), None).unwrap(),
+            signing_key: Arc::new(key),
+            issuer: issuer.clone(),
+            audiences: vec![issuer],
+            static_tokens: Vec::new(),
+            service_cidr: "10.43.0.0/16".parse().unwrap(),
+            node_ports: (30000, 32767),
+            advertise: None,
+            store,
+            limits: Limits::default(),
+        };
+        let supervisor = Supervisor::new();
+        let api = ApiServer::bind(options).await.unwrap().start(&supervisor).await.unwrap();
+        let client = |user| Client::new(api.client(user), "default");
+        let ca_pem = ca.cert_pem().to_owned();
+        let mut options = Options::new(
+            client(UserInfo::new("system:kube-controller-manager", &[])),
+            client(UserInfo::new("system:kube-scheduler", &[])),
+            ca_pem.clone(),
+        );
+        change(&mut options);
+        sampan_controllers::start(options, &supervisor).ready().await;
+        let client = client(UserInfo::admin("tester"));
+        supervisor.spawn("hollow-kubelet", hollow_kubelet(client.clone()));
+        let cluster = Self { client, supervisor, ca_pem, _dir: dir };
+        cluster
+            .until("the default ServiceAccount", || async {
+                let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = cluster.api("default");
+                accounts.get_opt("default").await.unwrap()
+            })
+            .await;
+        cluster
+    }
+
+    pub fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(
+        &self,
+        namespace: &str,
+    ) -> Api<K> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    pub async fn create<K>(&self, namespace: &str, value: Value) -> K
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + serde::Serialize
+            + std::fmt::Debug,
+    {
+        let object: K = serde_json::from_value(value).unwrap();
+        self.api::<K>(namespace).create(&PostParams::default(), &object).await.unwrap()
+    }
+
+    pub async fn merge<K>(&self, namespace: &str, name: &str, patch: Value)
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        self.api::<K>(namespace).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    /// A node that is ready and whose lease nobody renews.
+    pub async fn node(&self, name: &str, cpu: &str) {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+            "status": {
+                "capacity": {"cpu": cpu, "memory": "8Gi", "pods": "110"},
+                "allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"},
+                "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}],
+            },
+        }))
+        .unwrap();
+        let api: Api<Node> = Api::all(self.client.clone());
+        let mut made = api.create(&PostParams::default(), &node).await.unwrap();
+        made.status = node.status;
+        api.replace_status(name, &PostParams::default(), &made).await.unwrap();
+    }
+
+    pub async fn pods(&self, namespace: &str) -> Vec<Pod> {
+        self.api::<Pod>(namespace).list(&Default::default()).await.unwrap().items
+    }
+
+    /// Waits until something is there, at most fifteen seconds.
+    pub async fn until<T, F: Future<Output = Option<T>>>(
+        &self,
+        what: &str,
+        mut check: impl FnMut() -> F,
+    ) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = check().await {
+                return found;
+            }
+            if start.elapsed() > Duration::from_secs(15) {
+                for pod in self.pods("default").await {
+                    let status = pod.status.unwrap_or_default();
+                    let conditions: BTreeMap<_, _> = status
+                        .conditions
+                        .iter()
+                        .flatten()
+                        .map(|c| (&c.type_, (&c.status, &c.message)))
+                        .collect();
+                    eprintln!("{:?} {:?} {conditions:?}", pod.metadata.name, status.phase);
+                }
+                panic!("waited too long for {what}");
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
+}
+
+async fn hollow_kubelet(client: Client) {
+    let pods: Api<Pod> = Api::all(client.clone());
+    let mut events =
+        std::pin::pin!(watcher(pods, watcher::Config::default()).default_backoff().applied_objects());
+    let mut address = 1_u32;
+    while let Some(event) = events.next().await {
+        let Ok(pod) = event else { continue };
+        let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_ref()).is_some();
+        let api: Api<Pod> = Api::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap());
+        let name = pod.metadata.name.as_deref().unwrap();
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+        if !bound {
+            continue;
+        }
+        if pod.metadata.deletion_timestamp.is_some() {
+            if behaviour(&pod) != "stay" {
+                let _ = api.delete(name, &DeleteParams::default().grace_period(0)).await;
+            }
+        } else if phase == "Pending" {
+            address += 1;
+            let status = status(behaviour(&pod), address);
+            let patch = json!({"status": status});
+            // It may be gone already.
+            let _ = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+        }
+    }
+}
+
+fn status(behaviour: &str, address: u32) -> Value {
+    let now = sampan_daemon::clock::rfc3339(sampan_daemon::clock::now());
+    let (phase, ready) = match behaviour {
+        "succeed" => ("Succeeded", "False"),
+        "fail" => ("Failed", "False"),
+        "hang" => ("Running", "False"),
+        _ => ("Running", "True"),
+    };
+    let ip = format!("10.42.{}.{}", address / 250, address % 250 + 1);
+    json!({
+        "phase": phase, "podIP": ip, "podIPs": [{"ip": ip}], "startTime": now,
+        "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}],
+    })
+}
