@@ -82,10 +82,12 @@ impl Layout {
             let text = format!("no cgroups at {} (hint: mount cgroup2 there)", root.display());
             return Err(Error::Invalid(text));
         }
-        let controllers = v2.as_ref().and_then(|path| fs::read_to_string(path.join("cgroup.controllers")).ok());
+        let controllers =
+            v2.as_ref().and_then(|path| fs::read_to_string(path.join("cgroup.controllers")).ok());
         let known = |name: &&str| CONTROLLERS.contains(name);
         let v2_controllers = controllers.unwrap_or_default();
-        let v2_controllers = v2_controllers.split_ascii_whitespace().filter(known).map(str::to_owned).collect();
+        let v2_controllers =
+            v2_controllers.split_ascii_whitespace().filter(known).map(str::to_owned).collect();
         Ok(Self { v1, v2, v2_controllers })
     }
 
@@ -110,7 +112,8 @@ pub(crate) type Children<'a> = (BorrowedFd<'a>, &'a mut dyn FnMut());
 
 /// Writes to a file of a cgroup.
 fn set(path: &Path, value: &str) -> Result<()> {
-    let written = fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
+    let written =
+        fs::OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
     written.map_err(|error| Error::os(format!("write {value:?} to {}", path.display()), error))
 }
 
@@ -215,11 +218,16 @@ impl CgroupPlan {
     /// ended. The first process of a PID namespace ends only after all others in it were reaped.
     pub(crate) fn kill_reaping(&self, mut children: Option<Children<'_>>) -> Result<()> {
         let failed = |error| {
-            let text = format!("wait for the processes in cgroup {} (hint: they hang in the kernel)", self.path.display());
+            let text = format!(
+                "wait for the processes in cgroup {} (hint: they hang in the kernel)",
+                self.path.display()
+            );
             Error::os(text, error)
         };
         match self.layout.v2.as_ref().map(|root| root.join(&self.path)) {
-            Some(dir) if dir.join("cgroup.kill").exists() => self.kill_v2(&dir, &mut children).map_err(failed),
+            Some(dir) if dir.join("cgroup.kill").exists() => {
+                self.kill_v2(&dir, &mut children).map_err(failed)
+            }
             _ => self.kill_one_by_one(&mut children).map_err(failed),
         }
     }
@@ -294,7 +302,8 @@ impl CgroupPlan {
     /// Removes the empty cgroup, with those that were made in it.
     pub(crate) fn remove(&self) -> Result<()> {
         for dir in self.dirs() {
-            remove_tree(&dir).map_err(|error| Error::os(format!("remove cgroup {}", dir.display()), error))?;
+            remove_tree(&dir)
+                .map_err(|error| Error::os(format!("remove cgroup {}", dir.display()), error))?;
         }
         Ok(())
     }

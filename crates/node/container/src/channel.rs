@@ -19,7 +19,8 @@ pub(crate) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     serde_json::to_writer(&mut frame, message)?;
     let length = frame.len() - 4;
     if length > MAX_FRAME {
-        let text = format!("message of {length} bytes is larger than {MAX_FRAME} (hint: shorten the environment)");
+        let text =
+            format!("message of {length} bytes is larger than {MAX_FRAME} (hint: shorten the environment)");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
@@ -50,16 +51,18 @@ impl Inbox {
         let received = {
             let mut parts = [IoSliceMut::new(&mut self.bytes[start..])];
             let fd = socket.as_fd().as_raw_fd();
-            recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC).and_then(|message| {
-                let mut fds = Vec::new();
-                for part in message.cmsgs()? {
-                    if let ControlMessageOwned::ScmRights(received) = part {
-                        // SAFETY: the kernel just made these descriptors for this process; nothing else owns them.
-                        fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC).and_then(
+                |message| {
+                    let mut fds = Vec::new();
+                    for part in message.cmsgs()? {
+                        if let ControlMessageOwned::ScmRights(received) = part {
+                            // SAFETY: the kernel just made these descriptors for this process; nothing else owns them.
+                            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                        }
                     }
-                }
-                Ok((message.bytes, fds))
-            })
+                    Ok((message.bytes, fds))
+                },
+            )
         };
         match received {
             Ok((count, fds)) => {
@@ -79,7 +82,10 @@ impl Inbox {
         let Some(head) = self.bytes.first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*head) as usize;
         if length > MAX_FRAME {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("frame of {length} bytes is too large")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("frame of {length} bytes is too large"),
+            ));
         }
         let Some(frame) = self.bytes.get(4..4 + length) else { return Ok(None) };
         let message = serde_json::from_slice(frame)?;

@@ -94,7 +94,8 @@ impl Connection {
         let mut sent = 0;
         while sent < frame.len() {
             self.stream.writable().await?;
-            match self.stream.try_io(Interest::WRITABLE, || channel::send(&self.stream, &frame[sent..], &raw)) {
+            match self.stream.try_io(Interest::WRITABLE, || channel::send(&self.stream, &frame[sent..], &raw))
+            {
                 Ok(count) => {
                     sent += count;
                     raw.clear();
@@ -131,7 +132,11 @@ impl Connection {
         waiting.execs.clear();
     }
 
-    async fn read_until_end(&self, inbox: &mut Inbox, exited: &mut impl FnMut(String, Exit)) -> io::Result<()> {
+    async fn read_until_end(
+        &self,
+        inbox: &mut Inbox,
+        exited: &mut impl FnMut(String, Exit),
+    ) -> io::Result<()> {
         loop {
             self.stream.readable().await?;
             match self.stream.try_io(Interest::READABLE, || inbox.receive(&self.stream)) {

@@ -39,7 +39,9 @@ pub enum Error {
         message: String,
     },
     /// The pod's shim is gone.
-    #[error("the shim of pod sandbox {id:?} is gone (hint: its containers were killed; remove the sandbox and create it again)")]
+    #[error(
+        "the shim of pod sandbox {id:?} is gone (hint: its containers were killed; remove the sandbox and create it again)"
+    )]
     Lost {
         /// The pod.
         id: String,

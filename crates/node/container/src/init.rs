@@ -11,16 +11,16 @@ mod rootfs;
 mod terminal;
 mod user;
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Component;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::cgroup::CgroupPlan;
+use crate::channel;
 use crate::config::{ContainerConfig, ExecConfig, MountSource, Rootfs};
 use crate::error::{Error, Result};
 use crate::wire::{Failure, PodPlan, Privileges};
-use crate::channel;
 
 pub(crate) use terminal::{Terminal, open_terminal, pair, set_size};
 
@@ -68,7 +68,9 @@ pub(crate) struct ExecJob<'a> {
 pub(crate) fn check(config: &ContainerConfig) -> Result<()> {
     let invalid = |text: String| Err(Error::Invalid(format!("container {:?}: {text}", config.id)));
     if config.args.first().is_none_or(String::is_empty) {
-        return invalid("no command is given (hint: neither the image nor the container names one)".to_owned());
+        return invalid(
+            "no command is given (hint: neither the image nor the container names one)".to_owned(),
+        );
     }
     let strings = config.args.iter().chain(&config.env).chain([&config.working_dir]);
     if strings.into_iter().any(|text| text.contains('\0')) {
@@ -78,7 +80,10 @@ pub(crate) fn check(config: &ContainerConfig) -> Result<()> {
         Rootfs::Directory(path) => Some(path),
         Rootfs::Overlay { lower, upper, work, .. } => {
             if lower.is_empty() || upper.is_some() != work.is_some() {
-                return invalid("an overlay needs lower directories, and either both or none of upper and work".to_owned());
+                return invalid(
+                    "an overlay needs lower directories, and either both or none of upper and work"
+                        .to_owned(),
+                );
             }
             lower.iter().chain(upper).chain(work).find(|path| !path.is_absolute())
         }
@@ -92,7 +97,10 @@ pub(crate) fn check(config: &ContainerConfig) -> Result<()> {
     for mount in &config.mounts {
         let climbs = mount.destination.components().any(|part| part == Component::ParentDir);
         if !mount.destination.is_absolute() || climbs || mount.destination.parent().is_none() {
-            return invalid(format!("mount destination {:?} must be an absolute path without ..", mount.destination));
+            return invalid(format!(
+                "mount destination {:?} must be an absolute path without ..",
+                mount.destination
+            ));
         }
         if let MountSource::Bind { path, .. } = &mount.source
             && !path.is_absolute()
@@ -105,6 +113,7 @@ pub(crate) fn check(config: &ContainerConfig) -> Result<()> {
 
 /// Becomes the container's first process. Does not return.
 pub(crate) fn become_container(job: &ContainerJob<'_>) -> ! {
+    begin(job.stdio, job.sync, job.shm);
     let error = match enter_container(job) {
         Ok(never) => match never {},
         Err(error) => error,
@@ -114,6 +123,8 @@ pub(crate) fn become_container(job: &ContainerJob<'_>) -> ! {
 
 /// Becomes a process in a running container. Does not return.
 pub(crate) fn become_exec(job: &ExecJob<'_>) -> ! {
+    // The descriptor of the target goes where a container has its shm.
+    begin(job.stdio, job.sync, Some(job.target));
     let error = match enter_exec(job) {
         Ok(never) => match never {},
         Err(error) => error,
@@ -121,21 +132,33 @@ pub(crate) fn become_exec(job: &ExecJob<'_>) -> ! {
     fail(error)
 }
 
+/// Leaves the shim behind. Until this is done, descriptors are the shim's.
+fn begin(stdio: [Option<RawFd>; 3], sync: RawFd, more: Option<RawFd>) {
+    if let Err(error) = process::prepare().and_then(|()| arrange(stdio, sync, more)) {
+        // SAFETY: the socket is open in the shim, of which this is a copy.
+        fail_to(unsafe { BorrowedFd::borrow_raw(sync) }, error)
+    }
+}
+
 fn fail(error: Error) -> ! {
+    fail_to(shim(), error)
+}
+
+fn fail_to(shim: BorrowedFd<'_>, error: Error) -> ! {
     let mut message = vec![FAILED];
     let exit = if let Error::Start { exit_code, .. } = &error { *exit_code } else { 128 };
     // What cannot be encoded or sent leaves the exit code to speak.
     if serde_json::to_writer(&mut message, &Failure::from(error)).is_ok() {
-        let _ = channel::send(&shim(), &message, &[]);
+        let _ = channel::send(&shim, &message, &[]);
     }
     // SAFETY: ends the process without running what the shim registered.
     unsafe { libc::_exit(exit) }
 }
 
 /// The socket to the shim.
-fn shim() -> std::os::fd::BorrowedFd<'static> {
+fn shim() -> BorrowedFd<'static> {
     // SAFETY: `arrange` puts the socket there, and it stays open until exec.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(SYNC) }
+    unsafe { BorrowedFd::borrow_raw(SYNC) }
 }
 
 /// Puts descriptors where they belong and closes every other one.
@@ -171,12 +194,11 @@ fn arrange(stdio: [Option<RawFd>; 3], sync: RawFd, shm: Option<RawFd>) -> Result
 
 fn enter_container(job: &ContainerJob<'_>) -> Result<std::convert::Infallible> {
     let config = job.config;
-    process::prepare()?;
-    arrange(job.stdio, job.sync, job.shm)?;
     process::set_oom_score(config.oom_score_adj)?;
     process::set_rlimits(&config.rlimits)?;
     job.cgroup.join(job.in_v2)?;
-    unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|error| Error::os("unshare the cgroup namespace", error.into()))?;
+    unshare(CloneFlags::CLONE_NEWCGROUP)
+        .map_err(|error| Error::os("unshare the cgroup namespace", error.into()))?;
     let shm = job.shm.map(|_| {
         // SAFETY: `arrange` put it there; nothing else owns it.
         unsafe { OwnedFd::from_raw_fd(SHM) }
@@ -212,9 +234,6 @@ fn enter_container(job: &ContainerJob<'_>) -> Result<std::convert::Infallible> {
 }
 
 fn enter_exec(job: &ExecJob<'_>) -> Result<std::convert::Infallible> {
-    process::prepare()?;
-    // The descriptor of the target goes where a container has its shm.
-    arrange(job.stdio, job.sync, Some(job.target))?;
     let terminal = job.terminal.is_some();
     // SAFETY: `arrange` put it there; nothing else owns it.
     let target = unsafe { OwnedFd::from_raw_fd(SHM) };

@@ -53,8 +53,8 @@ mod wire;
 
 pub use config::{
     AttachConfig, Capabilities, ContainerConfig, Device, ExecConfig, IpcMode, LogConfig, MAX_ATTACHED,
-    MAX_CONTAINERS, MAX_EXECS, Mount, MountSource, Network, PidMode, PodSandboxConfig, Propagation, Resources, Rlimit,
-    Rootfs, RunConfig, Seccomp, TerminalSize, User,
+    MAX_CONTAINERS, MAX_EXECS, Mount, MountSource, Network, PidMode, PodSandboxConfig, Propagation,
+    Resources, Rlimit, Rootfs, RunConfig, Seccomp, TerminalSize, User,
 };
 pub use error::{Error, Result};
 pub use runtime::{AdoptedSandbox, Events, Options, Runtime};

@@ -1,6 +1,6 @@
 //! The main process's side: makes pods through the zygote, adopts those that an earlier process made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -24,6 +24,9 @@ use crate::{shim, state};
 
 /// Events that a slow receiver may fall behind before it is told [`Event::Lagged`].
 const EVENT_BACKLOG: usize = 4096;
+
+/// Marks the pod of a [`Runtime::run`].
+const RUN_LABEL: &str = "sampan.io/run";
 
 /// How a [`Runtime`] is to work.
 #[derive(Debug, Clone)]
@@ -70,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) filters: Filters,
     events: broadcast::Sender<Event>,
     pods: Mutex<HashMap<String, PodSandbox>>,
+    /// Ids that are being made.
+    reserved: Mutex<HashSet<String>>,
     zygote: tokio::sync::Mutex<Option<Arc<Connection>>>,
 }
 
@@ -98,6 +103,29 @@ impl Events {
             Err(broadcast::error::RecvError::Lagged(_)) => Some(Event::Lagged),
             Err(broadcast::error::RecvError::Closed) => None,
         }
+    }
+}
+
+/// An id that is being made; nobody else may make it meanwhile.
+#[derive(Debug)]
+struct Reservation {
+    inner: Arc<Inner>,
+    id: String,
+}
+
+impl Reservation {
+    fn new(inner: Arc<Inner>, id: &str) -> Result<Self> {
+        let new = inner.reserved.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        if !new {
+            return Err(Error::AlreadyExists { kind: "pod sandbox".to_owned(), id: id.to_owned() });
+        }
+        Ok(Self { inner, id: id.to_owned() })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.inner.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
@@ -138,7 +166,10 @@ impl Inner {
         let executable = &self.options.executable;
         let failed = |error| Error::os(format!("start the zygote {}", executable.display()), error);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.options.runtime_dir.join("shim.log"));
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.options.runtime_dir.join("shim.log"));
         // Standard input is the socket: no descriptor has to be passed in another way. No environment, no secrets.
         let mut child = Command::new(executable)
             .arg0("sampan")
@@ -169,10 +200,16 @@ impl Runtime {
     /// Prepares the runtime directory and looks at the cgroups. Call it inside a tokio runtime.
     pub fn new(options: Options, supervisor: Supervisor) -> Result<Self> {
         if !options.runtime_dir.is_absolute() {
-            return Err(Error::Invalid(format!("runtime directory {} must be absolute", options.runtime_dir.display())));
+            return Err(Error::Invalid(format!(
+                "runtime directory {} must be absolute",
+                options.runtime_dir.display()
+            )));
         }
         if !options.cgroup_parent.starts_with('/') || options.cgroup_parent.contains("..") {
-            return Err(Error::Invalid(format!("cgroup parent {:?} must be an absolute path", options.cgroup_parent)));
+            return Err(Error::Invalid(format!(
+                "cgroup parent {:?} must be an absolute path",
+                options.cgroup_parent
+            )));
         }
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&options.runtime_dir);
         made.map_err(|source| Error::File { what: "create", path: options.runtime_dir.clone(), source })?;
@@ -184,6 +221,7 @@ impl Runtime {
             filters: Filters::default(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             pods: Mutex::default(),
+            reserved: Mutex::default(),
             zygote: tokio::sync::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -209,18 +247,36 @@ impl Runtime {
         self.inner.pods().values().cloned().collect()
     }
 
-    /// Makes a pod sandbox: a shim with its namespaces and cgroups. Undone when it fails.
+    /// Makes a pod sandbox: a shim with its namespaces and cgroups. Undone when it fails; goes on when the caller stops
+    /// waiting, and is then found by [`Runtime::pod`].
     pub async fn create_pod(&self, config: PodSandboxConfig) -> Result<PodSandbox> {
         check_id("pod sandbox", &config.id)?;
         let inner = &self.inner;
         if inner.pods().len() >= inner.options.max_pods {
-            return Err(Error::Limit(format!("this node already runs {} pod sandboxes", inner.options.max_pods)));
+            return Err(Error::Limit(format!(
+                "this node already runs {} pod sandboxes",
+                inner.options.max_pods
+            )));
         }
         let dir = inner.options.runtime_dir.join(&config.id);
+        let reservation = Reservation::new(inner.clone(), &config.id)?;
         if inner.pods().contains_key(&config.id) || state::alive(&dir).is_some() {
             return Err(Error::AlreadyExists { kind: "pod sandbox".to_owned(), id: config.id });
         }
-        let cgroup = inner.layout.plan(&inner.options.cgroup_parent, &config.id);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let (runtime, id) = (self.clone(), config.id.clone());
+        inner.supervisor.spawn(format!("create-{id}"), async move {
+            let _reservation = reservation;
+            // Nobody waits any more: the pod stays, as promised.
+            let _ = sender.send(runtime.make_pod(config, dir).await);
+        });
+        receiver.await.unwrap_or_else(|_| {
+            Err(Error::Conflict(format!("pod sandbox {id:?} was not made: shutting down")))
+        })
+    }
+
+    async fn make_pod(&self, config: PodSandboxConfig, dir: PathBuf) -> Result<PodSandbox> {
+        let cgroup = self.inner.layout.plan(&self.inner.options.cgroup_parent, &config.id);
         // What is left of one that was never finished, or of a shim that died.
         cgroup.kill_and_remove()?;
         state::remove(&dir)?;
@@ -229,6 +285,7 @@ impl Runtime {
         let made = self.start_pod(plan.clone()).await;
         if made.is_err() {
             let _ = plan.cgroup.kill_and_remove();
+            let _ = state::unpin(&plan);
             let _ = state::remove(&dir);
         }
         made
@@ -262,7 +319,13 @@ impl Runtime {
                 state::remove(&entry.path())?;
                 continue;
             };
-            adopted.push(sandbox::adopt(self.inner.clone(), description).await?);
+            let one_shot = description.plan.config.labels.contains_key(RUN_LABEL);
+            let pod = sandbox::adopt(self.inner.clone(), description).await?;
+            match one_shot {
+                // Whoever waited for that command is gone.
+                true => pod.sandbox.remove().await?,
+                false => adopted.push(pod),
+            }
         }
         Ok(adopted)
     }
@@ -273,8 +336,10 @@ impl Runtime {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let id = format!("run-{}-{number}", std::process::id());
+        let labels = [(RUN_LABEL.to_owned(), String::new())].into();
         let network = if host_network { Network::Host } else { Network::Private };
-        let sandbox = self.create_pod(PodSandboxConfig { id, network, hostname, ..Default::default() }).await?;
+        let sandbox =
+            self.create_pod(PodSandboxConfig { id, network, hostname, labels, ..Default::default() }).await?;
         container.id = "run".to_owned();
         let id = container.id.clone();
         let started = async {

@@ -63,7 +63,8 @@ impl Starting {
     /// Begins to read from the shim.
     pub(crate) fn new(runtime: Arc<Inner>, connection: Arc<Connection>, id: String) -> Self {
         let (ready, sandbox) = tokio::sync::oneshot::channel::<PodSandbox>();
-        let (token, reader, inner, name) = (runtime.supervisor.token(), connection.clone(), runtime.clone(), id.clone());
+        let (token, reader, inner, name) =
+            (runtime.supervisor.token(), connection.clone(), runtime.clone(), id.clone());
         runtime.supervisor.spawn(format!("pod-{name}"), async move {
             let exited = |container, exit| inner.publish(Event::Exited { pod: id.clone(), container, exit });
             tokio::select! {
@@ -84,6 +85,12 @@ impl Starting {
         // Fails only when the reader ended, at shutdown.
         let _ = self.ready.send(sandbox.clone());
         sandbox
+    }
+
+    /// A known pod is connected again.
+    fn rejoin(self, sandbox: &PodSandbox) {
+        sandbox.link().connection = Some(self.connection);
+        let _ = self.ready.send(sandbox.clone());
     }
 }
 
@@ -116,7 +123,9 @@ impl PodSandbox {
     fn new(runtime: Arc<Inner>, description: &PodDescription, connection: Option<Arc<Connection>>) -> Self {
         let link = Mutex::new(Link { connection, removed: false });
         let PodDescription { plan, pid, pid_start, .. } = description;
-        Self { shared: Arc::new(Shared { runtime, plan: plan.clone(), pid: *pid, pid_start: *pid_start, link }) }
+        Self {
+            shared: Arc::new(Shared { runtime, plan: plan.clone(), pid: *pid, pid_start: *pid_start, link }),
+        }
     }
 
     fn link(&self) -> std::sync::MutexGuard<'_, Link> {
@@ -165,13 +174,13 @@ impl PodSandbox {
             }
         }
         let Shared { runtime, plan, pid, pid_start, .. } = &*self.shared;
-        if state::process_start(*pid) == Some(*pid_start) {
-            if let Ok(description) = state::read_pod(&plan.dir).ok_or(()) {
-                // Alive: connect again; whoever listens must list again, since ends may have been missed.
-                if let Ok(AdoptedSandbox { .. }) = Box::pin(adopt(runtime.clone(), description)).await {
-                    runtime.publish(Event::Lagged);
-                }
-            }
+        if state::process_start(*pid) == Some(*pid_start)
+            && let Ok(socket) = state::connect(&plan.dir)
+            && let Ok(connection) = Connection::new(self.id(), socket)
+        {
+            // Alive. Whoever listens must list again, since ends may have been missed.
+            Starting::new(runtime.clone(), Arc::new(connection), self.id().to_owned()).rejoin(self);
+            runtime.publish(Event::Lagged);
             return;
         }
         let before = state::containers(&plan.dir).unwrap_or_default();
@@ -201,7 +210,11 @@ impl PodSandbox {
     }
 
     /// The same with stdout and stderr given.
-    pub(crate) async fn create_with_streams(&self, config: ContainerConfig, streams: Vec<OwnedFd>) -> Result<()> {
+    pub(crate) async fn create_with_streams(
+        &self,
+        config: ContainerConfig,
+        streams: Vec<OwnedFd>,
+    ) -> Result<()> {
         self.create(config, streams).await
     }
 

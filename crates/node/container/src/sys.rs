@@ -143,7 +143,12 @@ pub(crate) fn clone_tree_at(fd: &impl AsFd, recursive: bool) -> io::Result<Owned
 }
 
 /// Changes attributes and propagation of a mount; `recursive` reaches every mount below it.
-pub(crate) fn set_attributes(mount: &impl AsFd, set: u64, propagation: u64, recursive: bool) -> io::Result<()> {
+pub(crate) fn set_attributes(
+    mount: &impl AsFd,
+    set: u64,
+    propagation: u64,
+    recursive: bool,
+) -> io::Result<()> {
     let attr = MountAttr { set, propagation, ..MountAttr::default() };
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: path and structure are valid for the call.
@@ -159,11 +164,16 @@ pub(crate) fn attach(mount: &impl AsFd, target: &impl AsFd) -> io::Result<()> {
     let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
     let (from, to) = (mount.as_fd().as_raw_fd(), target.as_fd().as_raw_fd());
     // SAFETY: empty C strings are valid for the call.
-    check(unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), to, c"".as_ptr(), flags) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), to, c"".as_ptr(), flags) })
+        .map(drop)
 }
 
 /// A new file system, not yet attached. Options without a value are flags.
-pub(crate) fn new_mount(kind: &CStr, options: &[(&str, Option<&[u8]>)], attributes: u64) -> io::Result<OwnedFd> {
+pub(crate) fn new_mount(
+    kind: &CStr,
+    options: &[(&str, Option<&[u8]>)],
+    attributes: u64,
+) -> io::Result<OwnedFd> {
     // SAFETY: the name is valid for the call.
     let context = own(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?;
     let fd = context.as_raw_fd();
@@ -176,12 +186,26 @@ pub(crate) fn new_mount(kind: &CStr, options: &[(&str, Option<&[u8]>)], attribut
                 let value = c_string(value)?;
                 // SAFETY: both strings are valid for the call.
                 unsafe {
-                    libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0)
+                    libc::syscall(
+                        libc::SYS_fsconfig,
+                        fd,
+                        FSCONFIG_SET_STRING,
+                        key.as_ptr(),
+                        value.as_ptr(),
+                        0,
+                    )
                 }
             }
             // SAFETY: the key is valid for the call.
             None => unsafe {
-                libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_SET_FLAG, key.as_ptr(), std::ptr::null::<u8>(), 0)
+                libc::syscall(
+                    libc::SYS_fsconfig,
+                    fd,
+                    FSCONFIG_SET_FLAG,
+                    key.as_ptr(),
+                    std::ptr::null::<u8>(),
+                    0,
+                )
             },
         };
         check(result).map_err(|error| explain(&context, error))?;

@@ -36,24 +36,63 @@ pub(crate) struct Privileges {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Zygote: fork a shim that serves the socket sent along.
-    Fork { dir: PathBuf },
+    Fork {
+        dir: PathBuf,
+    },
     CreatePod(Box<PodPlan>),
     Describe,
-    ContainerStatus { id: String },
+    ContainerStatus {
+        id: String,
+    },
     /// With `streams`, the process's stdin, stdout and stderr are sent along.
-    CreateContainer { config: Box<ContainerConfig>, privileges: Privileges, streams: bool },
-    StartContainer { id: String },
-    SignalContainer { id: String, signal: i32, all: bool },
-    UpdateContainer { id: String, resources: Resources },
-    ResizeContainer { id: String, size: TerminalSize },
-    RemoveContainer { id: String },
-    ReopenLog { id: String },
+    CreateContainer {
+        config: Box<ContainerConfig>,
+        privileges: Privileges,
+        streams: bool,
+    },
+    StartContainer {
+        id: String,
+    },
+    SignalContainer {
+        id: String,
+        signal: i32,
+        all: bool,
+    },
+    UpdateContainer {
+        id: String,
+        resources: Resources,
+    },
+    ResizeContainer {
+        id: String,
+        size: TerminalSize,
+    },
+    RemoveContainer {
+        id: String,
+    },
+    ReopenLog {
+        id: String,
+    },
     /// The child's ends of the wanted streams are sent along, in the order stdin, stdout, stderr.
-    Exec { exec: u64, config: Box<ExecConfig>, privileges: Option<Privileges> },
-    ResizeExec { exec: u64, size: TerminalSize },
-    SignalExec { exec: u64, signal: i32 },
+    Exec {
+        exec: u64,
+        config: Box<ExecConfig>,
+        privileges: Option<Privileges>,
+    },
+    ResizeExec {
+        exec: u64,
+        size: TerminalSize,
+    },
+    SignalExec {
+        exec: u64,
+        signal: i32,
+    },
     /// The shim's ends of the wanted streams are sent along, in the order stdin, stdout, stderr.
-    Attach { container: String, stdin: bool, stdout: bool, stderr: bool },
+    Attach {
+        container: String,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    },
     /// Kill everything in the pod.
     StopPod,
     /// Kill everything, remove the state and end the shim.

@@ -44,7 +44,11 @@ impl Rule {
     /// A rule for a device of the host.
     pub(crate) fn for_device(device: &Device) -> Result<Self> {
         let path = &device.host_path;
-        let meta = fs::metadata(path).map_err(|source| Error::File { what: "look up device", path: path.clone(), source })?;
+        let meta = fs::metadata(path).map_err(|source| Error::File {
+            what: "look up device",
+            path: path.clone(),
+            source,
+        })?;
         let kind = meta.file_type();
         if !kind.is_block_device() && !kind.is_char_device() {
             return Err(Error::Invalid(format!("{} is not a device", path.display())));
@@ -181,7 +185,8 @@ fn attach(dir: &Path, program: &[Instruction]) -> Result<()> {
         flags: ALLOW_MULTI,
     };
     // SAFETY: the structure is valid for its size.
-    let attached = unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &attach, size_of::<AttachAttributes>()) };
+    let attached =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &attach, size_of::<AttachAttributes>()) };
     match attached {
         0.. => Ok(()),
         _ => Err(Error::last_os(format!("attach the device filter to {}", dir.display()))),

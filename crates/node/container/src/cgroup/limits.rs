@@ -14,7 +14,8 @@ pub(super) fn inherit_cpuset(dir: &Path) -> Result<()> {
     let Some(parent) = dir.parent() else { return Ok(()) };
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let path = parent.join(file);
-        let value = fs::read_to_string(&path).map_err(|error| Error::os(format!("read {}", path.display()), error))?;
+        let value = fs::read_to_string(&path)
+            .map_err(|error| Error::os(format!("read {}", path.display()), error))?;
         set(&dir.join(file), value.trim())?;
     }
     Ok(())
@@ -60,7 +61,9 @@ impl CgroupPlan {
         ];
         for (controller, _) in wanted.into_iter().filter(|(_, wanted)| *wanted) {
             let Some((dir, v2)) = self.controller(controller) else {
-                let text = format!("the kernel has no {controller} cgroup controller (hint: enable it on its command line)");
+                let text = format!(
+                    "the kernel has no {controller} cgroup controller (hint: enable it on its command line)"
+                );
                 return Err(Error::Invalid(text));
             };
             match (controller, v2) {

@@ -18,9 +18,19 @@ use crate::config::{ContainerConfig, Device, Mount, MountSource, Propagation};
 use crate::error::{Error, Result};
 use crate::sys::{self, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY};
 
-const MASKED: [&str; 11] = [
-    "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 const STRICT: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
@@ -49,12 +59,17 @@ pub(super) struct Sources {
 }
 
 /// Opens everything of the host's that the container will show.
-pub(super) fn open_sources(config: &ContainerConfig, cgroup: &CgroupPlan, shm: Option<OwnedFd>) -> Result<Sources> {
+pub(super) fn open_sources(
+    config: &ContainerConfig,
+    cgroup: &CgroupPlan,
+    shm: Option<OwnedFd>,
+) -> Result<Sources> {
     let mut cgroups = Vec::new();
     for (name, dir) in cgroup.visible() {
         let tree = match sys::clone_tree(&dir, false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other.map_err(|error| Error::os(format!("open cgroup {} for mounting", dir.display()), error))?,
+            other => other
+                .map_err(|error| Error::os(format!("open cgroup {} for mounting", dir.display()), error))?,
         };
         let access = if config.privileged { 0 } else { MOUNT_ATTR_RDONLY };
         sys::set_attributes(&tree, STRICT | access, MsFlags::MS_PRIVATE.bits(), false)
@@ -113,7 +128,8 @@ fn default_nodes() -> Vec<Node> {
         device: libc::makedev(major, minor),
         owner: (0, 0),
     };
-    let all = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+    let all =
+        [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     all.into_iter().map(node).collect()
 }
 
@@ -139,7 +155,9 @@ fn host_nodes(dir: &Path, relative: &Path, nodes: &mut Vec<Node>) {
             if !own && relative.components().count() < 4 {
                 host_nodes(&entry.path(), &path, nodes);
             }
-        } else if nodes.len() < MAX_NODES && !nodes.iter().any(|known| known.path == path) && path != Path::new("console")
+        } else if nodes.len() < MAX_NODES
+            && !nodes.iter().any(|known| known.path == path)
+            && path != Path::new("console")
             && path != Path::new("ptmx")
         {
             nodes.extend(node_of(&meta, path));
@@ -149,11 +167,13 @@ fn host_nodes(dir: &Path, relative: &Path, nodes: &mut Vec<Node>) {
 
 fn device_node(device: &Device) -> Result<Node> {
     let path = &device.host_path;
-    let meta = std::fs::metadata(path).map_err(|error| Error::os(format!("look up device {}", path.display()), error))?;
+    let meta = std::fs::metadata(path)
+        .map_err(|error| Error::os(format!("look up device {}", path.display()), error))?;
     let target = device.container_path.strip_prefix("/dev").map_err(|_| {
         Error::Invalid(format!("device path {} is not below /dev", device.container_path.display()))
     })?;
-    node_of(&meta, target.to_owned()).ok_or_else(|| Error::Invalid(format!("{} is not a device", path.display())))
+    node_of(&meta, target.to_owned())
+        .ok_or_else(|| Error::Invalid(format!("{} is not a device", path.display())))
 }
 
 /// Mounts everything, in this process's root.
@@ -181,11 +201,22 @@ pub(super) fn mount_all(config: &ContainerConfig, sources: Sources) -> Result<()
 }
 
 fn open_root() -> Result<OwnedFd> {
-    let root = sys::open_in_root(&std::fs::File::open("/").map_err(|e| Error::os("open /", e))?, Path::new("/"), libc::O_PATH, 0);
+    let root = sys::open_in_root(
+        &std::fs::File::open("/").map_err(|e| Error::os("open /", e))?,
+        Path::new("/"),
+        libc::O_PATH,
+        0,
+    );
     root.map_err(|error| Error::os("open /", error))
 }
 
-fn attach_new(root: &OwnedFd, path: &str, kind: &CStr, options: &[(&str, Option<&[u8]>)], attributes: u64) -> Result<()> {
+fn attach_new(
+    root: &OwnedFd,
+    path: &str,
+    kind: &CStr,
+    options: &[(&str, Option<&[u8]>)],
+    attributes: u64,
+) -> Result<()> {
     let mount = sys::new_mount(kind, options, attributes)
         .map_err(|error| Error::os(format!("mount {} on {path}", kind.to_string_lossy()), error))?;
     attach(root, path, &mount, true)
@@ -236,7 +267,9 @@ fn directory_at(root: &OwnedFd, path: &Path, links: usize) -> io::Result<OwnedFd
         // There, and yet not found: a link whose target is missing.
         Err(nix::Error::EEXIST) => {
             let target = nix::fcntl::readlinkat(&parent, name)?;
-            let Some(links) = links.checked_sub(1) else { return Err(io::Error::from_raw_os_error(libc::ELOOP)) };
+            let Some(links) = links.checked_sub(1) else {
+                return Err(io::Error::from_raw_os_error(libc::ELOOP));
+            };
             directory_at(root, &above.join(target), links)
         }
         Err(error) => Err(error.into()),
@@ -250,7 +283,10 @@ fn fill_dev(root: &OwnedFd, nodes: &[Node]) -> Result<()> {
     for node in nodes {
         let name = node.path.file_name().unwrap_or_default();
         let parent = node.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let made = parent.map(|parent| directory_at(&dev, parent, MAX_LINKS)).transpose().map_err(|error| failed(&node.path, error))?;
+        let made = parent
+            .map(|parent| directory_at(&dev, parent, MAX_LINKS))
+            .transpose()
+            .map_err(|error| failed(&node.path, error))?;
         let parent = made.as_ref().unwrap_or(&dev);
         let mode = Mode::from_bits_truncate(node.mode);
         match mknodat(parent, name, node.kind, mode, node.device) {
@@ -349,7 +385,8 @@ fn hide(root: &OwnedFd, config: &ContainerConfig) -> Result<()> {
             (false, _) => sys::clone_tree(Path::new("/dev/null"), false).map_err(failed)?,
             // The first one is attached; copies of an attached mount work on every kernel.
             (true, Some(first)) => sys::clone_tree_at(first, false).map_err(failed)?,
-            (true, None) => sys::new_mount(c"tmpfs", &[("size", Some(b"0"))], STRICT | MOUNT_ATTR_RDONLY).map_err(failed)?,
+            (true, None) => sys::new_mount(c"tmpfs", &[("size", Some(b"0"))], STRICT | MOUNT_ATTR_RDONLY)
+                .map_err(failed)?,
         };
         sys::attach(&cover, &target).map_err(failed)?;
         if directory && empty.is_none() {

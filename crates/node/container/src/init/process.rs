@@ -17,13 +17,15 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Right after the fork: dies with the shim, handles no signal, leads a session, shows nothing of itself.
 pub(super) fn prepare() -> Result<()> {
-    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).map_err(|error| Error::os("set the death signal", error))?;
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64)
+        .map_err(|error| Error::os("set the death signal", error))?;
     // Until the program runs, nothing in the container may look into this process.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|error| Error::os("hide the process", error))?;
     // SAFETY: these calls touch only this process's own signal state.
     unsafe {
         // Exec keeps ignored signals ignored; these are the ones that Rust and the shim change.
-        for signal in [libc::SIGPIPE, libc::SIGCHLD, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        for signal in [libc::SIGPIPE, libc::SIGCHLD, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]
+        {
             libc::signal(signal, libc::SIG_DFL);
         }
         let mut none = std::mem::zeroed();
@@ -73,7 +75,10 @@ fn resource(name: &str) -> Option<libc::__rlimit_resource_t> {
 pub(super) fn check_rlimits(limits: &[Rlimit]) -> Result<()> {
     for limit in limits {
         if resource(&limit.name).is_none() || limit.soft > limit.hard {
-            let text = format!("resource limit {:?} ({} of {}) is unknown or its soft part is above the hard one", limit.name, limit.soft, limit.hard);
+            let text = format!(
+                "resource limit {:?} ({} of {}) is unknown or its soft part is above the hard one",
+                limit.name, limit.soft, limit.hard
+            );
             return Err(Error::Invalid(text));
         }
     }
@@ -153,7 +158,8 @@ impl Program<'_> {
                 if libc::fstat(fd, &mut stat) != 0 {
                     continue;
                 }
-                let terminal = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && libc::major(stat.st_rdev) == 136;
+                let terminal =
+                    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && libc::major(stat.st_rdev) == 136;
                 if terminal || stat.st_mode & libc::S_IFMT == libc::S_IFIFO {
                     // A stream that cannot be given away can still be used.
                     libc::fchown(fd, self.user.uid, u32::MAX);
@@ -183,7 +189,10 @@ impl Program<'_> {
 }
 
 fn enter_directory(path: &str) -> Result<()> {
-    let failed = |error: io::Error| Error::Start { exit_code: 128, message: format!("chdir to cwd ({path:?}): {error}") };
+    let failed = |error: io::Error| Error::Start {
+        exit_code: 128,
+        message: format!("chdir to cwd ({path:?}): {error}"),
+    };
     if let Err(error) = std::env::set_current_dir(path) {
         if error.kind() != io::ErrorKind::NotFound {
             return Err(failed(error));
@@ -200,7 +209,7 @@ fn install_filter(filter: &[u8]) -> Result<()> {
     if filter.is_empty() {
         return Ok(());
     }
-    if filter.len() % 8 != 0 || filter.len() / 8 > usize::from(u16::MAX) {
+    if !filter.len().is_multiple_of(8) || filter.len() / 8 > usize::from(u16::MAX) {
         return Err(Error::Invalid("the system call filter is not a BPF program".to_owned()));
     }
     // Eight bytes an instruction, but they may lie unaligned.
@@ -229,11 +238,8 @@ fn environment(given: &[String], home: Option<&str>, tty: bool) -> Vec<String> {
             None => all.push(variable.clone()),
         }
     }
-    let defaults = [
-        ("PATH", Some(DEFAULT_PATH)),
-        ("HOME", Some(home.unwrap_or("/"))),
-        ("TERM", tty.then_some("xterm")),
-    ];
+    let defaults =
+        [("PATH", Some(DEFAULT_PATH)), ("HOME", Some(home.unwrap_or("/"))), ("TERM", tty.then_some("xterm"))];
     for (variable, value) in defaults {
         if let Some(value) = value.filter(|_| all.iter().all(|old| name(old) != variable)) {
             all.push(format!("{variable}={value}"));
@@ -288,7 +294,9 @@ fn not_executed(program: &str, there: bool, error: &io::Error) -> Error {
             let message = format!("exec: {program:?}: stat {program}: no such file or directory");
             return Error::Start { exit_code: 127, message };
         }
-        Some(libc::ENOENT) => "no such file or directory (hint: its interpreter or dynamic linker is missing)".to_owned(),
+        Some(libc::ENOENT) => {
+            "no such file or directory (hint: its interpreter or dynamic linker is missing)".to_owned()
+        }
         Some(libc::EACCES) => "permission denied".to_owned(),
         Some(libc::ENOEXEC) => "exec format error (hint: the image is for another architecture)".to_owned(),
         Some(libc::EISDIR) => "is a directory".to_owned(),

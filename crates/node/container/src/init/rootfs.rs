@@ -26,7 +26,8 @@ pub(super) fn enter(rootfs: &Rootfs, point: &Path) -> Result<()> {
     match rootfs {
         Rootfs::Directory(path) => {
             let tree = sys::clone_tree(path, true).map_err(|error| Error::os(&what, error))?;
-            sys::set_attributes(&tree, 0, MsFlags::MS_PRIVATE.bits(), true).map_err(|error| Error::os(&what, error))?;
+            sys::set_attributes(&tree, 0, MsFlags::MS_PRIVATE.bits(), true)
+                .map_err(|error| Error::os(&what, error))?;
             attach_at(&tree, point)?;
         }
         Rootfs::Overlay { lower, upper, work, options } => {

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn overrides_win_and_strict_leaves_the_images_groups_out() {
-        let user = User { name: "web".to_owned(), uid: Some(0), gid: None, groups: vec![7], strict_groups: true };
+        let user =
+            User { name: "web".to_owned(), uid: Some(0), gid: None, groups: vec![7], strict_groups: true };
         let identity = resolve(&user, PASSWD, GROUP).unwrap();
         assert_eq!((identity.uid, identity.gid, identity.groups), (0, 0, vec![0, 7]));
     }

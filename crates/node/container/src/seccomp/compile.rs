@@ -105,7 +105,9 @@ fn search(ranges: &[(u32, Verdict)]) -> Vec<Instruction> {
     let start = above[0].0;
     let (below, above) = (search(below), search(above));
     let mut code = match u8::try_from(below.len()) {
-        Ok(length) => vec![Instruction { code: JUMP_NOT_BELOW, when_true: length, when_false: 0, value: start }],
+        Ok(length) => {
+            vec![Instruction { code: JUMP_NOT_BELOW, when_true: length, when_false: 0, value: start }]
+        }
         // Conditional jumps reach 255 instructions; the plain one reaches everywhere.
         Err(_) => vec![
             Instruction { code: JUMP_NOT_BELOW, when_true: 0, when_false: 1, value: start },
@@ -178,7 +180,8 @@ mod tests {
             Verdict::Allow => 0x7fff_0000,
             Verdict::Errno(error) => 0x5_0000 | u32::from(error),
             Verdict::When(conditions) => {
-                let holds = |c: &Condition| ((arguments[usize::from(c.argument)] & c.mask) == c.value) != c.negated;
+                let holds =
+                    |c: &Condition| ((arguments[usize::from(c.argument)] & c.mask) == c.value) != c.negated;
                 if conditions.iter().any(holds) { 0x7fff_0000 } else { 0x5_0001 }
             }
         }
@@ -194,7 +197,11 @@ mod tests {
                 for argument in [0, 8, 40, 0x2_0008, 0x1000_0000, 0x0200_0000, u32::MAX] {
                     let arguments = [argument; 6];
                     let want = expected(&rules, number, arguments);
-                    assert_eq!(run(&program, NATIVE, number, arguments), want, "call {number} argument {argument:#x}");
+                    assert_eq!(
+                        run(&program, NATIVE, number, arguments),
+                        want,
+                        "call {number} argument {argument:#x}"
+                    );
                 }
             }
             assert_eq!(run(&program, 0x4000_0003, 1, [0; 6]), 0x8000_0000);
@@ -203,7 +210,8 @@ mod tests {
 
     #[test]
     fn neighbours_with_one_verdict_are_one_range() {
-        let rules: Rules = [(0, Verdict::Allow), (1, Verdict::Allow), (2, Verdict::Allow), (5, Verdict::Allow)].into();
+        let rules: Rules =
+            [(0, Verdict::Allow), (1, Verdict::Allow), (2, Verdict::Allow), (5, Verdict::Allow)].into();
         let starts: Vec<u32> = ranges(&rules).iter().map(|range| range.0).collect();
         assert_eq!(starts, [0, 3, 5, 6]);
     }

@@ -87,8 +87,18 @@ const COMMON: &[i64] = calls!(
 
 /// The same, for calls without a name in the `libc` crate.
 const RECENT: &[i64] = &[
-    IO_PGETEVENTS, CACHESTAT, FCHMODAT2, MAP_SHADOW_STACK, FUTEX_WAKE, FUTEX_WAIT, FUTEX_REQUEUE, MSEAL, SETXATTRAT, GETXATTRAT,
-    LISTXATTRAT, REMOVEXATTRAT,
+    IO_PGETEVENTS,
+    CACHESTAT,
+    FCHMODAT2,
+    MAP_SHADOW_STACK,
+    FUTEX_WAKE,
+    FUTEX_WAIT,
+    FUTEX_REQUEUE,
+    MSEAL,
+    SETXATTRAT,
+    GETXATTRAT,
+    LISTXATTRAT,
+    REMOVEXATTRAT,
 ];
 
 /// Calls that only older architectures have.

@@ -79,7 +79,8 @@ fn receive(socket: &OwnedFd, message: &mut [u8]) -> nix::Result<(usize, Option<O
     use std::os::fd::FromRawFd;
     let mut control = nix::cmsg_space!([RawFd; 1]);
     let mut parts = [std::io::IoSliceMut::new(message)];
-    let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let received =
+        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut fd = None;
     for part in received.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = part {
@@ -198,7 +199,9 @@ impl Shim {
     pub(super) fn start_container(&mut self, caller: Caller, id: &str) -> Result<()> {
         let container = self.container_mut(id)?;
         if container.status.state != ContainerState::Created || container.pid.is_some() {
-            return Err(Error::Conflict(format!("container {id:?} was started before (hint: make a new one)")));
+            return Err(Error::Conflict(format!(
+                "container {id:?} was started before (hint: make a new one)"
+            )));
         }
         let given = container.given.take();
         let started = self.fork_container(caller, id, given);
@@ -243,7 +246,8 @@ impl Shim {
         };
         let pid = match pod.init {
             Some(init) => {
-                let target = sys::pidfd_open(init).map_err(|error| Error::os("find the pod's init", error))?;
+                let target =
+                    sys::pidfd_open(init).map_err(|error| Error::os("find the pod's init", error))?;
                 pod.in_pid_namespace(&target, fork)?
             }
             None => fork()?,
@@ -269,7 +273,9 @@ impl Shim {
     /// The process on its way said something.
     pub(super) fn container_progress(&mut self, id: &str) {
         loop {
-            let Some(start) = self.containers.get(id).and_then(|container| container.start.as_ref()) else { return };
+            let Some(start) = self.containers.get(id).and_then(|container| container.start.as_ref()) else {
+                return;
+            };
             match start.next() {
                 Progress::Wait => return,
                 Progress::Terminal(master) => {

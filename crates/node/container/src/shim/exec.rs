@@ -38,7 +38,9 @@ impl Shim {
         fds: Vec<OwnedFd>,
     ) -> Result<()> {
         if self.execs.len() >= MAX_EXECS {
-            return Err(Error::Limit(format!("the pod already runs {MAX_EXECS} execs (hint: let some of them end)")));
+            return Err(Error::Limit(format!(
+                "the pod already runs {MAX_EXECS} execs (hint: let some of them end)"
+            )));
         }
         if self.execs.contains_key(&number) {
             return Err(Error::AlreadyExists { kind: "exec".to_owned(), id: number.to_string() });
@@ -50,7 +52,8 @@ impl Shim {
         let (Some(pid), ContainerState::Running) = (container.pid, container.status.state) else {
             return Err(Error::Conflict(format!("container {:?} is not running", config.container)));
         };
-        let target = sys::pidfd_open(pid).map_err(|error| Error::os("find the container's process", error))?;
+        let target =
+            sys::pidfd_open(pid).map_err(|error| Error::os("find the container's process", error))?;
         let terminal = config.tty.then(|| container_terminal(pid, &config)).transpose()?;
         let (ours, theirs) = Self::start_sockets()?;
         let pid = self.fork_exec(&config, privileges, fds, &target, &theirs, terminal.as_ref())?;
@@ -81,7 +84,9 @@ impl Shim {
             match terminal {
                 Some(terminal) => *slot = Some(terminal.slave.as_raw_fd()),
                 None if wanted => {
-                    let fd = given.next().ok_or_else(|| Error::Invalid("exec: a stream was not sent".to_owned()))?;
+                    let fd = given
+                        .next()
+                        .ok_or_else(|| Error::Invalid("exec: a stream was not sent".to_owned()))?;
                     *slot = Some(fd.as_raw_fd());
                 }
                 None => {}
@@ -189,7 +194,9 @@ fn container_terminal(pid: libc::pid_t, config: &ExecConfig) -> Result<init::Ter
     let master = std::fs::File::from(master);
     // A container may put anything there; only the kernel's own multiplexer is a terminal.
     if master.metadata().map_err(failed)?.rdev() != libc::makedev(5, 2) {
-        return Err(Error::Conflict("the container's /dev/pts/ptmx is not a terminal multiplexer".to_owned()));
+        return Err(Error::Conflict(
+            "the container's /dev/pts/ptmx is not a terminal multiplexer".to_owned(),
+        ));
     }
     let terminal = init::pair(master.into())?;
     init::set_size(&terminal.master, config.terminal_size.unwrap_or_default())?;

@@ -124,7 +124,8 @@ impl Log {
             }
         }
         fs::rename(&self.config.path, numbered(1))?;
-        (self.file, self.size) = open(&self.config.path).map_err(|error| io::Error::other(error.to_string()))?;
+        (self.file, self.size) =
+            open(&self.config.path).map_err(|error| io::Error::other(error.to_string()))?;
         Ok(())
     }
 }
@@ -233,8 +234,10 @@ mod tests {
         for number in 0..10 {
             log.write(0, format!("{number} {}\n", "y".repeat(30)).as_bytes(), 0);
         }
-        let mut names: Vec<_> =
-            std::fs::read_dir(dir.path().join("pod")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(dir.path().join("pod"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         names.sort();
         assert_eq!(names, ["0.log", "0.log.1", "0.log.2"]);
         assert!(std::fs::read_to_string(&config.path).unwrap().contains("F 9 "));

@@ -40,11 +40,13 @@ impl Pod {
     pub(super) fn create(plan: PodPlan) -> Result<Self> {
         let config = &plan.config;
         check_sysctls(config)?;
-        let own = File::open("/proc/self/ns/pid").map_err(|error| Error::os("open the PID namespace", error))?;
+        let own =
+            File::open("/proc/self/ns/pid").map_err(|error| Error::os("open the PID namespace", error))?;
         enter_namespaces(&plan)?;
         for (name, value) in &config.sysctls {
             let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-            fs::write(&path, value).map_err(|error| Error::os(format!("set sysctl {name} to {value:?}"), error))?;
+            fs::write(&path, value)
+                .map_err(|error| Error::os(format!("set sysctl {name} to {value:?}"), error))?;
         }
         let shm = make_shm(&plan)?;
         plan.cgroup.create(&config.resources, None)?;
@@ -66,8 +68,13 @@ impl Pod {
     }
 
     /// Runs `fork` so that its child is born in the PID namespace of `target`.
-    pub(super) fn in_pid_namespace<T>(&self, target: &OwnedFd, fork: impl FnOnce() -> Result<T>) -> Result<T> {
-        setns(target, CloneFlags::CLONE_NEWPID).map_err(|error| Error::os("enter the PID namespace", error.into()))?;
+    pub(super) fn in_pid_namespace<T>(
+        &self,
+        target: &OwnedFd,
+        fork: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        setns(target, CloneFlags::CLONE_NEWPID)
+            .map_err(|error| Error::os("enter the PID namespace", error.into()))?;
         let forked = fork();
         setns(&self.own_pid_namespace, CloneFlags::CLONE_NEWPID)
             .map_err(|error| Error::os("leave the PID namespace", error.into()))?;
@@ -92,13 +99,16 @@ fn check_sysctls(config: &PodSandboxConfig) -> Result<()> {
         let network = name.starts_with("net.");
         let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix))
             || name == "kernel.sem";
-        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')) && !name.contains("..");
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+            && !name.contains("..");
         if !plain || !(network || ipc) {
             return Err(Error::Invalid(format!("sysctl {name:?} is not separate for each pod")));
         }
         let shared = (network && config.network == Network::Host) || (ipc && config.ipc == IpcMode::Host);
         if shared {
-            return Err(Error::Invalid(format!("sysctl {name:?} would change the host: the pod shares that namespace")));
+            return Err(Error::Invalid(format!(
+                "sysctl {name:?} would change the host: the pod shares that namespace"
+            )));
         }
     }
     Ok(())
@@ -125,9 +135,11 @@ fn enter_namespaces(plan: &PodPlan) -> Result<()> {
         flags |= CloneFlags::CLONE_NEWIPC;
     }
     if let Some(path) = joined {
-        let namespace = File::open(path).map_err(|error| Error::os(format!("open {}", path.display()), error))?;
-        setns(namespace, CloneFlags::CLONE_NEWNET)
-            .map_err(|error| Error::os(format!("enter network namespace {}", path.display()), error.into()))?;
+        let namespace =
+            File::open(path).map_err(|error| Error::os(format!("open {}", path.display()), error))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| {
+            Error::os(format!("enter network namespace {}", path.display()), error.into())
+        })?;
     }
     unshare(flags).map_err(|error| Error::os(format!("unshare {flags:?}"), error.into()))?;
     if flags.contains(CloneFlags::CLONE_NEWNET) {

@@ -90,7 +90,9 @@ impl Shim {
             return Err(Error::AlreadyExists { kind: "container".to_owned(), id: id.to_owned() });
         }
         if self.containers.len() >= MAX_CONTAINERS {
-            return Err(Error::Limit(format!("the pod already has {MAX_CONTAINERS} containers (hint: remove ended ones)")));
+            return Err(Error::Limit(format!(
+                "the pod already has {MAX_CONTAINERS} containers (hint: remove ended ones)"
+            )));
         }
         Ok(())
     }

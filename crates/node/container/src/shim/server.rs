@@ -90,10 +90,11 @@ pub(super) struct Shim {
 
 /// Serves a pod until it is removed. Does not return.
 pub(super) fn run(dir: &Path, socket: UnixStream) -> ! {
-    let code = match super::leave_zygote(socket).map_err(|e| Error::os("leave the zygote", e)).and_then(Shim::new) {
-        Ok(mut shim) => shim.serve(dir).map_or(1, |()| 0),
-        Err(_) => 1,
-    };
+    let code =
+        match super::leave_zygote(socket).map_err(|e| Error::os("leave the zygote", e)).and_then(Shim::new) {
+            Ok(mut shim) => shim.serve(dir).map_or(1, |()| 0),
+            Err(_) => 1,
+        };
     // SAFETY: ends this process; the zygote's exit handlers are not ours to run.
     unsafe { libc::_exit(code) }
 }
@@ -122,7 +123,9 @@ impl Shim {
             ending: false,
         };
         let token = shim.token(Source::Signals);
-        shim.epoll.add(&shim.signals, EpollEvent::new(EpollFlags::EPOLLIN, token)).map_err(failed("watch signals"))?;
+        shim.epoll
+            .add(&shim.signals, EpollEvent::new(EpollFlags::EPOLLIN, token))
+            .map_err(failed("watch signals"))?;
         shim.add_client(socket)?;
         Ok(shim)
     }
@@ -240,7 +243,9 @@ impl Shim {
         match client.inbox.receive(&client.socket) {
             Ok(0) => return self.drop_client(token),
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return;
+            }
             Err(_) => return self.drop_client(token),
         }
         loop {
@@ -330,7 +335,9 @@ impl Shim {
             let container = self.containers.values().find(|container| container.pid == Some(pid));
             if let Some(id) = container.map(|container| container.status.id.clone()) {
                 self.container_ended(&id, code, signal);
-            } else if let Some(exec) = self.execs.iter().find(|(_, exec)| exec.pid == pid).map(|(number, _)| *number) {
+            } else if let Some(exec) =
+                self.execs.iter().find(|(_, exec)| exec.pid == pid).map(|(number, _)| *number)
+            {
                 self.exec_ended(exec, code, signal);
             }
         }
@@ -338,7 +345,8 @@ impl Shim {
 
     /// Kills everything in a cgroup, reaping meanwhile.
     pub(super) fn kill_cgroup(&mut self, cgroup: &CgroupPlan) -> Result<()> {
-        let signals = self.signals.as_fd().try_clone_to_owned().map_err(|error| Error::os("watch signals", error))?;
+        let signals =
+            self.signals.as_fd().try_clone_to_owned().map_err(|error| Error::os("watch signals", error))?;
         let killed = cgroup.kill_reaping(Some((signals.as_fd(), &mut || self.reap())));
         self.reap();
         killed

@@ -175,7 +175,9 @@ impl Shim {
             return Err(Error::Conflict(format!("container {id:?} is not running")));
         }
         if container.attached.len() >= MAX_ATTACHED {
-            return Err(Error::Limit(format!("container {id:?} already has {MAX_ATTACHED} attached clients")));
+            return Err(Error::Limit(format!(
+                "container {id:?} already has {MAX_ATTACHED} attached clients"
+            )));
         }
         if wanted[0] && !container.config.stdin {
             return Err(Error::Conflict(format!("container {id:?} has no stdin (hint: set stdin: true)")));
@@ -185,7 +187,9 @@ impl Shim {
         let mut slots = [None, None, None];
         for (slot, wanted) in slots.iter_mut().zip(wanted) {
             if wanted {
-                let fd = fds.pop_front().ok_or_else(|| Error::Invalid("attach: a stream was not sent".to_owned()))?;
+                let fd = fds
+                    .pop_front()
+                    .ok_or_else(|| Error::Invalid("attach: a stream was not sent".to_owned()))?;
                 sys::set_nonblocking(&fd).map_err(|error| Error::os("attach", error))?;
                 *slot = Some(fd);
             }
@@ -211,7 +215,9 @@ impl Shim {
     /// Forgets an attached client.
     pub(super) fn detach(&mut self, id: &str, number: u64) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(place) = container.attached.iter().position(|attached| attached.number == number) else { return };
+        let Some(place) = container.attached.iter().position(|attached| attached.number == number) else {
+            return;
+        };
         let Attached { stdin, outputs, .. } = container.attached.remove(place);
         for (fd, token) in outputs.into_iter().chain([stdin]).flatten() {
             self.unwatch(&fd, token);
@@ -225,7 +231,8 @@ impl Shim {
             Some((fd, _)) => nix::unistd::write(fd, data) != Ok(data.len()),
             None => false,
         };
-        let gone: Vec<u64> = container.attached.iter().filter(failed).map(|attached| attached.number).collect();
+        let gone: Vec<u64> =
+            container.attached.iter().filter(failed).map(|attached| attached.number).collect();
         for number in gone {
             self.detach(id, number);
         }
@@ -253,7 +260,9 @@ impl Shim {
             if useless {
                 self.detach(id, number);
             }
-        } else if let Some(attached) = container.attached.iter_mut().find(|attached| attached.number == number) {
+        } else if let Some(attached) =
+            container.attached.iter_mut().find(|attached| attached.number == number)
+        {
             attached.stdin = Some((fd, token));
         }
         self.flush_input(id);
@@ -277,7 +286,8 @@ impl Shim {
             {
                 container.input.token = Some(token);
             }
-        } else if !blocked && let Some(token) = container.input.token.take()
+        } else if !blocked
+            && let Some(token) = container.input.token.take()
             && let Some(target) = container.input.target.take()
         {
             self.unwatch(&target, token);

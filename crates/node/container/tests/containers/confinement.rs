@@ -2,16 +2,28 @@
 
 use std::path::PathBuf;
 
-use sampan_container::{Device, Mount, MountSource, Propagation, Rlimit, Seccomp};
+use sampan_container::{Device, Mount, MountSource, Options, Propagation, Rlimit, Runtime, Seccomp};
 
-use crate::harness::{Env, Tests};
+use crate::harness::{Env, Tests, until};
 use crate::tests;
 
 pub fn register(tests: &mut Tests) {
     tests!(
-        tests, only_its_own_world, paths_are_hidden, system_calls_are_filtered, capabilities_are_few,
-        no_new_privileges, read_only_root, privileged_has_all, binds_and_their_modes, sub_paths_stay_inside,
-        links_in_the_image_stay_inside, devices_are_confined, limits_are_set, no_descriptor_leaks,
+        tests,
+        only_its_own_world,
+        paths_are_hidden,
+        system_calls_are_filtered,
+        capabilities_are_few,
+        no_new_privileges,
+        read_only_root,
+        privileged_has_all,
+        binds_and_their_modes,
+        sub_paths_stay_inside,
+        links_in_the_image_stay_inside,
+        devices_are_confined,
+        limits_are_set,
+        no_descriptor_leaks,
+        version_2_alone,
     );
 }
 
@@ -27,14 +39,18 @@ fn bind(path: impl Into<PathBuf>, to: &str) -> Mount {
 
 async fn only_its_own_world(env: Env) {
     let pod = env.pod("p").await;
-    let script = "echo $$; ps | wc -l; ls /; cat /proc/mounts; cat /proc/self/cgroup; ls -a /sys/fs/cgroup; ls /dev";
+    let script =
+        "echo $$; ps | wc -l; ls /; cat /proc/mounts; cat /proc/self/cgroup; ls -a /sys/fs/cgroup; ls /dev";
     let (_, output) = env.run(&pod, env.script("c", script)).await;
     assert!(output.starts_with("1\n"), "{output}");
     let mounts = output.lines().filter(|line| line.ends_with(" 0 0")).count();
     assert!(mounts < 30, "{mounts} mounts: {output}");
     assert!(output.contains("overlay / overlay rw,"), "{output}");
     assert!(output.contains(":/\n") && !output.contains("podp"), "{output}");
-    assert!(output.contains("proc /proc proc rw,nosuid,nodev,noexec") && output.contains("mqueue"), "{output}");
+    assert!(
+        output.contains("proc /proc proc rw,nosuid,nodev,noexec") && output.contains("mqueue"),
+        "{output}"
+    );
     assert!(output.contains("sysfs /sys sysfs ro,"), "{output}");
     assert!(output.contains("\nurandom\n") && output.contains("\nptmx\n"), "{output}");
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -61,7 +77,11 @@ async fn system_calls_are_filtered(env: Env) {
     let pod = env.pod("p").await;
     let script = "unshare -U true 2>&1; mount -t tmpfs x /tmp 2>&1; grep Seccomp: /proc/self/status; chroot / true && echo chroot";
     let (_, output) = env.run(&pod, env.script("c", script)).await;
-    assert_eq!(output.matches("Operation not permitted").count() + output.matches("permission denied").count(), 2, "{output}");
+    assert_eq!(
+        output.matches("Operation not permitted").count() + output.matches("permission denied").count(),
+        2,
+        "{output}"
+    );
     assert!(output.contains("Seccomp:\t2\n") && output.contains("chroot\n"), "{output}");
     let mut config = env.script("d", "unshare -U true && echo unshared; grep Seccomp: /proc/self/status");
     config.seccomp = Seccomp::Unconfined;
@@ -112,10 +132,8 @@ async fn read_only_root(env: Env) {
     let pod = env.pod("p").await;
     let mut config = env.script("c", "touch /x; touch /data/y && echo data; touch /dev/shm/z && echo shm");
     config.read_only_rootfs = true;
-    config.mounts = vec![Mount {
-        source: MountSource::Tmpfs { size: Some(1 << 20), mode: None },
-        ..bind("/", "/data")
-    }];
+    config.mounts =
+        vec![Mount { source: MountSource::Tmpfs { size: Some(1 << 20), mode: None }, ..bind("/", "/data") }];
     let (_, output) = env.run(&pod, config).await;
     assert!(output.contains("Read-only file system") && output.ends_with("data\nshm\n"), "{output}");
     env.end(pod).await;
@@ -137,7 +155,10 @@ async fn binds_and_their_modes(env: Env) {
     let volume = env.dir.join("volume");
     std::fs::create_dir_all(volume.join("deep")).unwrap();
     std::fs::write(volume.join("file"), "from the host\n").unwrap();
-    let mut config = env.script("c", "cat /a/file /one; touch /a/made && echo wrote; touch /b/no; mkdir -p /made/up && ls /made/up/new");
+    let mut config = env.script(
+        "c",
+        "cat /a/file /one; touch /a/made && echo wrote; touch /b/no; mkdir -p /made/up && ls /made/up/new",
+    );
     config.mounts = vec![
         bind(&volume, "/a"),
         Mount { read_only: true, ..bind(&volume, "/b") },
@@ -165,7 +186,9 @@ async fn sub_paths_stay_inside(env: Env) {
     std::os::unix::fs::symlink("../../../../../../etc", volume.join("relative")).unwrap();
     std::os::unix::fs::symlink("inside", volume.join("good")).unwrap();
     for (number, (sub, works)) in
-        [("good", true), ("absolute", false), ("relative", false), ("../../../etc", false)].into_iter().enumerate()
+        [("good", true), ("absolute", false), ("relative", false), ("../../../etc", false)]
+            .into_iter()
+            .enumerate()
     {
         let id = format!("c{number}");
         let mut config = env.script(&id, "cat /m/file; ls /m");
@@ -242,6 +265,33 @@ async fn no_descriptor_leaks(env: Env) {
     config.args = ["ls", "-l", "/proc/self/fd"].map(str::to_owned).to_vec();
     let (_, output) = env.run(&pod, config).await;
     // 0, 1, 2 and the directory that is listed.
-    assert_eq!(output.lines().filter(|line| line.starts_with('l') && !line.starts_with("ls:")).count(), 4, "{output}");
+    assert_eq!(
+        output.lines().filter(|line| line.starts_with('l') && !line.starts_with("ls:")).count(),
+        4,
+        "{output}"
+    );
+    env.end(pod).await;
+}
+
+/// Hybrid machines have a version 2 hierarchy as well; used alone, it must do.
+async fn version_2_alone(env: Env) {
+    let root = std::path::Path::new("/sys/fs/cgroup/unified");
+    if !root.join("cgroup.kill").exists() {
+        let pod = env.pod("p").await;
+        return env.end(pod).await;
+    }
+    let options = Options { cgroup_root: root.to_owned(), ..env.options() };
+    env.runtime.set(Runtime::new(options, env.supervisor.clone()).unwrap()).unwrap();
+    let pod = env.pod("p").await;
+    let script = "cat /proc/self/cgroup | tail -1; mknod /tmp/kmsg c 1 11 && cat /tmp/kmsg 2>&1 | head -1; \
+        head -c 1 /dev/zero | wc -c; ls /sys/fs/cgroup/cgroup.procs; (sleep 1000 &) ; sleep 1000; true";
+    pod.create_container(env.script("c", script)).await.unwrap();
+    pod.start_container("c").await.unwrap();
+    until("it looked", || env.output("c").contains("cgroup.procs")).await;
+    let output = env.output("c");
+    assert!(output.starts_with("0::/\n") && output.contains("Operation not permitted\n1\n"), "{output}");
+    assert!(pod.container_stats("c").unwrap().cpu_usage_nanos > 0);
+    pod.remove_container("c").await.unwrap();
+    assert!(pod.container_stats("c").is_err());
     env.end(pod).await;
 }

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use sampan_container::{
     ContainerConfig, Exit, LogConfig, Options, PodSandbox, PodSandboxConfig, Rootfs, Runtime,
 };
-use futures::FutureExt;
 use sampan_daemon::Supervisor;
 
 type Body = fn(Env) -> Pin<Box<dyn Future<Output = ()>>>;
@@ -41,7 +41,8 @@ impl Tests {
 
     pub fn run(self) {
         let filters: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-        let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+        let wanted =
+            |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
         let chosen: Vec<_> = self.all.into_iter().filter(|(name, _)| wanted(name)).collect();
         if std::env::args().any(|arg| arg == "--list") {
             chosen.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -58,8 +59,13 @@ impl Tests {
                 scope.spawn(|| {
                     while let Some((name, body)) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let begin = Instant::now();
-                        let passed = std::panic::catch_unwind(AssertUnwindSafe(|| run_one(name, *body))).is_ok();
-                        println!("test {name} ... {} ({:?})", if passed { "ok" } else { "FAILED" }, begin.elapsed());
+                        let passed =
+                            std::panic::catch_unwind(AssertUnwindSafe(|| run_one(name, *body))).is_ok();
+                        println!(
+                            "test {name} ... {} ({:?})",
+                            if passed { "ok" } else { "FAILED" },
+                            begin.elapsed()
+                        );
                         if !passed {
                             failed.lock().unwrap().push(*name);
                         }
@@ -195,7 +201,9 @@ pub fn container(dir: &Path, id: &str, args: &[&str]) -> ContainerConfig {
 pub fn rootfs() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        if let Some(given) = std::env::args().nth(3).filter(|_| std::env::args().any(|arg| arg.starts_with("as-"))) {
+        if let Some(given) =
+            std::env::args().nth(3).filter(|_| std::env::args().any(|arg| arg.starts_with("as-")))
+        {
             return PathBuf::from(given);
         }
         let path = std::env::temp_dir().join(format!("sampan-rootfs-{}", std::process::id())).join("rootfs");
@@ -207,7 +215,8 @@ pub fn rootfs() -> &'static Path {
         for applet in String::from_utf8(list.stdout).unwrap().lines().filter(|name| *name != "busybox") {
             std::os::unix::fs::symlink("busybox", path.join("bin").join(applet)).unwrap();
         }
-        std::fs::write(path.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").unwrap();
+        std::fs::write(path.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
+            .unwrap();
         std::fs::write(path.join("etc/group"), "root:x:0:\nweb:x:34:\nssl:x:50:web\n").unwrap();
         std::fs::write(path.join("etc/not-executable"), "text").unwrap();
         path
@@ -217,7 +226,8 @@ pub fn rootfs() -> &'static Path {
 /// Whether a process runs (a zombie does not).
 pub fn alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !matches!(rest.trim_start().chars().next(), Some('Z' | 'X')))
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !matches!(rest.trim_start().chars().next(), Some('Z' | 'X')))
 }
 
 /// Waits for something to become true, within a bound.
@@ -230,14 +240,16 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 pub fn kill9(pid: u32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
 }
 
 /// No mount, cgroup or directory of a test is left.
 fn nothing_left(dir: &Path, parent: &str) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let name = parent.trim_start_matches('/');
-    let left: Vec<&str> = mounts.lines().filter(|line| line.contains(&format!("{name}/")) || line.ends_with(name)).collect();
+    let left: Vec<&str> =
+        mounts.lines().filter(|line| line.contains(&format!("{name}/")) || line.ends_with(name)).collect();
     assert!(left.is_empty(), "mounts are left: {left:?}");
     for entry in std::fs::read_dir("/sys/fs/cgroup").unwrap() {
         let cgroup = entry.unwrap().path().join(name);

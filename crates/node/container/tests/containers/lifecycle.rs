@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use sampan_container::{
-    ContainerState, Error, Event, ExitReason, PodSandboxConfig, Resources, RunConfig,
-};
+use sampan_container::{ContainerState, Error, Event, ExitReason, PodSandboxConfig, Resources, RunConfig};
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{Env, Tests, until};
@@ -12,9 +10,20 @@ use crate::tests;
 
 pub fn register(tests: &mut Tests) {
     tests!(
-        tests, exit_codes_and_statuses, signals_end_containers, stop_asks_before_it_kills, ids_are_taken_once,
-        programs_that_cannot_run, half_made_containers_are_undone, users_and_environment, working_directory_is_made,
-        events_tell_of_ends, memory_hog_is_killed, pids_are_limited, usage_is_counted, command_in_a_rootfs,
+        tests,
+        exit_codes_and_statuses,
+        signals_end_containers,
+        stop_asks_before_it_kills,
+        ids_are_taken_once,
+        programs_that_cannot_run,
+        half_made_containers_are_undone,
+        users_and_environment,
+        working_directory_is_made,
+        events_tell_of_ends,
+        memory_hog_is_killed,
+        pids_are_limited,
+        usage_is_counted,
+        command_in_a_rootfs,
         hundred_containers_one_after_the_other,
     );
 }
@@ -31,7 +40,9 @@ async fn exit_codes_and_statuses(env: Env) {
     assert_eq!((exit.code, exit.signal, exit.reason), (42, None, ExitReason::Error));
     let status = pod.container_status("c").await.unwrap();
     assert_eq!((status.state, status.exit), (ContainerState::Exited, Some(exit.clone())));
-    assert!(status.created_at <= status.started_at.unwrap() && status.started_at.unwrap() <= exit.finished_at);
+    assert!(
+        status.created_at <= status.started_at.unwrap() && status.started_at.unwrap() <= exit.finished_at
+    );
     assert_eq!(status.labels["a"], "b");
     let (exit, _) = env.run(&pod, env.script("d", "true")).await;
     assert_eq!((exit.code, exit.reason), (0, ExitReason::Completed));
@@ -44,7 +55,9 @@ async fn exit_codes_and_statuses(env: Env) {
 
 async fn signals_end_containers(env: Env) {
     let pod = env.pod("p").await;
-    pod.create_container(env.script("c", "trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done")).await.unwrap();
+    pod.create_container(env.script("c", "trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done"))
+        .await
+        .unwrap();
     pod.start_container("c").await.unwrap();
     until("the trap is set", || env.output("c").contains("ready")).await;
     pod.signal_container("c", libc::SIGUSR1, false).await.unwrap();
@@ -59,7 +72,11 @@ async fn signals_end_containers(env: Env) {
 
 async fn stop_asks_before_it_kills(env: Env) {
     let pod = env.pod("p").await;
-    pod.create_container(env.script("polite", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done")).await.unwrap();
+    pod.create_container(
+        env.script("polite", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done"),
+    )
+    .await
+    .unwrap();
     // PID 1 without a handler does not see the signal.
     pod.create_container(env.script("deaf", "sleep 1000; true")).await.unwrap();
     pod.start_container("polite").await.unwrap();
@@ -76,11 +93,16 @@ async fn ids_are_taken_once(env: Env) {
     let pod = env.pod("p").await;
     let again = env.runtime().create_pod(PodSandboxConfig { id: "p".to_owned(), ..Default::default() }).await;
     assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+    let both = || env.runtime().create_pod(PodSandboxConfig { id: "q".to_owned(), ..Default::default() });
+    let (one, other) = tokio::join!(both(), both());
+    assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+    one.or(other).unwrap().remove().await.unwrap();
     pod.create_container(env.script("c", "true")).await.unwrap();
     let again = pod.create_container(env.script("c", "true")).await;
     assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
     for id in ["", "a/b", "..", ".hidden"] {
-        let bad = env.runtime().create_pod(PodSandboxConfig { id: id.to_owned(), ..Default::default() }).await;
+        let bad =
+            env.runtime().create_pod(PodSandboxConfig { id: id.to_owned(), ..Default::default() }).await;
         assert!(matches!(bad, Err(Error::Invalid(_))), "{id:?}: {bad:?}");
     }
     env.end(pod).await;
@@ -100,7 +122,9 @@ async fn programs_that_cannot_run(env: Env) {
         config.args = vec![program.to_owned()];
         pod.create_container(config).await.unwrap();
         match pod.start_container(&id).await {
-            Err(Error::Start { exit_code, message: said }) => assert_eq!((exit_code, said.as_str()), (code, message)),
+            Err(Error::Start { exit_code, message: said }) => {
+                assert_eq!((exit_code, said.as_str()), (code, message))
+            }
             other => panic!("{program}: {other:?}"),
         }
         let exit = pod.container_status(&id).await.unwrap().exit.unwrap();
@@ -140,7 +164,10 @@ async fn users_and_environment(env: Env) {
     config.user.groups = vec![77];
     config.env = vec!["A=1".to_owned(), "A=2".to_owned()];
     let (exit, output) = env.run(&pod, config).await;
-    assert_eq!(output, "33\n34\n34 50 77\n2 /srv\n/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nhi\n");
+    assert_eq!(
+        output,
+        "33\n34\n34 50 77\n2 /srv\n/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nhi\n"
+    );
     assert_eq!(exit.code, 0);
     env.end(pod).await;
 }
@@ -194,7 +221,10 @@ async fn usage_is_counted(env: Env) {
     pod.start_container("c").await.unwrap();
     until("it has worked", || env.output("c").contains("ready")).await;
     let stats = pod.container_stats("c").unwrap();
-    assert!(stats.cpu_usage_nanos > 1_000_000 && stats.memory_working_set_bytes > 0 && stats.pids == 1, "{stats:?}");
+    assert!(
+        stats.cpu_usage_nanos > 1_000_000 && stats.memory_working_set_bytes > 0 && stats.pids == 1,
+        "{stats:?}"
+    );
     let whole = pod.stats().unwrap();
     assert!(whole.cpu_usage_nanos >= stats.cpu_usage_nanos && whole.memory_usage_bytes > 0, "{whole:?}");
     let more = Resources { memory_limit: Some(128 << 20), ..Default::default() };

@@ -59,12 +59,14 @@ pub fn dispatch() -> bool {
 /// CPU time that the whole machine has spent so far, in milliseconds.
 fn busy() -> f64 {
     let stat = std::fs::read_to_string("/proc/stat").unwrap();
-    let fields: Vec<f64> = stat.lines().next().unwrap().split_whitespace().skip(1).map(|field| field.parse().unwrap()).collect();
+    let fields: Vec<f64> =
+        stat.lines().next().unwrap().split_whitespace().skip(1).map(|field| field.parse().unwrap()).collect();
     // user, nice, system, irq, softirq; in hundredths of a second.
     (fields[0] + fields[1] + fields[2] + fields[5] + fields[6]) * 10.0
 }
 
 /// CPU time of a cgroup, in milliseconds.
 fn usage(group: &std::path::Path, what: &str) -> f64 {
-    std::fs::read_to_string(group.join(format!("cpuacct.{what}"))).unwrap().trim().parse::<f64>().unwrap() / 1e6
+    std::fs::read_to_string(group.join(format!("cpuacct.{what}"))).unwrap().trim().parse::<f64>().unwrap()
+        / 1e6
 }

@@ -8,8 +8,16 @@ use crate::tests;
 
 pub fn register(tests: &mut Tests) {
     tests!(
-        tests, network_and_ipc_are_shared, host_network_and_ipc, pids_are_shared, host_pids_end_too, network_is_pinned,
-        sysctls_are_set, limits_of_the_pod, shim_is_small, many_pods_at_once,
+        tests,
+        network_and_ipc_are_shared,
+        host_network_and_ipc,
+        pids_are_shared,
+        host_pids_end_too,
+        network_is_pinned,
+        sysctls_are_set,
+        limits_of_the_pod,
+        shim_is_small,
+        many_pods_at_once,
     );
 }
 
@@ -19,11 +27,15 @@ fn config(id: &str) -> PodSandboxConfig {
 
 async fn network_and_ipc_are_shared(env: Env) {
     let pod = env.runtime().create_pod(config("p")).await.unwrap();
-    pod.create_container(env.script("a", "hostname; echo x > /dev/shm/file; nc -lp 80 -e echo hello")).await.unwrap();
+    pod.create_container(env.script("a", "hostname; echo x > /dev/shm/file; nc -lp 80 -e echo hello"))
+        .await
+        .unwrap();
     pod.start_container("a").await.unwrap();
     until("a listens", || {
-        let sockets = std::fs::read_to_string(format!("/proc/{}/net/tcp", pod.shim_pid())).unwrap_or_default();
-        let sockets6 = std::fs::read_to_string(format!("/proc/{}/net/tcp6", pod.shim_pid())).unwrap_or_default();
+        let sockets =
+            std::fs::read_to_string(format!("/proc/{}/net/tcp", pod.shim_pid())).unwrap_or_default();
+        let sockets6 =
+            std::fs::read_to_string(format!("/proc/{}/net/tcp6", pod.shim_pid())).unwrap_or_default();
         sockets.contains(":0050 ") || sockets6.contains(":0050 ")
     })
     .await;
@@ -42,8 +54,11 @@ async fn network_and_ipc_are_shared(env: Env) {
 async fn host_network_and_ipc(env: Env) {
     let pod = PodSandboxConfig { network: Network::Host, ipc: IpcMode::Host, ..config("p") };
     let pod = env.runtime().create_pod(pod).await.unwrap();
-    let (_, output) = env.run(&pod, env.script("c", "for kind in net ipc uts; do readlink /proc/self/ns/$kind; done")).await;
-    let namespace = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
+    let (_, output) = env
+        .run(&pod, env.script("c", "for kind in net ipc uts; do readlink /proc/self/ns/$kind; done"))
+        .await;
+    let namespace =
+        |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
     assert_eq!(output, format!("{}\n{}\n{}\n", namespace("net"), namespace("ipc"), namespace("uts")));
     env.end(pod).await;
 }
@@ -124,7 +139,8 @@ async fn limits_of_the_pod(env: Env) {
     with.resources.cpu_shares = Some(256);
     with.resources.cpu_quota = Some(50_000);
     let pod = env.runtime().create_pod(with).await.unwrap();
-    let (exit, output) = env.run(&pod, env.script("c", "for i in 1 2 3 4 5 6; do sleep 100 & done; echo all")).await;
+    let (exit, output) =
+        env.run(&pod, env.script("c", "for i in 1 2 3 4 5 6; do sleep 100 & done; echo all")).await;
     assert!(exit.code != 0 && output.contains("fork"), "{exit:?} {output}");
     env.end(pod).await;
 }

@@ -12,7 +12,14 @@ use crate::harness::{Env, Tests, alive, container, kill9, rootfs, until};
 use crate::tests;
 
 pub fn register(tests: &mut Tests) {
-    tests!(tests, killed_main_process, killed_zygote, killed_shim, shim_killed_while_nobody_looks, leftovers_are_swept);
+    tests!(
+        tests,
+        killed_main_process,
+        killed_zygote,
+        killed_shim,
+        shim_killed_while_nobody_looks,
+        leftovers_are_swept
+    );
 }
 
 const MAIN: &str = "as-main-process";
@@ -69,7 +76,11 @@ async fn killed_main_process(env: Env) {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap()
     };
-    until("the shim is left to init", || std::fs::read_to_string(format!("/proc/{}/comm", parent_of(shim))).is_ok_and(|name| name != "sampan-zygote\n")).await;
+    until("the shim is left to init", || {
+        std::fs::read_to_string(format!("/proc/{}/comm", parent_of(shim)))
+            .is_ok_and(|name| name != "sampan-zygote\n")
+    })
+    .await;
     let mut events = env.runtime().events();
     let mut adopted = env.runtime().adopt().await.unwrap();
     assert_eq!(adopted.len(), 1);
@@ -97,7 +108,8 @@ async fn killed_zygote(env: Env) {
             .map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default())
             .collect();
         let shim = std::fs::read_to_string(format!("/proc/{}/stat", pod.shim_pid())).unwrap();
-        let parent: u32 = shim.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let parent: u32 =
+            shim.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
         pids.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()).find(|pid| *pid == parent)
     };
     let zygote = find().expect("the shim's parent is the zygote");
@@ -120,7 +132,9 @@ async fn killed_shim(env: Env) {
     let process = pod.start_container("a").await.unwrap();
     kill9(pod.shim_pid());
     match events.next().await.unwrap() {
-        Event::Exited { container, exit, .. } => assert_eq!((container.as_str(), exit.reason), ("a", ExitReason::Lost)),
+        Event::Exited { container, exit, .. } => {
+            assert_eq!((container.as_str(), exit.reason), ("a", ExitReason::Lost))
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(events.next().await.unwrap(), Event::SandboxLost { pod: "p".to_owned() });

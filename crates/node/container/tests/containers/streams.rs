@@ -10,9 +10,19 @@ use crate::tests;
 
 pub fn register(tests: &mut Tests) {
     tests!(
-        tests, lines_are_logged, a_flood_is_logged_whole, exec_runs_beside, exec_reads_stdin, exec_has_a_terminal,
-        exec_says_what_fails, execs_are_bounded, containers_have_terminals, attached_clients_share, slow_client_is_dropped,
-        stdin_once_ends, logs_rotate,
+        tests,
+        lines_are_logged,
+        a_flood_is_logged_whole,
+        exec_runs_beside,
+        exec_reads_stdin,
+        exec_has_a_terminal,
+        exec_says_what_fails,
+        execs_are_bounded,
+        containers_have_terminals,
+        attached_clients_share,
+        slow_client_is_dropped,
+        stdin_once_ends,
+        logs_rotate,
     );
 }
 
@@ -46,7 +56,8 @@ async fn logs_rotate(env: Env) {
     let path = env.log_path("c");
     let last = std::fs::read_to_string(&path).unwrap();
     assert!(last.ends_with(" 10000\n"));
-    let size = |number: u32| std::fs::metadata(path.with_extension(format!("log.{number}"))).map(|meta| meta.len());
+    let size =
+        |number: u32| std::fs::metadata(path.with_extension(format!("log.{number}"))).map(|meta| meta.len());
     assert!(size(1).unwrap() <= 100_000 && size(2).unwrap() <= 100_000 && size(3).is_err());
     env.end(pod).await;
 }
@@ -83,7 +94,10 @@ async fn exec_runs_beside(env: Env) {
     config.env = vec!["B=exec".to_owned()];
     config.user = Some(User { name: "web".to_owned(), ..Default::default() });
     let (out, err, code) = finish(pod.exec(config).await.unwrap()).await;
-    assert_eq!((out.lines().take(2).collect::<Vec<_>>(), err.as_str(), code), (vec!["container exec", "33"], "bad\n", 9));
+    assert_eq!(
+        (out.lines().take(2).collect::<Vec<_>>(), err.as_str(), code),
+        (vec!["container exec", "33"], "bad\n", 9)
+    );
     // The same processes, root, cgroup and confinement as the container.
     let (out, _, _) = finish(pod.exec(exec(&["cat", "/proc/1/comm"])).await.unwrap()).await;
     assert_eq!(out, "sh\n");
@@ -174,7 +188,8 @@ async fn execs_are_bounded(env: Env) {
 
 async fn containers_have_terminals(env: Env) {
     let pod = env.pod("p").await;
-    let mut config = env.script("c", "tty; stty size; read line; echo got $line; stty size; ls -l /dev/console | cut -c1");
+    let mut config =
+        env.script("c", "tty; stty size; read line; echo got $line; stty size; ls -l /dev/console | cut -c1");
     config.tty = true;
     config.stdin = true;
     config.terminal_size = Some(TerminalSize { width: 80, height: 24 });
@@ -195,7 +210,8 @@ async fn containers_have_terminals(env: Env) {
 
 async fn attached_clients_share(env: Env) {
     let pod = env.pod("p").await;
-    let mut config = env.script("c", "while read line; do echo out $line; echo err $line >&2; done; echo end");
+    let mut config =
+        env.script("c", "while read line; do echo out $line; echo err $line >&2; done; echo end");
     config.stdin = true;
     pod.create_container(config).await.unwrap();
     pod.start_container("c").await.unwrap();
