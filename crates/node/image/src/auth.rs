@@ -65,8 +65,8 @@ impl Credentials {
 
     /// Parse `{"auths": {…}}` (config.json, `kubernetes.io/dockerconfigjson`). The error names the entry.
     pub fn from_docker_config(json: &[u8]) -> Result<Self, String> {
-        let file: ConfigFile =
-            serde_json::from_slice(json).map_err(|error| format!("registry credentials are not JSON of docker's config.json: {error}"))?;
+        let file: ConfigFile = serde_json::from_slice(json)
+            .map_err(|error| format!("registry credentials are not JSON of docker's config.json: {error}"))?;
         Self::from_entries(file.auths)
     }
 
@@ -99,8 +99,12 @@ impl Credentials {
 
     pub(crate) fn matching(&self, registry: &str, repository: &str) -> Vec<Auth> {
         let full = format!("{registry}/{repository}");
-        let mut found: Vec<(usize, &Auth)> =
-            self.entries.iter().filter(|(key, _)| covers(key, &full)).map(|(key, auth)| (key.len(), auth)).collect();
+        let mut found: Vec<(usize, &Auth)> = self
+            .entries
+            .iter()
+            .filter(|(key, _)| covers(key, &full))
+            .map(|(key, auth)| (key.len(), auth))
+            .collect();
         found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
         found.into_iter().map(|(_, auth)| auth.clone()).collect()
     }
@@ -108,7 +112,9 @@ impl Credentials {
     fn from_entries(entries: BTreeMap<String, Entry>) -> Result<Self, String> {
         let mut credentials = Self::default();
         for (registry, entry) in entries {
-            if let Some(auth) = decode(entry).map_err(|reason| format!("registry credentials for {registry:?}: {reason}"))? {
+            if let Some(auth) =
+                decode(entry).map_err(|reason| format!("registry credentials for {registry:?}: {reason}"))?
+            {
                 credentials.add(&registry, auth);
             }
         }
@@ -143,7 +149,8 @@ fn decode(entry: Entry) -> Result<Option<Auth>, String> {
 
 /// `https://index.docker.io/v1/` and friends become `docker.io`; scheme and API suffix go.
 fn normalise(registry: &str) -> String {
-    let rest = registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
+    let rest =
+        registry.strip_prefix("https://").or_else(|| registry.strip_prefix("http://")).unwrap_or(registry);
     let rest = rest.trim_end_matches('/');
     let rest = rest.strip_suffix("/v1").or_else(|| rest.strip_suffix("/v2")).unwrap_or(rest);
     let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
@@ -159,7 +166,8 @@ fn covers(key: &str, image: &str) -> bool {
     let (key_host, key_path) = key.split_once('/').unwrap_or((key, ""));
     let (host, path) = image.split_once('/').unwrap_or((image, ""));
     let (key_labels, labels): (Vec<_>, Vec<_>) = (key_host.split('.').collect(), host.split('.').collect());
-    let hosts = key_labels.len() == labels.len() && key_labels.iter().zip(&labels).all(|(key, label)| glob(key, label));
+    let hosts = key_labels.len() == labels.len()
+        && key_labels.iter().zip(&labels).all(|(key, label)| glob(key, label));
     let paths = key_path.is_empty()
         || path == key_path
         || path.strip_prefix(key_path).is_some_and(|rest| rest.starts_with('/'));

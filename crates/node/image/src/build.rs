@@ -194,7 +194,11 @@ pub type RunStepError = Box<dyn std::error::Error + Send + Sync>;
 /// Executes `RUN` steps; the caller wires a container runtime to it.
 pub trait RunStep: Send + Sync {
     /// Run to the end and give the exit code. Everything that was mounted is unmounted when this returns.
-    fn run<'a>(&'a self, step: RunRequest, output: RunOutput) -> BoxFuture<'a, std::result::Result<i32, RunStepError>>;
+    fn run<'a>(
+        &'a self,
+        step: RunRequest,
+        output: RunOutput,
+    ) -> BoxFuture<'a, std::result::Result<i32, RunStepError>>;
 }
 
 pub(crate) async fn build(images: &Images, mut options: BuildOptions) -> Result<BuildResult> {
@@ -207,7 +211,8 @@ pub(crate) async fn build(images: &Images, mut options: BuildOptions) -> Result<
     let (context, path) = (options.context.clone(), file.clone());
     let prepared = images.blocking(move |inner| {
         let dockerfile = parse::read(&path)?;
-        let context = std::fs::canonicalize(&context).map_err(Error::io("open the build context", &context))?;
+        let context =
+            std::fs::canonicalize(&context).map_err(Error::io("open the build context", &context))?;
         let source = context::Source::context(&context, &path)?;
         Ok((dockerfile, source, inner.store.lease()?))
     });

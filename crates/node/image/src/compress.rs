@@ -106,13 +106,15 @@ impl<R: Read> Read for Decoder<R> {
 
 /// Decompressors speak of deflate blocks; people want to know whether it is cut off or damaged.
 fn explain(format: &str, error: io::Error) -> io::Error {
-    let own = error.raw_os_error().is_some() || error.get_ref().is_some_and(|inner| inner.is::<crate::Error>());
+    let own =
+        error.raw_os_error().is_some() || error.get_ref().is_some_and(|inner| inner.is::<crate::Error>());
     match error.kind() {
         _ if own => error,
         io::ErrorKind::Interrupted => error,
-        io::ErrorKind::UnexpectedEof => {
-            io::Error::new(io::ErrorKind::UnexpectedEof, format!("the {format} stream ends in the middle (truncated)"))
-        }
+        io::ErrorKind::UnexpectedEof => io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("the {format} stream ends in the middle (truncated)"),
+        ),
         kind => io::Error::new(kind, format!("the {format} stream is corrupt: {error}")),
     }
 }

@@ -12,7 +12,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The text is not an image reference.
-    #[error("invalid image name {name:?}: {reason} (hint: write [registry/]repository[:tag][@sha256:digest])")]
+    #[error(
+        "invalid image name {name:?}: {reason} (hint: write [registry/]repository[:tag][@sha256:digest])"
+    )]
     InvalidName {
         /// The text as given.
         name: String,
@@ -38,7 +40,9 @@ pub enum Error {
         class: RegistryFailure,
     },
     /// Content does not hash to what it should.
-    #[error("{what}: content is {actual}, expected {expected} (hint: the source is corrupt or was tampered with)")]
+    #[error(
+        "{what}: content is {actual}, expected {expected} (hint: the source is corrupt or was tampered with)"
+    )]
     DigestMismatch {
         /// What was read.
         what: String,
@@ -74,7 +78,9 @@ pub enum Error {
         reason: String,
     },
     /// A stated bound was reached.
-    #[error("{what}: larger than the limit of {limit} {unit} (hint: raise the limit in the configuration if this is expected)")]
+    #[error(
+        "{what}: larger than the limit of {limit} {unit} (hint: raise the limit in the configuration if this is expected)"
+    )]
     Limit {
         /// What is too large.
         what: String,

@@ -52,7 +52,8 @@ fn members(
     format: ExportFormat,
 ) -> Result<()> {
     let io = |error| Error::io("write", path)(error);
-    let json = |value: serde_json::Result<Vec<u8>>| value.map_err(|error| Error::archive(path, error.to_string()));
+    let json =
+        |value: serde_json::Result<Vec<u8>>| value.map_err(|error| Error::archive(path, error.to_string()));
     for dir in ["blobs/", "blobs/sha256/"] {
         tar.append_empty(&plain(dir, Kind::Dir, 0o755)).map_err(io)?;
     }
@@ -79,9 +80,11 @@ fn members(
     tar.append_bytes("index.json", &json(serde_json::to_vec(&index))?).map_err(io)?;
     if format == ExportFormat::Docker {
         let blob = |digest: &crate::Digest| format!("blobs/sha256/{}", digest.hex());
-        let tags: Vec<String> = name.iter().filter(|name| name.tag().is_some()).map(Reference::familiar).collect();
+        let tags: Vec<String> =
+            name.iter().filter(|name| name.tag().is_some()).map(Reference::familiar).collect();
         let layers: Vec<String> = info.manifest.layers.iter().map(|layer| blob(&layer.digest)).collect();
-        let item = json!([{"Config": blob(&info.manifest.config.digest), "RepoTags": tags, "Layers": layers}]);
+        let item =
+            json!([{"Config": blob(&info.manifest.config.digest), "RepoTags": tags, "Layers": layers}]);
         tar.append_bytes("manifest.json", &json(serde_json::to_vec(&item))?).map_err(io)?;
     }
     tar.append_bytes("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(io)

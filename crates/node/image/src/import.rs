@@ -59,7 +59,10 @@ pub(crate) fn import(inner: &Inner, path: &Path, options: &ImportOptions) -> Res
     let metadata = std::fs::metadata(path).map_err(Error::io("open", path))?;
     if metadata.is_dir() {
         return import.archive(&Archive::directory(path))?.ok_or_else(|| {
-            Error::archive(path, "not an OCI layout: index.json is missing (hint: give a tar file, or an OCI layout)")
+            Error::archive(
+                path,
+                "not an OCI layout: index.json is missing (hint: give a tar file, or an OCI layout)",
+            )
         });
     }
     let file = File::open(path).map_err(Error::io("open", path))?;
@@ -134,10 +137,12 @@ impl Import<'_> {
         let path = self.lease.scratch("spool");
         let mut file = File::create_new(&path).map_err(Error::io("create", &path))?;
         let limit = self.store.options.limits.unpacked_bytes;
-        let copied = std::io::copy(&mut source.by_ref().take(limit), &mut file)
-            .map_err(|error| match error.raw_os_error() {
-                Some(_) => Error::io("write", &path)(error),
-                None => Error::archive(self.path, error.to_string()),
+        let copied =
+            std::io::copy(&mut source.by_ref().take(limit), &mut file).map_err(|error| {
+                match error.raw_os_error() {
+                    Some(_) => Error::io("write", &path)(error),
+                    None => Error::archive(self.path, error.to_string()),
+                }
             })?;
         if copied == limit {
             return Err(Error::Limit { what: self.path.display().to_string(), limit, unit: "bytes" });
@@ -156,7 +161,12 @@ impl Import<'_> {
         staged: Vec<Option<Staged>>,
         names: &[Reference],
     ) -> Result<Vec<ImageSummary>> {
-        finish(Finish { store: self.store, lease: &self.lease, cancel: &self.options.cancel }, info, staged, names)
+        finish(
+            Finish { store: self.store, lease: &self.lease, cancel: &self.options.cancel },
+            info,
+            staged,
+            names,
+        )
     }
 }
 
@@ -178,8 +188,11 @@ pub(crate) fn finish(
     let Finish { store, lease, cancel } = with;
     let (mut lowers, mut shown) = (Vec::new(), Vec::new());
     for (index, layer) in info.manifest.layers.iter().enumerate() {
-        let place =
-            Place { diff_id: &info.file.rootfs.diff_ids[index], chain_id: &info.chain[index], lowers: &lowers };
+        let place = Place {
+            diff_id: &info.file.rootfs.diff_ids[index],
+            chain_id: &info.chain[index],
+            lowers: &lowers,
+        };
         let hex = match staged.get_mut(index).and_then(Option::take) {
             Some(staged) => ingest::show(store, lease, staged, place)?,
             None => match store.find_snapshot(place.diff_id, place.chain_id) {

@@ -41,7 +41,8 @@ mod tar;
 
 pub use auth::{Auth, Credentials};
 pub use build::{
-    BuildEvent, BuildOptions, BuildResult, Compression, RunNetwork, RunOutput, RunRequest, RunStep, RunStepError,
+    BuildEvent, BuildOptions, BuildResult, Compression, RunNetwork, RunOutput, RunRequest, RunStep,
+    RunStepError,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, RegistryFailure, Result};
@@ -53,4 +54,6 @@ pub use progress::{LayerState, Progress, ProgressFn};
 pub use pull::PullOptions;
 pub use reference::{DEFAULT_REGISTRY, Reference};
 pub use rootfs::{ResolvedUser, RootfsPlan};
-pub use service::{DiskUsage, History, Holder, ImageDetails, ImageSummary, Images, LayerDetails, Pruned, Removed};
+pub use service::{
+    DiskUsage, History, Holder, ImageDetails, ImageSummary, Images, LayerDetails, Pruned, Removed,
+};

@@ -75,8 +75,11 @@ impl Platform {
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('/').map(str::to_owned);
         let (os, architecture, variant) = (parts.next()?, parts.next()?, parts.next());
-        (parts.next().is_none() && !os.is_empty() && !architecture.is_empty())
-            .then_some(Self { architecture, os, variant })
+        (parts.next().is_none() && !os.is_empty() && !architecture.is_empty()).then_some(Self {
+            architecture,
+            os,
+            variant,
+        })
     }
 
     /// Whether content for `offered` runs here; an absent variant matches any.
@@ -140,7 +143,11 @@ pub(crate) struct ImageFile {
 
 impl ImageFile {
     pub(crate) fn platform(&self) -> Platform {
-        Platform { architecture: self.architecture.clone(), os: self.os.clone(), variant: self.variant.clone() }
+        Platform {
+            architecture: self.architecture.clone(),
+            os: self.os.clone(),
+            variant: self.variant.clone(),
+        }
     }
 }
 

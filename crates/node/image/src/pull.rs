@@ -117,7 +117,8 @@ impl Drop for Waiter<'_> {
 impl Pulls {
     fn sweep(&self) {
         let mut flights = locked(&self.flights);
-        let over = |flight: &Flight| flight.future.peek().is_some() || flight.future.strong_count() <= Some(1);
+        let over =
+            |flight: &Flight| flight.future.peek().is_some() || flight.future.strong_count() <= Some(1);
         let gone: Vec<_> = flights.extract_if(|_, flight| over(flight)).collect();
         drop(flights);
         // Dropped without the lock: a pull's end touches files.
@@ -169,7 +170,9 @@ impl Pull {
             .map_err(|reason| self.nonsense(&registry, reason))?;
         let offered = info.file.platform();
         if !offered.architecture.is_empty() && !self.platform.accepts(&offered) {
-            return Err(self.nonsense(&registry, format!("the image is for {offered}, wanted is {}", self.platform)));
+            return Err(
+                self.nonsense(&registry, format!("the image is for {offered}, wanted is {}", self.platform))
+            );
         }
         let info = Arc::new(info);
         self.protect(&lease, info.content()).await?;
@@ -202,7 +205,12 @@ impl Pull {
                 inner.store.put_bytes(&config_bytes)?;
                 inner.store.put_bytes(&manifest_bytes)?;
                 let cancel = CancellationToken::new();
-                let done = finish(Finish { store: &inner.store, lease: &lease, cancel: &cancel }, &info, staged, &[name])?;
+                let done = finish(
+                    Finish { store: &inner.store, lease: &lease, cancel: &cancel },
+                    &info,
+                    staged,
+                    &[name],
+                )?;
                 done.into_iter().next().ok_or_else(|| Error::NotPresent { name: String::new() })
             })
             .await
@@ -246,13 +254,19 @@ impl Pull {
             Some(platform) => self.platform.accepts(platform),
             None => true,
         };
-        let exact = index.manifests.iter().find(|descriptor| descriptor.platform.as_ref() == Some(&self.platform));
-        exact.or_else(|| index.manifests.iter().find(fits)).map(|descriptor| descriptor.digest).ok_or_else(|| {
-            let offered: Vec<String> =
-                index.manifests.iter().filter_map(|there| Some(there.platform.as_ref()?.to_string())).collect();
-            let reason = format!("no image for {}; there are {}", self.platform, offered.join(", "));
-            registry.fail(&format!("manifest {}", self.reference), reason, RegistryFailure::NotFound)
-        })
+        let exact =
+            index.manifests.iter().find(|descriptor| descriptor.platform.as_ref() == Some(&self.platform));
+        exact.or_else(|| index.manifests.iter().find(fits)).map(|descriptor| descriptor.digest).ok_or_else(
+            || {
+                let offered: Vec<String> = index
+                    .manifests
+                    .iter()
+                    .filter_map(|there| Some(there.platform.as_ref()?.to_string()))
+                    .collect();
+                let reason = format!("no image for {}; there are {}", self.platform, offered.join(", "));
+                registry.fail(&format!("manifest {}", self.reference), reason, RegistryFailure::NotFound)
+            },
+        )
     }
 
     async fn config(&self, registry: &Registry, lease: &Arc<Lease>, config: &Descriptor) -> Result<Bytes> {
@@ -280,7 +294,9 @@ impl Pull {
     fn check_sizes(&self, info: &ImageInfo) -> Result<()> {
         let limit = self.images.inner.store.options.limits.layer_bytes;
         match info.manifest.layers.iter().find(|layer| layer.size > limit) {
-            Some(layer) => Err(Error::Limit { what: format!("layer {}", layer.digest), limit, unit: "bytes" }),
+            Some(layer) => {
+                Err(Error::Limit { what: format!("layer {}", layer.digest), limit, unit: "bytes" })
+            }
             None => Ok(()),
         }
     }
@@ -320,7 +336,9 @@ fn kind_of(content_type: &str, bytes: &[u8]) -> Document {
         return Document::Old;
     }
     let media_type = shape.media_type.as_deref().unwrap_or(content_type);
-    if matches!(media_type, oci::OCI_MANIFEST | oci::DOCKER_MANIFEST) || (shape.layers.is_some() && shape.manifests.is_none()) {
+    if matches!(media_type, oci::OCI_MANIFEST | oci::DOCKER_MANIFEST)
+        || (shape.layers.is_some() && shape.manifests.is_none())
+    {
         Document::Manifest
     } else if is_index(media_type) || (shape.manifests.is_some() && shape.layers.is_none()) {
         Document::Index

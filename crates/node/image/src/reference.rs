@@ -151,7 +151,9 @@ fn is_registry(first: &str) -> bool {
 fn check_registry(registry: &str) -> Result<(), String> {
     let (host, port) = match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => {
-            address.parse::<std::net::Ipv6Addr>().map_err(|_| format!("{registry:?} is not an IPv6 address"))?;
+            address
+                .parse::<std::net::Ipv6Addr>()
+                .map_err(|_| format!("{registry:?} is not an IPv6 address"))?;
             (None, port.strip_prefix(':'))
         }
         None => match registry.split_once(':') {
@@ -179,9 +181,7 @@ fn check_repository(repository: &str) -> Result<(), String> {
         if part.is_empty() {
             return Err("the repository has an empty part".into());
         }
-        if let Some(bad) =
-            part.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-'))
-        {
+        if let Some(bad) = part.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-')) {
             let hint = if bad.is_ascii_uppercase() { ": repository names are lower case" } else { "" };
             return Err(format!("the repository part {part:?} contains {bad:?}{hint}"));
         }
@@ -200,9 +200,9 @@ fn valid_component(part: &str) -> bool {
     if !part.starts_with(alphanumeric) || !part.ends_with(alphanumeric) {
         return false;
     }
-    part.split(alphanumeric).filter(|separator| !separator.is_empty()).all(|separator| {
-        matches!(separator, "." | "_" | "__") || separator.bytes().all(|byte| byte == b'-')
-    })
+    part.split(alphanumeric)
+        .filter(|separator| !separator.is_empty())
+        .all(|separator| matches!(separator, "." | "_" | "__") || separator.bytes().all(|byte| byte == b'-'))
 }
 
 fn check_tag(tag: &str) -> Result<(), String> {
@@ -214,7 +214,9 @@ fn check_tag(tag: &str) -> Result<(), String> {
         return Err(format!("the tag is longer than {MAX_TAG} characters"));
     }
     if !tag.starts_with(word) || !tag.chars().all(|c| word(c) || c == '.' || c == '-') {
-        return Err(format!("the tag {tag:?} may hold letters, digits, '_', '.', '-' and begins with a word character"));
+        return Err(format!(
+            "the tag {tag:?} may hold letters, digits, '_', '.', '-' and begins with a word character"
+        ));
     }
     Ok(())
 }

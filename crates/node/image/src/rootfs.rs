@@ -93,7 +93,9 @@ pub(crate) fn resolve(text: &str, passwd: &str, group: &str) -> Result<ResolvedU
         },
         (None, Some(uid)) => ResolvedUser { uid, home: "/".into(), ..ResolvedUser::default() },
         (None, None) => {
-            return Err(format!("user {user:?} is not in the image's /etc/passwd (hint: use a number, or add the user)"));
+            return Err(format!(
+                "user {user:?} is not in the image's /etc/passwd (hint: use a number, or add the user)"
+            ));
         }
     };
     if resolved.home.is_empty() {
@@ -116,7 +118,9 @@ fn resolve_group(name: &str, group: &str) -> Result<u32, String> {
         .map(|line| line.split(':').collect::<Vec<_>>())
         .find(|fields| fields.len() >= 3 && fields[0] == name)
         .and_then(|fields| fields[2].parse().ok())
-        .ok_or_else(|| format!("group {name:?} is not in the image's /etc/group (hint: use a number, or add the group)"))
+        .ok_or_else(|| {
+            format!("group {name:?} is not in the image's /etc/group (hint: use a number, or add the group)")
+        })
 }
 
 fn memberships(user: &str, group: &str, primary: u32) -> Vec<u32> {
@@ -141,11 +145,17 @@ mod tests {
     #[test]
     fn users_by_name_and_number() {
         let www = resolve("www", PASSWD, GROUP).unwrap();
-        assert_eq!((www.uid, www.gid, www.home.as_str(), www.groups.as_slice()), (33, 34, "/var/www", &[50][..]));
+        assert_eq!(
+            (www.uid, www.gid, www.home.as_str(), www.groups.as_slice()),
+            (33, 34, "/var/www", &[50][..])
+        );
         assert_eq!(resolve("33", PASSWD, GROUP).unwrap(), www);
         assert_eq!(resolve("", PASSWD, GROUP).unwrap().home, "/root");
         assert_eq!(resolve("www:staff", PASSWD, GROUP).unwrap().gid, 50);
-        assert_eq!(resolve("1000", "", "").unwrap(), ResolvedUser { uid: 1000, home: "/".into(), ..Default::default() });
+        assert_eq!(
+            resolve("1000", "", "").unwrap(),
+            ResolvedUser { uid: 1000, home: "/".into(), ..Default::default() }
+        );
         assert_eq!(resolve("1000:7", "", "").unwrap().gid, 7);
         assert!(resolve("nobody", PASSWD, GROUP).unwrap_err().contains("/etc/passwd"));
         assert!(resolve("www:none", PASSWD, GROUP).unwrap_err().contains("/etc/group"));

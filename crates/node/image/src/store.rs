@@ -49,7 +49,8 @@ impl Store {
             builder.create(&path).map_err(Error::io("create", &path))?;
         }
         options.dir.clone_from(&dir);
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let boot =
+            fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let store = Self {
             options,
             dir,

@@ -56,7 +56,8 @@ impl Source {
 
     /// Whether a path (absolute in the source) is hidden by the ignore file.
     pub(crate) fn ignored(&self, path: &Path) -> bool {
-        let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).filter(|part| *part != "/").collect();
+        let parts: Vec<&str> =
+            path.iter().filter_map(|part| part.to_str()).filter(|part| *part != "/").collect();
         let mut ignored = false;
         for rule in &self.ignore {
             // A rule also covers what lies below the directory it names.
@@ -78,7 +79,10 @@ impl Source {
         self.walk(PathBuf::from("/"), &parts, &mut paths).map_err(|error| error.to_string())?;
         let mut chosen = Vec::new();
         for name in paths {
-            let found = self.tree.lookup(&name, true).map_err(|error| error.to_string())?;
+            let found = self
+                .tree
+                .lookup(&name, true)
+                .map_err(|error| format!("{pattern:?}: {error} (hint: symlinks cannot leave it)"))?;
             let hidden = self.ignored(&name) && !(found.is_dir() && self.ignore.iter().any(|rule| rule.keep));
             if found.metadata.is_some() && !hidden {
                 chosen.push(Chosen { found, name });
@@ -96,7 +100,11 @@ impl Source {
     fn walk(&self, base: PathBuf, parts: &[String], out: &mut BTreeSet<PathBuf>) -> Result<()> {
         let Some((part, rest)) = parts.split_first() else {
             if out.len() >= MAX_FILES {
-                return Err(Error::Limit { what: "files of one COPY".into(), limit: MAX_FILES as u64, unit: "files" });
+                return Err(Error::Limit {
+                    what: "files of one COPY".into(),
+                    limit: MAX_FILES as u64,
+                    unit: "files",
+                });
             }
             out.insert(base);
             return Ok(());
@@ -261,12 +269,16 @@ mod tests {
             assert_eq!(glob(pattern, name), matches, "{pattern} {name}");
         }
         // No exponential time.
-        assert!(!glob(&"a*".repeat(50), &"a".repeat(500).replace('b', "c").chars().chain(['b']).collect::<String>()));
+        assert!(!glob(&format!("{}c", "a*".repeat(50)), &"a".repeat(500)));
     }
 
     #[test]
     fn ignore_rules() {
-        let source = |text: &str| Source { tree: Layered::new(&[]), ignore: rules(text).unwrap(), name: String::new() };
+        let source = |text: &str| Source {
+            tree: Layered::new(&[]),
+            ignore: rules(text).unwrap(),
+            name: String::new(),
+        };
         let ignore = source("# c\n*.log\n**/node_modules\n/docs\n!docs/keep.md\na/**/b\n");
         for (path, ignored) in [
             ("/x.log", true),
@@ -281,6 +293,8 @@ mod tests {
         ] {
             assert_eq!(ignore.ignored(Path::new(path)), ignored, "{path}");
         }
-        assert!(source("*\n!src\n").ignored(Path::new("/x")) && !source("*\n!src\n").ignored(Path::new("/src/a")));
+        assert!(
+            source("*\n!src\n").ignored(Path::new("/x")) && !source("*\n!src\n").ignored(Path::new("/src/a"))
+        );
     }
 }

@@ -38,7 +38,9 @@ pub(crate) fn digest(source: &Source, chosen: &[Chosen]) -> Result<Digest> {
 fn feed(hasher: &mut Hasher, source: &Source, found: &Found, visible: &Path, name: &Path) -> Result<()> {
     let (Some(metadata), Some(place)) = (&found.metadata, found.places.first()) else { return Ok(()) };
     let mut line = name.as_os_str().as_bytes().to_vec();
-    line.extend_from_slice(format!("\0{:o} {} {}\0", metadata.mode(), metadata.len(), metadata.rdev()).as_bytes());
+    line.extend_from_slice(
+        format!("\0{:o} {} {}\0", metadata.mode(), metadata.len(), metadata.rdev()).as_bytes(),
+    );
     if metadata.is_dir() {
         // The size of a directory is a matter of the file system.
         line.truncate(name.as_os_str().len());
@@ -124,7 +126,8 @@ impl Target<'_> {
             match (&found.metadata, found.places.first()) {
                 (Some(metadata), Some(lower)) if metadata.is_dir() => {
                     fs::create_dir(&place).map_err(Error::io("create", &place))?;
-                    meta::copy(lower, metadata, &place, None).map_err(Error::io("set metadata of", &place))?;
+                    meta::copy(lower, metadata, &place, None)
+                        .map_err(Error::io("set metadata of", &place))?;
                 }
                 (Some(_), _) => return Err(refuse(&done, "is not a directory in the image")),
                 (None, _) => {
@@ -132,7 +135,8 @@ impl Target<'_> {
                     let mode = fs::Permissions::from_mode(0o755);
                     fs::set_permissions(&place, mode).map_err(Error::io("set mode of", &place))?;
                     let (uid, gid) = self.owner.unwrap_or((0, 0));
-                    std::os::unix::fs::chown(&place, Some(uid), Some(gid)).map_err(Error::io("chown", &place))?;
+                    std::os::unix::fs::chown(&place, Some(uid), Some(gid))
+                        .map_err(Error::io("chown", &place))?;
                 }
             }
         }
@@ -199,7 +203,8 @@ impl Target<'_> {
         } else {
             let flag = SFlag::from_bits_truncate(metadata.mode()) & SFlag::S_IFMT;
             let device = if kind.is_fifo() { 0 } else { metadata.rdev() };
-            mknod(&place, flag, Mode::from_bits_truncate(0o600), device).map_err(Error::errno("create", &place))?;
+            mknod(&place, flag, Mode::from_bits_truncate(0o600), device)
+                .map_err(Error::errno("create", &place))?;
         }
         self.metadata(from, metadata, &place)
     }
@@ -207,9 +212,8 @@ impl Target<'_> {
     fn metadata(&self, from: &Path, metadata: &Metadata, to: &Path) -> Result<()> {
         meta::copy(from, metadata, to, self.owner).map_err(Error::io("set metadata of", to))?;
         match self.chmod {
-            Some(mode) if !metadata.is_symlink() => {
-                fs::set_permissions(to, fs::Permissions::from_mode(mode)).map_err(Error::io("set mode of", to))
-            }
+            Some(mode) if !metadata.is_symlink() => fs::set_permissions(to, fs::Permissions::from_mode(mode))
+                .map_err(Error::io("set mode of", to)),
             _ => Ok(()),
         }
     }

@@ -33,7 +33,11 @@ pub(crate) fn words(text: &str, escape: char) -> Result<Vec<String>, String> {
 }
 
 /// Remove quotes and escapes and put variables in; an unknown variable is empty.
-pub(crate) fn expand(word: &str, escape: char, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+pub(crate) fn expand(
+    word: &str,
+    escape: char,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, String> {
     let characters: Vec<char> = word.chars().collect();
     let mut lexer = Lexer { characters, at: 0, escape, lookup, depth: 0 };
     lexer.run(None)
@@ -110,7 +114,9 @@ impl Lexer<'_> {
     fn name(&mut self) -> String {
         let mut name = String::new();
         while let Some(character) = self.peek() {
-            let fits = character == '_' || character.is_ascii_alphabetic() || (!name.is_empty() && character.is_ascii_digit());
+            let fits = character == '_'
+                || character.is_ascii_alphabetic()
+                || (!name.is_empty() && character.is_ascii_digit());
             if !fits {
                 break;
             }

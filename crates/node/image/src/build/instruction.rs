@@ -157,8 +157,13 @@ mod tests {
         assert_eq!(stage.config.labels.unwrap()["a.2"], "x7");
         assert_eq!(stage.config.entrypoint.unwrap(), ["/bin/sh", "-c", "run $A"]);
         assert_eq!(stage.config.cmd.unwrap(), ["/bin/bash", "-ec", "y"]);
-        assert_eq!(stage.config.exposed_ports.unwrap().into_keys().collect::<Vec<_>>(), ["80/tcp", "90/udp", "91/udp"]);
+        assert_eq!(
+            stage.config.exposed_ports.unwrap().into_keys().collect::<Vec<_>>(),
+            ["80/tcp", "90/udp", "91/udp"]
+        );
         assert!(ports("0").is_err() && ports("9-8").is_err() && ports("80/x").is_err());
-        assert!(check_signal("NOPE").is_err() && check_signal("9").is_ok() && check_signal("SIGRTMIN+3").is_ok());
+        assert!(
+            check_signal("NOPE").is_err() && check_signal("9").is_ok() && check_signal("SIGRTMIN+3").is_ok()
+        );
     }
 }

@@ -74,7 +74,10 @@ pub(crate) fn read(path: &Path) -> Result<Dockerfile> {
     }
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
         Error::Dockerfile { file: path.to_owned(), line, reason: "the file is not UTF-8 text".into() }
     })?;
     parse(&text).map_err(|(line, reason)| Error::Dockerfile { file: path.to_owned(), line, reason })
@@ -112,11 +115,18 @@ pub(crate) fn parse(text: &str) -> std::result::Result<Dockerfile, Failure> {
     match first {
         None => Err((1, "the Dockerfile has no FROM instruction".into())),
         Some(Line { instruction: Instruction::From { .. }, .. }) => Ok(Dockerfile { escape, lines }),
-        Some(line) => Err((line.number, "the first instruction must be FROM (only ARG may stand before it)".into())),
+        Some(line) => {
+            Err((line.number, "the first instruction must be FROM (only ARG may stand before it)".into()))
+        }
     }
 }
 
-fn finish(lines: &mut Vec<Line>, number: usize, text: &str, escape: char) -> std::result::Result<(), Failure> {
+fn finish(
+    lines: &mut Vec<Line>,
+    number: usize,
+    text: &str,
+    escape: char,
+) -> std::result::Result<(), Failure> {
     let text = text.trim();
     if text.is_empty() {
         return Ok(());
@@ -130,7 +140,8 @@ fn finish(lines: &mut Vec<Line>, number: usize, text: &str, escape: char) -> std
 /// `# escape=` counts only before everything else.
 fn escape_directive(text: &str) -> std::result::Result<char, Failure> {
     for (index, line) in text.lines().enumerate() {
-        let Some((key, value)) = line.trim().strip_prefix('#').and_then(|comment| comment.split_once('=')) else {
+        let Some((key, value)) = line.trim().strip_prefix('#').and_then(|comment| comment.split_once('='))
+        else {
             break;
         };
         match key.trim().to_ascii_lowercase().as_str() {
@@ -153,7 +164,10 @@ fn instruction(text: &str, escape: char) -> std::result::Result<Instruction, Str
     let keyword = keyword.to_ascii_uppercase();
     let (flags, rest) = split_flags(rest.trim());
     let flags = Flags { keyword: &keyword, flags };
-    if rest.is_empty() && !matches!(keyword.as_str(), "CMD" | "ENTRYPOINT") && KNOWN.contains(keyword.as_str()) {
+    if rest.is_empty()
+        && !matches!(keyword.as_str(), "CMD" | "ENTRYPOINT")
+        && KNOWN.contains(keyword.as_str())
+    {
         return Err(format!("{keyword} needs an argument"));
     }
     let split = |rest: &str| words(rest, escape).map_err(|reason| format!("{keyword}: {reason}"));
@@ -165,7 +179,10 @@ fn instruction(text: &str, escape: char) -> std::result::Result<Instruction, Str
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                 None => (word, None),
             });
-            pairs.map(|(name, value)| checked_name(&keyword, name).map(|name| (name, value))).collect::<std::result::Result<_, _>>().map(Instruction::Arg)
+            pairs
+                .map(|(name, value)| checked_name(&keyword, name).map(|name| (name, value)))
+                .collect::<std::result::Result<_, _>>()
+                .map(Instruction::Arg)
         }
         "ENV" => flags.only(&[]).and_then(|()| pairs(&keyword, rest, escape)).map(Instruction::Env),
         "LABEL" => flags.only(&[]).and_then(|()| pairs(&keyword, rest, escape)).map(Instruction::Label),
@@ -189,7 +206,9 @@ fn instruction(text: &str, escape: char) -> std::result::Result<Instruction, Str
             _ => Err("SHELL needs the exec form (hint: SHELL [\"/bin/sh\", \"-c\"])".into()),
         },
         "HEALTHCHECK" => healthcheck(&flags, rest),
-        "MAINTAINER" => Ok(Instruction::Label(vec![("maintainer".into(), format!("'{}'", rest.replace('\'', "")))])),
+        "MAINTAINER" => {
+            Ok(Instruction::Label(vec![("maintainer".into(), format!("'{}'", rest.replace('\'', "")))]))
+        }
         other => Err(format!("unknown instruction {other:?} (hint: known are {KNOWN})")),
     }
 }
@@ -204,7 +223,9 @@ impl Flags<'_> {
     fn only(&self, known: &[&str]) -> std::result::Result<(), String> {
         match self.flags.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(()),
-            Some((name, _)) if known.is_empty() => Err(format!("{} takes no flag, but --{name} was given", self.keyword)),
+            Some((name, _)) if known.is_empty() => {
+                Err(format!("{} takes no flag, but --{name} was given", self.keyword))
+            }
             Some((name, _)) => {
                 let known: Vec<String> = known.iter().map(|name| format!("--{name}")).collect();
                 Err(format!("{}: unknown flag --{name} (hint: known are {})", self.keyword, known.join(", ")))
@@ -264,14 +285,16 @@ fn from(flags: &Flags<'_>, rest: &str) -> std::result::Result<Instruction, Strin
     if let Some(name) = &name {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.' | '-');
         if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(fits) {
-            return Err(format!("the stage name {name:?} must begin with a letter and hold letters, digits, _ . -"));
+            return Err(format!(
+                "the stage name {name:?} must begin with a letter and hold letters, digits, _ . -"
+            ));
         }
     }
     Ok(Instruction::From { image: parts[0].to_owned(), name, platform: flags.get("platform")? })
 }
 
 fn checked_name(keyword: &str, name: String) -> std::result::Result<String, String> {
-    if name.is_empty() || name.contains(['\'', '"', '$']) {
+    if name.is_empty() || name.contains(['\'', '"']) || (keyword != "LABEL" && name.contains('$')) {
         return Err(format!("{keyword}: {name:?} is no name"));
     }
     Ok(name)
@@ -304,21 +327,35 @@ fn pairs(keyword: &str, rest: &str, escape: char) -> std::result::Result<Vec<(St
 fn copy(flags: &Flags<'_>, rest: &str, escape: char) -> std::result::Result<Copy, String> {
     let add = flags.keyword == "ADD";
     flags.only(if add { &["chown", "chmod", "link"] } else { &["chown", "chmod", "from", "link"] })?;
-    if rest.contains("<<") && words(rest, escape).is_ok_and(|words| words.iter().any(|word| word.starts_with("<<"))) {
-        return Err(format!("{}: here-documents are not supported (hint: put the text into a file)", flags.keyword));
+    if rest.contains("<<")
+        && words(rest, escape).is_ok_and(|words| words.iter().any(|word| word.starts_with("<<")))
+    {
+        return Err(format!(
+            "{}: here-documents are not supported (hint: put the text into a file)",
+            flags.keyword
+        ));
     }
     let mut sources = match form(rest) {
         Form::Exec(list) => list,
         Form::Shell(text) => words(&text, escape)?,
     };
     let target = sources.pop().filter(|_| !sources.is_empty());
-    let target = target.ok_or_else(|| format!("{} needs at least one source and a destination", flags.keyword))?;
+    let target =
+        target.ok_or_else(|| format!("{} needs at least one source and a destination", flags.keyword))?;
     let chmod = flags.get("chmod")?.map(|mode| {
-        u32::from_str_radix(&mode, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| {
-            format!("{}: --chmod={mode} is no octal mode (hint: --chmod=755)", flags.keyword)
-        })
+        u32::from_str_radix(&mode, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o7777)
+            .ok_or_else(|| format!("{}: --chmod={mode} is no octal mode (hint: --chmod=755)", flags.keyword))
     });
-    Ok(Copy { add, sources, target, chown: flags.get("chown")?, chmod: chmod.transpose()?, from: flags.get("from")? })
+    Ok(Copy {
+        add,
+        sources,
+        target,
+        chown: flags.get("chown")?,
+        chmod: chmod.transpose()?,
+        from: flags.get("from")?,
+    })
 }
 
 fn run(flags: &Flags<'_>, rest: &str) -> std::result::Result<Instruction, String> {
@@ -401,20 +438,37 @@ mod tests {
     fn lines_and_forms() {
         let file = parse("# syntax=x\n# a comment\nARG V=1\nfrom base:$V as Two\nRUN a && \\\n# inside\n\n   b \\\n c\nCMD [\"x\", \"y\"]\n").unwrap();
         assert_eq!(file.lines.len(), 4);
-        assert_eq!(file.lines[1].instruction, Instruction::From { image: "base:$V".into(), name: Some("two".into()), platform: None });
+        assert_eq!(
+            file.lines[1].instruction,
+            Instruction::From { image: "base:$V".into(), name: Some("two".into()), platform: None }
+        );
         assert_eq!(file.lines[2].number, 5);
-        assert_eq!(file.lines[2].instruction, Instruction::Run { form: Form::Shell("a &&    b  c".into()), network: None });
+        assert_eq!(
+            file.lines[2].instruction,
+            Instruction::Run { form: Form::Shell("a &&    b  c".into()), network: None }
+        );
         assert_eq!(file.lines[3].instruction, Instruction::Cmd(Form::Exec(vec!["x".into(), "y".into()])));
         let ticks = parse("# escape=`\nFROM a\nRUN x `\n y\\\nUSER b").unwrap();
-        assert_eq!(ticks.lines[1].instruction, Instruction::Run { form: Form::Shell("x  y\\".into()), network: None });
-        assert_eq!(only("ENV A=1 B=\"2 3\""), Instruction::Env(vec![("A".into(), "1".into()), ("B".into(), "\"2 3\"".into())]));
+        assert_eq!(
+            ticks.lines[1].instruction,
+            Instruction::Run { form: Form::Shell("x  y\\".into()), network: None }
+        );
+        assert_eq!(
+            only("ENV A=1 B=\"2 3\""),
+            Instruction::Env(vec![("A".into(), "1".into()), ("B".into(), "\"2 3\"".into())])
+        );
         assert_eq!(only("ENV A some words"), Instruction::Env(vec![("A".into(), "some words".into())]));
         assert_eq!(only("CMD echo hi"), Instruction::Cmd(Form::Shell("echo hi".into())));
         assert_eq!(only("CMD []"), Instruction::Cmd(Form::Exec(vec![])));
         assert_eq!(only("CMD [broken"), Instruction::Cmd(Form::Shell("[broken".into())));
-        let Instruction::Copy(copy) = only("COPY --chown=1:2 --chmod=755 --from=two a b /c/") else { panic!() };
+        let Instruction::Copy(copy) = only("COPY --chown=1:2 --chmod=755 --from=two a b /c/") else {
+            panic!()
+        };
         assert_eq!((copy.sources.len(), copy.target.as_str(), copy.chmod), (2, "/c/", Some(0o755)));
-        let Instruction::Healthcheck(check) = only("HEALTHCHECK --interval=1m30s --retries=3 CMD curl x") else { panic!() };
+        let Instruction::Healthcheck(check) = only("HEALTHCHECK --interval=1m30s --retries=3 CMD curl x")
+        else {
+            panic!()
+        };
         assert_eq!((check.interval, check.retries, check.test[0].as_str()), (90_000_000_000, 3, "CMD-SHELL"));
     }
 
@@ -445,7 +499,9 @@ mod tests {
             ("FROM a\nRUN x \\", 0, ""),
         ] {
             match parse(text) {
-                Err((at, message)) => assert!(at == line && message.contains(reason), "{text:?}: {at}: {message}"),
+                Err((at, message)) => {
+                    assert!(at == line && message.contains(reason), "{text:?}: {at}: {message}")
+                }
                 Ok(_) => assert_eq!(line, 0, "{text:?} was accepted"),
             }
         }

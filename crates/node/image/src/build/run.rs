@@ -100,11 +100,15 @@ impl Build {
             match (&line.instruction, parts.last_mut()) {
                 (Instruction::From { image, name, platform }, _) => {
                     let put_in = |word: &str| {
-                        expand(word, escape, &|name| globals.get(name).cloned()).map_err(|reason| self.wrong(&line, reason))
+                        expand(word, escape, &|name| globals.get(name).cloned())
+                            .map_err(|reason| self.wrong(&line, reason))
                     };
                     let image = put_in(image)?;
                     if image.is_empty() {
-                        return Err(self.wrong(&line, "FROM is empty after variables were put in (hint: give the ARG a default)"));
+                        return Err(self.wrong(
+                            &line,
+                            "FROM is empty after variables were put in (hint: give the ARG a default)",
+                        ));
                     }
                     if let Some(platform) = platform {
                         self.check_platform(&line, &put_in(platform)?)?;
@@ -193,7 +197,8 @@ impl Build {
                 self.step(line, &mut stage, (parts, at, done), globals).await
             };
             result.map_err(|error| self.explain(line, error))?;
-            let bytes = if index == 0 { 0 } else { stage.layers[layers..].iter().map(|layer| layer.size).sum() };
+            let bytes =
+                if index == 0 { 0 } else { stage.layers[layers..].iter().map(|layer| layer.size).sum() };
             self.say(BuildEvent::Done { number, took: begun.elapsed(), bytes });
         }
         Ok(stage)
@@ -299,7 +304,8 @@ impl Build {
             return Ok((key, None));
         }
         let (lease, cancel) = (self.lease.clone(), self.options.cancel.clone());
-        let step = self.images.blocking(move |inner| Ok(cache::get(&inner.store, &lease, &key, &cancel))).await?;
+        let step =
+            self.images.blocking(move |inner| Ok(cache::get(&inner.store, &lease, &key, &cancel))).await?;
         if step.is_some() {
             self.cached += 1;
             self.say(BuildEvent::Cached { number: self.number });
@@ -366,7 +372,10 @@ impl Build {
         let to = put_in(&copy.target)?;
         let owner = copy.chown.as_ref().map(put_in).transpose()?;
         if let Some(url) = sources.iter().find(|source| source.contains("://")) {
-            return Err(self.wrong(line, format!("{url:?}: remote sources are not fetched (hint: download it before the build)")));
+            return Err(self.wrong(
+                line,
+                format!("{url:?}: remote sources are not fetched (hint: download it before the build)"),
+            ));
         }
         let source = match &copy.from {
             None => self.context.clone(),
@@ -375,7 +384,7 @@ impl Build {
                 None => Arc::new(Source::layers(&self.base(from).await?.lowers, &format!("image {from}"))),
             },
         };
-        let into = sources.len() > 1 || to.ends_with('/') || to.ends_with("/.") || to == ".";
+        let into = to.ends_with('/') || to.ends_with("/.") || to == ".";
         let to_path = normal(&stage.workdir().join(&to));
         let add = copy.add;
         let chosen = {
@@ -392,7 +401,10 @@ impl Build {
         };
         let (chosen, content) = chosen.await?;
         if chosen.len() > 1 && !into {
-            return Err(self.wrong(line, format!("several sources need a directory (hint: write {to:?} with a / at its end)")));
+            return Err(self.wrong(
+                line,
+                format!("several sources need a directory (hint: write {to:?} with a / at its end)"),
+            ));
         }
         let text = format!("COPY {add} {content} {} {into} {owner:?} {:?}", to_path.display(), copy.chmod);
         let (key, step) = self.recall(stage, &text).await?;
@@ -415,8 +427,11 @@ impl Build {
                             match unpack_archive(&inner, &lease, &item, add, &cancel)? {
                                 Some(tree) => {
                                     let tree = Source::layers(&[tree], "the archive");
-                                    let all = tree.choose("/").map_err(|reason| Error::archive(&item.name, reason))?;
-                                    Target { owner: None, chmod: None, ..target }.copy(&tree, &all, &to_path, true)?;
+                                    let all = tree
+                                        .choose("/")
+                                        .map_err(|reason| Error::archive(&item.name, reason))?;
+                                    Target { owner: None, chmod: None, ..target }
+                                        .copy(&tree, &all, &to_path, true)?;
                                 }
                                 None => target.copy(&source, &[item], &to_path, into)?,
                             }
@@ -429,9 +444,17 @@ impl Build {
         self.take(stage, &line.text, &step)
     }
 
-    async fn execute(&mut self, line: &Line, form: &Form, network: Option<&str>, stage: &mut Stage) -> Result<()> {
+    async fn execute(
+        &mut self,
+        line: &Line,
+        form: &Form,
+        network: Option<&str>,
+        stage: &mut Stage,
+    ) -> Result<()> {
         let Some(run) = self.options.run.clone() else {
-            return Err(self.wrong(line, "RUN needs a container runtime, and none was given (hint: build on a node)"));
+            return Err(
+                self.wrong(line, "RUN needs a container runtime, and none was given (hint: build on a node)")
+            );
         };
         let network = match network {
             Some("none") => RunNetwork::None,
@@ -489,7 +512,9 @@ impl Build {
         }
         let (lease, created) = (self.lease.clone(), self.created());
         let (format, epoch) = (self.format(), self.options.source_date_epoch);
-        let step = self.images.blocking(move |inner| remember(&inner, &lease, &upper, (format, epoch), &key, created));
+        let step = self
+            .images
+            .blocking(move |inner| remember(&inner, &lease, &upper, (format, epoch), &key, created));
         let step = step.await?;
         self.take(stage, &line.text, &step)
     }
@@ -522,7 +547,8 @@ impl Build {
             rootfs: RootFs { kind: "layers".into(), diff_ids: stage.diff_ids },
             history: Some(stage.history),
         };
-        let (layers, snapshots, lease, tags) = (stage.layers, stage.snapshots, self.lease.clone(), self.tags.clone());
+        let (layers, snapshots, lease, tags) =
+            (stage.layers, stage.snapshots, self.lease.clone(), self.tags.clone());
         let path = self.file.clone();
         let image = self.images.blocking(move |inner| {
             let bad = |error: serde_json::Error| Error::archive(&path, error.to_string());
@@ -540,7 +566,11 @@ impl Build {
             inner.store.put_bytes(&config)?;
             inner.store.put_bytes(&bytes)?;
             inner.store.sync_snapshots(&snapshots)?;
-            let named = if tags.is_empty() { Vec::new() } else { crate::import::name_image(&inner.store, &info, &tags)? };
+            let named = if tags.is_empty() {
+                Vec::new()
+            } else {
+                crate::import::name_image(&inner.store, &info, &tags)?
+            };
             Ok(named.into_iter().next().unwrap_or_else(|| info.summary(&info.digest.to_string())))
         });
         let image = image.await?;
@@ -610,14 +640,17 @@ fn unpack_archive(
     let file = std::fs::File::open(place).map_err(Error::io("open", place))?;
     let Ok(mut decoder) = Decoder::new(&file) else { return Ok(None) };
     let mut head = [0; crate::tar::BLOCK];
-    if std::io::Read::read_exact(&mut decoder, &mut head).is_err() || !crate::tar::reader::looks_like_header(&head) {
+    if std::io::Read::read_exact(&mut decoder, &mut head).is_err()
+        || !crate::tar::reader::looks_like_header(&head)
+    {
         return Ok(None);
     }
     std::io::Seek::rewind(&mut &file).map_err(Error::io("read", place))?;
     let decoder = Decoder::new(&file).map_err(Error::io("read", place))?;
     let dir = lease.scratch_dir("archive")?;
     let mut tar = crate::tar::TarReader::new(decoder);
-    let unpacked = unpack(&mut tar, &dir, &item.name.display().to_string(), &inner.store.options.limits, cancel)?;
+    let unpacked =
+        unpack(&mut tar, &dir, &item.name.display().to_string(), &inner.store.options.limits, cancel)?;
     ingest::refuse_dangling(&unpacked, &item.name)?;
     Ok(Some(dir))
 }

@@ -91,7 +91,10 @@ impl Archive {
                 for _ in 0..8 {
                     match members.get(&name) {
                         Some(Member::Data { offset, size }) => {
-                            return Ok((Section { file: file.clone(), offset: *offset, end: offset + size }, *size));
+                            return Ok((
+                                Section { file: file.clone(), offset: *offset, end: offset + size },
+                                *size,
+                            ));
                         }
                         Some(Member::Link(target)) => name.clone_from(target),
                         None => break,

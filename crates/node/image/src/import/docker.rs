@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::archive::Archive;
 use super::Import;
+use super::archive::Archive;
 use crate::compress::{Format, detect};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -33,7 +33,10 @@ pub(crate) fn import(import: &Import<'_>, archive: &Archive) -> Result<Vec<Image
         return Err(Error::archive(archive.path(), "manifest.json lists no image"));
     }
     if items.len() > 1 && import.name.is_some() {
-        let reason = format!("it holds {} images, which cannot all be named the same (hint: give no name)", items.len());
+        let reason = format!(
+            "it holds {} images, which cannot all be named the same (hint: give no name)",
+            items.len()
+        );
         return Err(Error::archive(archive.path(), reason));
     }
     let mut images = Vec::new();
@@ -56,8 +59,9 @@ pub(crate) fn import(import: &Import<'_>, archive: &Archive) -> Result<Vec<Image
 impl Import<'_> {
     fn docker_image(&self, archive: &Archive, item: &Item, names: &[Reference]) -> Result<Vec<ImageSummary>> {
         let config_bytes = archive.read(&item.config, self.store.options.limits.metadata_bytes)?;
-        let file: ImageFile = serde_json::from_slice(&config_bytes)
-            .map_err(|error| Error::archive(archive.path(), format!("{} is malformed: {error}", item.config)))?;
+        let file: ImageFile = serde_json::from_slice(&config_bytes).map_err(|error| {
+            Error::archive(archive.path(), format!("{} is malformed: {error}", item.config))
+        })?;
         let diff_ids = file.rootfs.diff_ids;
         let limit = self.store.options.limits.layers;
         if diff_ids.len() != item.layers.len() || diff_ids.len() > limit {
@@ -100,12 +104,18 @@ impl Import<'_> {
     }
 
     /// Layers are plain tars as a rule: then the digest is known before a byte is read.
-    fn docker_layer(&self, archive: &Archive, path: &str, diff_id: &Digest) -> Result<(Descriptor, Option<Staged>)> {
+    fn docker_layer(
+        &self,
+        archive: &Archive,
+        path: &str,
+        diff_id: &Digest,
+    ) -> Result<(Descriptor, Option<Staged>)> {
         let (section, size) = archive.open(path)?;
         let mut head = [0; 8];
         let mut probe = archive.open(path)?.0;
         let filled = std::io::Read::read(&mut probe, &mut head).map_err(Error::io("read", archive.path()))?;
-        let format = detect(&head[..filled]).map_err(|error| Error::archive(archive.path(), error.to_string()))?;
+        let format =
+            detect(&head[..filled]).map_err(|error| Error::archive(archive.path(), error.to_string()))?;
         let cancel = &self.options.cancel;
         if format == Format::Plain {
             let descriptor = Descriptor::new(oci::OCI_LAYER, *diff_id, size);
@@ -117,8 +127,14 @@ impl Import<'_> {
             }
             partial.clear()?;
             self.layer_progress(*diff_id, size, LayerState::Unpacking);
-            let staged =
-                ingest::stage_blob(self.store, &self.lease, section, partial, (diff_id, size, diff_id), cancel)?;
+            let staged = ingest::stage_blob(
+                self.store,
+                &self.lease,
+                section,
+                partial,
+                (diff_id, size, diff_id),
+                cancel,
+            )?;
             self.layer_progress(*diff_id, size, LayerState::Done);
             return Ok((descriptor, Some(staged)));
         }

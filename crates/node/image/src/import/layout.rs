@@ -1,7 +1,7 @@
 //! OCI image layouts, as a directory or a tar.
 
-use super::archive::Archive;
 use super::Import;
+use super::archive::Archive;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layers::ingest;
@@ -62,7 +62,12 @@ fn parse_index(archive: &Archive, what: &str, bytes: &[u8]) -> Result<Index> {
 }
 
 /// Follow a descriptor to the manifest for this platform.
-fn resolve(import: &Import<'_>, archive: &Archive, descriptor: &Descriptor, depth: usize) -> Result<Option<Digest>> {
+fn resolve(
+    import: &Import<'_>,
+    archive: &Archive,
+    descriptor: &Descriptor,
+    depth: usize,
+) -> Result<Option<Digest>> {
     let wanted = &import.store.options.platform;
     if descriptor.platform.as_ref().is_some_and(|platform| !wanted.accepts(platform)) {
         return Ok(None);
@@ -91,9 +96,12 @@ fn name_of(descriptor: &Descriptor) -> Option<Reference> {
 
 impl Import<'_> {
     pub(crate) fn import_layout(&self, archive: &Archive, images: Vec<Found>) -> Result<Vec<ImageSummary>> {
-        let distinct = images.iter().map(|image| image.manifest).collect::<std::collections::HashSet<_>>().len();
+        let distinct =
+            images.iter().map(|image| image.manifest).collect::<std::collections::HashSet<_>>().len();
         if distinct > 1 && self.name.is_some() {
-            let reason = format!("it holds {distinct} images, which cannot all be named the same (hint: give no name)");
+            let reason = format!(
+                "it holds {distinct} images, which cannot all be named the same (hint: give no name)"
+            );
             return Err(Error::archive(archive.path(), reason));
         }
         let mut done = Vec::new();
@@ -109,8 +117,9 @@ impl Import<'_> {
 
     fn layout_image(&self, archive: &Archive, digest: &Digest, name: Reference) -> Result<Vec<ImageSummary>> {
         let manifest_bytes = document(self, archive, digest)?;
-        let manifest: crate::oci::Manifest = serde_json::from_slice(&manifest_bytes)
-            .map_err(|error| Error::archive(archive.path(), format!("manifest {digest} is malformed: {error}")))?;
+        let manifest: crate::oci::Manifest = serde_json::from_slice(&manifest_bytes).map_err(|error| {
+            Error::archive(archive.path(), format!("manifest {digest} is malformed: {error}"))
+        })?;
         let config_bytes = document(self, archive, &manifest.config.digest)?;
         let info = ImageInfo::new(*digest, &manifest_bytes, &config_bytes, self.store.options.limits.layers)
             .map_err(|reason| Error::archive(archive.path(), format!("image {name}: {reason}")))?;
@@ -139,14 +148,22 @@ impl Import<'_> {
             partial.clear()?;
             let (section, size) = archive.open(&member(&layer.digest))?;
             if size != layer.size {
-                let reason = format!("layer {} has {size} bytes, its manifest says {}", layer.digest, layer.size);
+                let reason =
+                    format!("layer {} has {size} bytes, its manifest says {}", layer.digest, layer.size);
                 partial.discard();
                 return Err(Error::archive(archive.path(), reason));
             }
             self.layer_progress(layer.digest, size, LayerState::Unpacking);
             let expected = (&layer.digest, layer.size, diff_id);
             let cancel = &self.options.cancel;
-            staged.push(Some(ingest::stage_blob(self.store, &self.lease, section, partial, expected, cancel)?));
+            staged.push(Some(ingest::stage_blob(
+                self.store,
+                &self.lease,
+                section,
+                partial,
+                expected,
+                cancel,
+            )?));
             self.layer_progress(layer.digest, size, LayerState::Done);
         }
         self.store.put_bytes(&config_bytes)?;

@@ -68,6 +68,7 @@ impl<W: Write> Walk<'_, W> {
         }
         let mut entry = plain("", Kind::File, 0);
         meta::describe(&mut entry, path, metadata).map_err(io)?;
+        refuse_indirect(path, &kind)?;
         entry.mtime = (metadata.mtime(), 0);
         if let Some(epoch) = self.epoch
             && (metadata.mtime() > epoch || (metadata.mtime() == epoch && metadata.mtime_nsec() > 0))
@@ -101,8 +102,10 @@ impl<W: Write> Walk<'_, W> {
             entry.link = fs::read_link(path).map_err(io)?.as_os_str().as_bytes().to_vec();
         } else if kind.is_char_device() || kind.is_block_device() {
             entry.kind = if kind.is_char_device() { Kind::Char } else { Kind::Block };
-            let (major, minor) = (nix::sys::stat::major(metadata.rdev()), nix::sys::stat::minor(metadata.rdev()));
-            entry.device = (u32::try_from(major).unwrap_or_default(), u32::try_from(minor).unwrap_or_default());
+            let (major, minor) =
+                (nix::sys::stat::major(metadata.rdev()), nix::sys::stat::minor(metadata.rdev()));
+            entry.device =
+                (u32::try_from(major).unwrap_or_default(), u32::try_from(minor).unwrap_or_default());
         } else if kind.is_fifo() {
             entry.kind = Kind::Fifo;
         } else {
@@ -126,6 +129,23 @@ impl<W: Write> Walk<'_, W> {
             Some(b"y") => self.marker(&[name, OPAQUE_WHITEOUT].concat()),
             _ => Ok(()),
         }
+    }
+}
+
+/// With redirects or metacopy an upper directory does not hold the files itself.
+fn refuse_indirect(path: &Path, kind: &fs::FileType) -> Result<()> {
+    let name = if kind.is_dir() { c"trusted.overlay.redirect" } else { c"trusted.overlay.metacopy" };
+    if !kind.is_dir() && !kind.is_file() {
+        return Ok(());
+    }
+    let value = sys::path_cstring(path).and_then(|path| sys::get_xattr(&path, name));
+    match value.map_err(Error::io("read attributes of", path))? {
+        None => Ok(()),
+        Some(_) => Err(Error::Unsupported {
+            what: path.display().to_string(),
+            reason: "the overlay was mounted with redirect_dir or metacopy (hint: mount it with both off)"
+                .into(),
+        }),
     }
 }
 

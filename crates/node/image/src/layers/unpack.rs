@@ -147,7 +147,9 @@ impl Unpacker<'_> {
             Kind::Char => self.node(entry, &parent, name, SFlag::S_IFCHR),
             Kind::Block => self.node(entry, &parent, name, SFlag::S_IFBLK),
             Kind::Fifo => self.node(entry, &parent, name, SFlag::S_IFIFO),
-            Kind::Other(flag) => Err(self.error(entry, format!("unknown tar entry type {:?}", char::from(flag)))),
+            Kind::Other(flag) => {
+                Err(self.error(entry, format!("unknown tar entry type {:?}", char::from(flag))))
+            }
         }
     }
 
@@ -195,8 +197,13 @@ impl Unpacker<'_> {
                     let parent = above.as_ref().unwrap_or(&self.root);
                     stat::mkdirat(parent, name, Mode::from_bits_truncate(0o755))
                         .map_err(|errno| self.walk_error(entry, path, errno))?;
-                    stat::fchmodat(parent, name, Mode::from_bits_truncate(0o755), stat::FchmodatFlags::FollowSymlink)
-                        .map_err(|errno| self.walk_error(entry, path, errno))?;
+                    stat::fchmodat(
+                        parent,
+                        name,
+                        Mode::from_bits_truncate(0o755),
+                        stat::FchmodatFlags::FollowSymlink,
+                    )
+                    .map_err(|errno| self.walk_error(entry, path, errno))?;
                     self.implicit.insert(path.to_vec());
                     self.entries += 1;
                     beneath(&self.root, path, OFlag::O_PATH)
@@ -243,7 +250,9 @@ impl Unpacker<'_> {
     fn failed(&self, entry: &Entry, errno: Errno) -> Error {
         match errno {
             Errno::ENOSPC | Errno::EDQUOT => Error::errno("create", shorten(&entry.name()))(errno),
-            Errno::EPERM => self.error(entry, format!("{} (hint: unpacking layers needs root)", errno.desc())),
+            Errno::EPERM => {
+                self.error(entry, format!("{} (hint: unpacking layers needs root)", errno.desc()))
+            }
             errno => self.error(entry, errno.desc()),
         }
     }
@@ -269,7 +278,8 @@ impl Unpacker<'_> {
         tar: &mut TarReader<R>,
     ) -> Result<()> {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = self.create(entry, parent, name, || openat(parent, name, flags, Mode::from_bits_truncate(0o600)))?;
+        let fd = self
+            .create(entry, parent, name, || openat(parent, name, flags, Mode::from_bits_truncate(0o600)))?;
         let mut file = File::from(fd);
         let io = Error::io("write", shorten(&entry.name()));
         match &entry.sparse {
@@ -322,7 +332,8 @@ impl Unpacker<'_> {
             unistd::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(|errno| self.failed(entry, errno))?;
         }
-        stat::fchmod(file, Mode::from_bits_truncate(entry.mode)).map_err(|errno| self.failed(entry, errno))?;
+        stat::fchmod(file, Mode::from_bits_truncate(entry.mode))
+            .map_err(|errno| self.failed(entry, errno))?;
         self.xattrs(entry, |name, value| sys::set_xattr_fd(file, name, value))?;
         let time = timespec(entry.mtime);
         stat::futimens(file, &time, &time).map_err(|errno| self.failed(entry, errno))
@@ -409,7 +420,8 @@ impl Unpacker<'_> {
     }
 
     fn hard_link(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8], path: &[u8]) -> Result<()> {
-        let target = clean(&entry.link).map_err(|reason| self.error(entry, format!("hard link target: {reason}")))?;
+        let target =
+            clean(&entry.link).map_err(|reason| self.error(entry, format!("hard link target: {reason}")))?;
         let Some((dir, target_name)) = split(&target) else {
             return Err(self.error(entry, "a hard link to the root directory"));
         };
@@ -417,7 +429,11 @@ impl Unpacker<'_> {
             return Ok(());
         }
         let missing = Dangling { path: path.to_vec(), target: target.clone() };
-        let from = if dir.is_empty() { beneath(&self.root, b".", OFlag::O_PATH) } else { beneath(&self.root, dir, OFlag::O_PATH) };
+        let from = if dir.is_empty() {
+            beneath(&self.root, b".", OFlag::O_PATH)
+        } else {
+            beneath(&self.root, dir, OFlag::O_PATH)
+        };
         let from = match from {
             Ok(fd) => fd,
             Err(Errno::ENOENT) => {
@@ -434,7 +450,9 @@ impl Unpacker<'_> {
             Err(errno) => return Err(self.failed(entry, errno)),
             Ok(_) => {}
         }
-        self.create(entry, parent, name, || unistd::linkat(&from, target_name, parent, name, LinkatFlags::empty()))
+        self.create(entry, parent, name, || {
+            unistd::linkat(&from, target_name, parent, name, LinkatFlags::empty())
+        })
     }
 
     fn node(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8], kind: SFlag) -> Result<()> {
@@ -558,5 +576,9 @@ pub(crate) fn timespec((seconds, nanos): (i64, u32)) -> TimeSpec {
 
 /// Hostile names may be a megabyte long; messages are not.
 fn shorten(name: &str) -> String {
-    if name.chars().count() <= 200 { name.to_owned() } else { name.chars().take(200).chain(['…']).collect() }
+    if name.chars().count() <= 200 {
+        name.to_owned()
+    } else {
+        name.chars().take(200).chain(['…']).collect()
+    }
 }

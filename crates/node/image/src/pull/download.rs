@@ -171,7 +171,9 @@ impl Read for Pieces {
                 Some(Piece::End) => self.ended = true,
                 Some(Piece::Failed(error)) => return Err(io::Error::other(error)),
                 // The pull was dropped.
-                None => return Err(io::Error::other(Error::Cancelled { what: "the download of a layer".into() })),
+                None => {
+                    return Err(io::Error::other(Error::Cancelled { what: "the download of a layer".into() }));
+                }
             }
         }
         let read = buf.len().min(self.current.len());

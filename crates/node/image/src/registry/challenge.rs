@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let header = r#"Bearer realm="https://auth.io/token",service="reg.io",scope="repository:a/b:pull,push""#;
+        let header =
+            r#"Bearer realm="https://auth.io/token",service="reg.io",scope="repository:a/b:pull,push""#;
         let Some(Challenge::Bearer { realm, service, scope }) = parse(header) else { panic!() };
         assert_eq!((realm.as_str(), service.as_deref()), ("https://auth.io/token", Some("reg.io")));
         assert_eq!(scope.as_deref(), Some("repository:a/b:pull,push"));

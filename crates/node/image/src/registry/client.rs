@@ -48,14 +48,15 @@ impl Client {
                 pem.push_str(&std::fs::read_to_string(path).map_err(Error::io("read", path))?);
             }
         }
-        let tls = trust(&pem).map_err(|error| failure(registry, "preparing TLS", error, RegistryFailure::Unavailable))?;
+        let tls = trust(&pem)
+            .map_err(|error| failure(registry, "preparing TLS", error, RegistryFailure::Unavailable))?;
         let connector = Connector { tls, timeout: limits.stall };
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(10))
             .pool_max_idle_per_host(limits.parallel_downloads)
             .build(connector);
-        let user_agent = HeaderValue::try_from(&options.user_agent)
-            .unwrap_or_else(|_| HeaderValue::from_static("sampan"));
+        let user_agent =
+            HeaderValue::try_from(&options.user_agent).unwrap_or_else(|_| HeaderValue::from_static("sampan"));
         Ok(Self { http, user_agent, limits: limits.clone() })
     }
 }
@@ -67,7 +68,8 @@ fn trust(pem: &str) -> std::result::Result<Arc<rustls::ClientConfig>, rustls::Er
     let certificates = rustls::pki_types::CertificateDer::pem_slice_iter(pem.as_bytes());
     roots.add_parsable_certificates(certificates.filter_map(std::result::Result::ok));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
@@ -188,7 +190,8 @@ impl Registry {
         let known = self.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let mut response = self.follow(&uri, headers, known, action).await.map_err(|error| (error, None))?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            response = self.authenticate(response, &uri, headers, action).await.map_err(|error| (error, None))?;
+            response =
+                self.authenticate(response, &uri, headers, action).await.map_err(|error| (error, None))?;
         }
         if response.status().is_success() {
             return Ok(response);
@@ -230,7 +233,9 @@ impl Registry {
                     let scope = scope.as_deref().unwrap_or(&default);
                     match self.token(realm, service.as_deref(), scope, auth).await {
                         Ok(value) => Some(value),
-                        Err(error) if matches!(&error, Error::Registry { class: RegistryFailure::Denied, .. }) => {
+                        Err(error)
+                            if matches!(&error, Error::Registry { class: RegistryFailure::Denied, .. }) =>
+                        {
                             refused = refused.or(Some(error));
                             None
                         }
@@ -317,7 +322,9 @@ impl Registry {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 let mut reason = root_cause(&error);
-                if !self.insecure && (reason.contains("corrupt message") || reason.contains("InvalidContentType")) {
+                if !self.insecure
+                    && (reason.contains("corrupt message") || reason.contains("InvalidContentType"))
+                {
                     reason.push_str(" (hint: if this registry speaks plain HTTP, configure it as insecure)");
                 } else if reason.contains("certificate") || reason.contains("UnknownIssuer") {
                     reason.push_str(" (hint: configure the registry's ca_file)");
@@ -380,7 +387,9 @@ impl Registry {
             Err(_) => String::new(),
         };
         let hint = match class {
-            RegistryFailure::Denied if self.auths.is_empty() => " (hint: no credentials were given for this registry)",
+            RegistryFailure::Denied if self.auths.is_empty() => {
+                " (hint: no credentials were given for this registry)"
+            }
             RegistryFailure::Denied => " (hint: the credentials were refused)",
             RegistryFailure::NotFound => " (hint: check repository and tag)",
             _ => "",
@@ -426,7 +435,12 @@ impl Retry {
 }
 
 fn failure(host: &str, action: &str, reason: impl std::fmt::Display, class: RegistryFailure) -> Error {
-    Error::Registry { registry: host.to_owned(), action: action.to_owned(), reason: reason.to_string(), class }
+    Error::Registry {
+        registry: host.to_owned(),
+        action: action.to_owned(),
+        reason: reason.to_string(),
+        class,
+    }
 }
 
 /// The innermost reason, which is the one that helps.

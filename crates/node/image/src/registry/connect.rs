@@ -41,7 +41,10 @@ impl tower::Service<Uri> for Connector {
         let connector = self.clone();
         Box::pin(async move {
             tokio::time::timeout(connector.timeout, connector.connect(&uri)).await.map_err(|_| {
-                io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {:?}", connector.timeout))
+                io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no connection within {:?}", connector.timeout),
+                )
             })?
         })
     }

@@ -27,7 +27,9 @@ pub(crate) fn request(
     scope: &str,
     auth: Option<&Auth>,
 ) -> Result<Request<Full<Bytes>>, String> {
-    let bad = |error: &dyn std::fmt::Display| format!("the token service's address {realm:?} is not usable: {error}");
+    let bad = |error: &dyn std::fmt::Display| {
+        format!("the token service's address {realm:?} is not usable: {error}")
+    };
     let mut pairs: Vec<(&str, &str)> = Vec::new();
     pairs.extend(service.map(|service| ("service", service)));
     pairs.push(("scope", scope));
@@ -54,8 +56,8 @@ pub(crate) fn request(
 
 /// The token in the answer, as a header.
 pub(crate) fn header_of(body: &[u8]) -> Result<HeaderValue, String> {
-    let answer: Answer =
-        serde_json::from_slice(body).map_err(|error| format!("the token service's answer is malformed: {error}"))?;
+    let answer: Answer = serde_json::from_slice(body)
+        .map_err(|error| format!("the token service's answer is malformed: {error}"))?;
     let token = if answer.token.is_empty() { answer.access_token } else { answer.token };
     if token.is_empty() {
         return Err("the token service gave no token".into());
@@ -71,7 +73,10 @@ pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
 /// `Basic …` for credentials that have a password.
 pub(crate) fn basic(auth: &Auth) -> Option<HeaderValue> {
     let Auth::Basic { username, password } = auth else { return None };
-    sensitive(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{username}:{password}"))))
+    sensitive(format!(
+        "Basic {}",
+        base64::engine::general_purpose::STANDARD.encode(format!("{username}:{password}"))
+    ))
 }
 
 fn sensitive(text: String) -> Option<HeaderValue> {
@@ -91,7 +96,9 @@ fn form(pairs: &[(&str, &str)]) -> String {
         out.push('=');
         for byte in value.bytes() {
             match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    out.push(char::from(byte))
+                }
                 other => out.push_str(&format!("%{other:02X}")),
             }
         }

@@ -49,7 +49,8 @@ impl Inner {
         let index = self.store.read_index()?;
         let by_digest = |digest: Digest| Target { reference: digest.to_string(), digest, by_name: false };
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
-        let could_be_id = hex.len() >= SHORT_ID && hex.len() <= 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let could_be_id =
+            hex.len() >= SHORT_ID && hex.len() <= 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         let is_digest = text.starts_with("sha256:");
         if !is_digest && let Ok(reference) = Reference::parse(text) {
             if let Some(descriptor) = index.images.get(&reference.to_string()) {
@@ -58,9 +59,14 @@ impl Inner {
             }
             if let Some(digest) = reference.digest() {
                 let known = index.images.iter().any(|(name, descriptor)| {
-                    descriptor.digest == *digest && Reference::parse(name).is_ok_and(|known| known.name() == reference.name())
+                    descriptor.digest == *digest
+                        && Reference::parse(name).is_ok_and(|known| known.name() == reference.name())
                 });
-                return Ok(known.then(|| Target { reference: reference.to_string(), digest: *digest, by_name: true }));
+                return Ok(known.then(|| Target {
+                    reference: reference.to_string(),
+                    digest: *digest,
+                    by_name: true,
+                }));
             }
         }
         if could_be_id || is_digest {
@@ -83,7 +89,8 @@ impl Inner {
 
     pub(crate) fn require(&self, text: &str) -> Result<Target> {
         self.target(text)?.ok_or_else(|| {
-            let name = Reference::parse(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string());
+            let name =
+                Reference::parse(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string());
             Error::NotPresent { name }
         })
     }
@@ -168,7 +175,10 @@ impl Inner {
                 None => {
                     if !store.has_blob(&layer.digest, layer.size) {
                         let path = store.blob_path(&layer.digest);
-                        return Err(Error::Corrupt { path, reason: "the layer is missing or truncated".into() });
+                        return Err(Error::Corrupt {
+                            path,
+                            reason: "the layer is missing or truncated".into(),
+                        });
                     }
                     let lease = match &lease {
                         Some(lease) => lease,

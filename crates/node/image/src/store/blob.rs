@@ -98,7 +98,10 @@ impl Partial {
 
     /// Forget what is there.
     pub(crate) fn clear(&mut self) -> Result<()> {
-        self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0))).map_err(Error::io("write", &self.path))?;
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)))
+            .map_err(Error::io("write", &self.path))?;
         Ok(())
     }
 

@@ -64,7 +64,8 @@ impl Store {
         let corrupt = |reason: String| Error::Corrupt { path: path.clone(), reason };
         let version: Version = serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
         if version.version > VERSION {
-            let reason = format!("it has format {} of a newer version; this one reads {VERSION}", version.version);
+            let reason =
+                format!("it has format {} of a newer version; this one reads {VERSION}", version.version);
             return Err(corrupt(reason));
         }
         let index: Index = serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;

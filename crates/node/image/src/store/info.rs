@@ -25,11 +25,16 @@ pub(crate) struct ImageInfo {
 
 impl ImageInfo {
     /// Check that the documents fit each other.
-    pub(crate) fn new(digest: Digest, manifest_bytes: &[u8], config_bytes: &[u8], layers: usize) -> Result<Self, String> {
-        let manifest: Manifest =
-            serde_json::from_slice(manifest_bytes).map_err(|error| format!("its manifest is malformed: {error}"))?;
-        let file: ImageFile =
-            serde_json::from_slice(config_bytes).map_err(|error| format!("its config is malformed: {error}"))?;
+    pub(crate) fn new(
+        digest: Digest,
+        manifest_bytes: &[u8],
+        config_bytes: &[u8],
+        layers: usize,
+    ) -> Result<Self, String> {
+        let manifest: Manifest = serde_json::from_slice(manifest_bytes)
+            .map_err(|error| format!("its manifest is malformed: {error}"))?;
+        let file: ImageFile = serde_json::from_slice(config_bytes)
+            .map_err(|error| format!("its config is malformed: {error}"))?;
         let (count, diff_ids) = (manifest.layers.len(), file.rootfs.diff_ids.len());
         if count != diff_ids {
             return Err(format!("its manifest has {count} layers, its config {diff_ids}"));
@@ -38,7 +43,10 @@ impl ImageInfo {
             return Err(format!("it has {count} layers, more than the limit of {layers}"));
         }
         if let Some(layer) = manifest.layers.iter().find(|layer| layer.is_foreign()) {
-            return Err(format!("layer {} has type {} and must come from elsewhere", layer.digest, layer.media_type));
+            return Err(format!(
+                "layer {} has type {} and must come from elsewhere",
+                layer.digest, layer.media_type
+            ));
         }
         let mut chain: Vec<Digest> = Vec::with_capacity(count);
         for diff_id in &file.rootfs.diff_ids {
@@ -81,8 +89,8 @@ impl Store {
         }
         let corrupt = |reason: String| Error::Corrupt { path: self.blob_path(digest), reason };
         let manifest_bytes = self.read_metadata(digest)?;
-        let manifest: Manifest =
-            serde_json::from_slice(&manifest_bytes).map_err(|error| corrupt(format!("malformed manifest: {error}")))?;
+        let manifest: Manifest = serde_json::from_slice(&manifest_bytes)
+            .map_err(|error| corrupt(format!("malformed manifest: {error}")))?;
         let config_bytes = self.read_metadata(&manifest.config.digest)?;
         let info = ImageInfo::new(*digest, &manifest_bytes, &config_bytes, self.options.limits.layers);
         let info = Arc::new(info.map_err(corrupt)?);

@@ -42,7 +42,8 @@ impl Store {
             // Another process may have collected it.
             return dir.join("fs").is_dir();
         }
-        let whole = self.meta(hex).is_some_and(|meta| meta.synced || meta.boot == self.boot) && dir.join("fs").is_dir();
+        let whole = self.meta(hex).is_some_and(|meta| meta.synced || meta.boot == self.boot)
+            && dir.join("fs").is_dir();
         if whole {
             locked(&self.whole).insert(hex.to_owned());
         }
@@ -87,8 +88,11 @@ impl Store {
         if !self.options.sync {
             return Ok(());
         }
-        let fresh: Vec<_> =
-            names.iter().filter_map(|hex| Some((hex, self.meta(hex)?))).filter(|(_, meta)| !meta.synced).collect();
+        let fresh: Vec<_> = names
+            .iter()
+            .filter_map(|hex| Some((hex, self.meta(hex)?)))
+            .filter(|(_, meta)| !meta.synced)
+            .collect();
         if fresh.is_empty() {
             return Ok(());
         }
@@ -104,7 +108,9 @@ impl Store {
     pub(crate) fn empty_layer(&self) -> Result<PathBuf> {
         let path = self.path("l").join("empty");
         match fs::create_dir(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::io("create", &path)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(Error::io("create", &path)(error))
+            }
             _ => Ok(path),
         }
     }

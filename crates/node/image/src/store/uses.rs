@@ -33,7 +33,9 @@ impl Store {
     pub(crate) fn release(&self, holder: &str) -> Result<()> {
         let path = self.use_path(holder);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &path)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &path)(error))
+            }
             _ => Ok(()),
         }
     }

@@ -69,8 +69,11 @@ mod tests {
     fn records_round_trip() {
         let mut out = Vec::new();
         let long = vec![b'x'; 995];
-        let records: Records =
-            vec![(b"path".to_vec(), b"a\nb=c".to_vec()), (b"k".to_vec(), long), (b"SCHILY.xattr.u".to_vec(), vec![0, 10, 255])];
+        let records: Records = vec![
+            (b"path".to_vec(), b"a\nb=c".to_vec()),
+            (b"k".to_vec(), long),
+            (b"SCHILY.xattr.u".to_vec(), vec![0, 10, 255]),
+        ];
         for (key, value) in &records {
             push(&mut out, key, value);
         }

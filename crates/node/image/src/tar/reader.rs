@@ -129,7 +129,8 @@ impl<R: Source> TarReader<R> {
             if found.in_data {
                 let read = sparse::from_data(&mut map, &mut self.input)?;
                 self.position += read;
-                self.remaining = self.remaining.checked_sub(read).ok_or_else(|| TarError::from(truncated()))?;
+                self.remaining =
+                    self.remaining.checked_sub(read).ok_or_else(|| TarError::from(truncated()))?;
                 entry.size = self.remaining;
             }
             map.check(entry.size)?;
@@ -214,7 +215,9 @@ pub(crate) fn read_block(input: &mut impl Read, block: &mut [u8; BLOCK]) -> Resu
 
 /// Whether a block looks like a tar header.
 pub(crate) fn looks_like_header(block: &[u8]) -> bool {
-    block.first_chunk::<BLOCK>().is_some_and(|block| check_sum(block).is_ok() && block.iter().any(|byte| *byte != 0))
+    block
+        .first_chunk::<BLOCK>()
+        .is_some_and(|block| check_sum(block).is_ok() && block.iter().any(|byte| *byte != 0))
 }
 
 fn check_sum(header: &[u8; BLOCK]) -> Result<(), TarError> {
@@ -309,7 +312,9 @@ fn apply(entry: &mut Entry, records: &Records) -> Result<(), TarError> {
     for (key, value) in records {
         let decimal = || {
             let text = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
-            text.ok_or_else(|| TarError::Bad(format!("malformed PAX record {:?}", String::from_utf8_lossy(key))))
+            text.ok_or_else(|| {
+                TarError::Bad(format!("malformed PAX record {:?}", String::from_utf8_lossy(key)))
+            })
         };
         match key.as_slice() {
             b"path" => entry.path.clone_from(value),

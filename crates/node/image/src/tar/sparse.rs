@@ -22,7 +22,8 @@ impl Map {
     pub(crate) fn check(&self, stored: u64) -> Result<(), TarError> {
         let (mut end, mut total) = (0u64, 0u64);
         for (offset, length) in &self.segments {
-            let segment_end = offset.checked_add(*length).filter(|end| *end <= self.real_size).ok_or_else(bad)?;
+            let segment_end =
+                offset.checked_add(*length).filter(|end| *end <= self.real_size).ok_or_else(bad)?;
             if *offset < end {
                 return Err(bad());
             }
@@ -99,7 +100,8 @@ pub(crate) fn from_pax(records: &Records) -> Result<PaxSparse, TarError> {
             b"offset" => offset = Some(decimal(value)?),
             b"numbytes" => push(&mut map, offset.take().ok_or_else(bad)?, decimal(value)?)?,
             b"map" => {
-                let numbers = value.split(|byte| *byte == b',').map(decimal).collect::<Result<Vec<_>, _>>()?;
+                let numbers =
+                    value.split(|byte| *byte == b',').map(decimal).collect::<Result<Vec<_>, _>>()?;
                 for pair in numbers.chunks(2) {
                     push(&mut map, pair[0], *pair.get(1).ok_or_else(bad)?)?;
                 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sampan_image::{ImportOptions, Images};
+use sampan_image::{Images, ImportOptions};
 
 use crate::import::docker_archive;
 use crate::support::*;
@@ -64,7 +64,8 @@ async fn kill_in_the_middle_leaves_nothing_and_the_retry_works() {
             images.remove(&image.reference, false).await.unwrap();
         }
         let deadline = Instant::now() + Duration::from_secs(30);
-        while fs::read_dir(fixture.store().join("tmp")).unwrap().next().is_some() && Instant::now() < deadline {
+        while fs::read_dir(fixture.store().join("tmp")).unwrap().next().is_some() && Instant::now() < deadline
+        {
             tokio::task::yield_now().await;
         }
         assert!(fs::read_dir(fixture.store().join("tmp")).unwrap().next().is_none());

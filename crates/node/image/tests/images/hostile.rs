@@ -29,7 +29,11 @@ async fn climbing_is_refused() {
     refuse(&[file("/etc/evil", b"x")], "absolute").await;
     refuse(&[symlink("d", "/etc"), file("d/evil", b"x")], "leaves the layer").await;
     refuse(&[symlink("d", "../../../../../outside"), file("d/evil", b"x")], "leaves the layer").await;
-    refuse(&[dir("a"), symlink("a/up", ".."), symlink("b", "a/up/.."), file("b/evil", b"x")], "leaves the layer").await;
+    refuse(
+        &[dir("a"), symlink("a/up", ".."), symlink("b", "a/up/.."), file("b/evil", b"x")],
+        "leaves the layer",
+    )
+    .await;
     refuse(&[symlink("self", "self"), file("self/x", b"x")], "leaves the layer").await;
     refuse(&[hardlink("h", "/etc/passwd")], "absolute").await;
     refuse(&[hardlink("h", "../../outside/secret")], "climbs").await;
@@ -97,16 +101,16 @@ async fn bombs_are_bounded() {
     let many: Vec<_> = many.iter().map(|name| file(name, b"")).collect();
     let zeros = vec![0; 2 << 20];
     let nested = b"a/".repeat(150);
-    let sparse_pax: &[(&str, &[u8])] = &[
-        ("GNU.sparse.major", b"0"),
-        ("GNU.sparse.size", b"1099511627776"),
-        ("GNU.sparse.map", b"0,1"),
-    ];
+    let sparse_pax: &[(&str, &[u8])] =
+        &[("GNU.sparse.major", b"0"), ("GNU.sparse.size", b"1099511627776"), ("GNU.sparse.map", b"0,1")];
     for (bytes, reason) in [
         (tar(&many), "100 entries"),
         (tar(&[file("big", &zeros)]), "1048576 bytes"),
         (tar(&[Raw { name: "s", data: b"x", pax: sparse_pax, ..Raw::default() }]), "1048576 bytes"),
-        (tar(&[Raw { name: "n", pax: &[("path", &nested)], ..Raw::default() }, file("z", b"")]), "100 entries"),
+        (
+            tar(&[Raw { name: "n", pax: &[("path", &nested)], ..Raw::default() }, file("z", b"")]),
+            "100 entries",
+        ),
     ] {
         let path = dir_.path().join("bomb.tar");
         for zip in [false, true] {

@@ -16,7 +16,8 @@ async fn root_file_system_keeps_everything() {
     let (tree_text, tar_text) = (tree.to_str().unwrap(), tar.to_str().unwrap());
     for (format, compress) in [("pax", "cat"), ("gnu", "gzip -n"), ("pax", "zstd -q")] {
         let xattrs = if format == "pax" { "--xattrs --xattrs-include=*" } else { "" };
-        let script = format!("tar -C {tree_text} --format={format} {xattrs} -Scf - . | {compress} > {tar_text}");
+        let script =
+            format!("tar -C {tree_text} --format={format} {xattrs} -Scf - . | {compress} > {tar_text}");
         if compress.starts_with("zstd") && fs::metadata("/usr/bin/zstd").is_err() {
             continue;
         }
@@ -64,7 +65,10 @@ async fn layout_with_whiteouts_matches_umoci() {
     fixture.import(&layout, Some("local/white:v1")).await.unwrap();
     let plan = fixture.images.rootfs("local/white:v1", "x").await.unwrap();
     assert_eq!(plan.config.env.iter().filter(|env| *env == "A=1").count(), 1);
-    assert_eq!((plan.config.cmd.as_slice(), plan.config.exposed_ports.as_slice()), (&["sh".to_owned()][..], &["80/tcp".to_owned()][..]));
+    assert_eq!(
+        (plan.config.cmd.as_slice(), plan.config.exposed_ports.as_slice()),
+        (&["sh".to_owned()][..], &["80/tcp".to_owned()][..])
+    );
     assert_eq!(plan.config.labels["k"], "v");
     let copy = fixture.path("copy");
     in_overlay(&plan.lower_dirs, &fixture.path("ovl"), &format!("cp -a $1 {}", copy.display()));
@@ -84,10 +88,15 @@ async fn layout_with_whiteouts_matches_umoci() {
         assert_eq!(fixture.import(&zipped, None).await.unwrap()[0].digest, images[0].digest);
         let plan = fixture.images.rootfs(&images[0].reference, "y").await.unwrap();
         let copy = fixture.path(target);
-        in_overlay(&plan.lower_dirs, &fixture.path(&format!("o-{target}")), &format!("cp -a $1 {}", copy.display()));
+        in_overlay(
+            &plan.lower_dirs,
+            &fixture.path(&format!("o-{target}")),
+            &format!("cp -a $1 {}", copy.display()),
+        );
         assert_same(&flat.join("rootfs"), &copy);
     }
-    for (format, transport) in [(ExportFormat::Docker, "docker-archive"), (ExportFormat::Oci, "oci-archive")] {
+    for (format, transport) in [(ExportFormat::Docker, "docker-archive"), (ExportFormat::Oci, "oci-archive")]
+    {
         let file = fixture.path(&format!("out-{transport}.tar"));
         fixture.images.export("local/white:v1", &file, format).await.unwrap();
         let out = fixture.path(&format!("dir-{transport}"));

@@ -1,6 +1,7 @@
 //! Images against real tools: skopeo, umoci, tar, docker-registry, and the kernel's overlayfs.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod build;
 mod crash;
 mod hostile;
 mod import;

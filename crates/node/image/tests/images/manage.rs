@@ -28,7 +28,9 @@ async fn names_and_removal() {
     }
     assert!(images.find("nothing:1").await.unwrap().is_none());
     assert_eq!(images.find("Bad Name").await.unwrap_err().kind(), ErrorKind::InvalidName);
-    assert!(matches!(images.inspect("nothing").await.unwrap_err(), Error::NotPresent { name } if name.ends_with("nothing:latest")));
+    assert!(
+        matches!(images.inspect("nothing").await.unwrap_err(), Error::NotPresent { name } if name.ends_with("nothing:latest"))
+    );
 
     // A name goes, the content stays for the others; the shared layer outlives app:1.
     let removed = images.remove("app:1", false).await.unwrap();

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sampan_image::{
-    Auth, Credentials, Error, ErrorKind, Images, LayerState, Progress, PullOptions, RegistryFailure, RegistryOptions,
+    Auth, Credentials, Error, ErrorKind, Images, LayerState, Progress, PullOptions, RegistryFailure,
+    RegistryOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,7 +41,8 @@ fn docker_registry(fixture: &Fixture, htpasswd: bool) -> (Server, String) {
         need("htpasswd");
         let line = run("htpasswd", &["-Bbn", "user", "pass:word"]);
         fs::write(root.join("htpasswd"), line).unwrap();
-        config += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", root.join("htpasswd").display());
+        config +=
+            &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", root.join("htpasswd").display());
     }
     let file = fixture.path(&format!("{name}.yml"));
     fs::write(&file, config).unwrap();
@@ -63,7 +65,8 @@ fn store_for(fixture: &Fixture, name: &str, hosts: &[(&str, RegistryOptions)]) -
     fs::create_dir_all(&dir).unwrap();
     let mut options = options(&dir);
     options.limits.stall = Duration::from_secs(2);
-    options.registries.hosts = hosts.iter().map(|(host, options)| ((*host).to_owned(), options.clone())).collect();
+    options.registries.hosts =
+        hosts.iter().map(|(host, options)| ((*host).to_owned(), options.clone())).collect();
     Images::open(options).unwrap()
 }
 
@@ -85,10 +88,20 @@ async fn from_docker_registry() {
     fs::create_dir(&tree).unwrap();
     make_tree(&tree);
     let tar_file = fixture.path("tree.tar");
-    let script = format!("tar -C {} --format=pax --xattrs --xattrs-include=* -Scf {} .", tree.display(), tar_file.display());
+    let script = format!(
+        "tar -C {} --format=pax --xattrs --xattrs-include=* -Scf {} .",
+        tree.display(),
+        tar_file.display()
+    );
     run("sh", &["-c", &script]);
     let base = fs::read(&tar_file).unwrap();
-    let top = tar(&[dir("etc/"), file("etc/.wh.group", b""), dir("var/"), dir("var/empty/"), file("var/empty/.wh..wh..opq", b"")]);
+    let top = tar(&[
+        dir("etc/"),
+        file("etc/.wh.group", b""),
+        dir("var/"),
+        dir("var/empty/"),
+        file("var/empty/.wh..wh..opq", b""),
+    ]);
     let archive = fixture.path("image.tar");
     fs::write(&archive, docker_archive(&[&base, &top], "tree:1", None)).unwrap();
     for (htpasswd, format) in [(false, "v2s2"), (true, "oci")] {
@@ -97,7 +110,8 @@ async fn from_docker_registry() {
         if htpasswd {
             args.extend(["--dest-creds", "user:pass:word"]);
         }
-        let (from, to) = (format!("docker-archive:{}", archive.display()), format!("docker://{host}/team/tree:1"));
+        let (from, to) =
+            (format!("docker-archive:{}", archive.display()), format!("docker://{host}/team/tree:1"));
         run("skopeo", &[&args[..], &[&from, &to]].concat());
         let images = store_for(&fixture, &format!("s-{format}"), &[(&host, insecure())]);
         let name = format!("{host}/team/tree:1");
@@ -105,9 +119,13 @@ async fn from_docker_registry() {
         if htpasswd {
             let error = images.pull(&name, PullOptions::default()).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Registry(RegistryFailure::Denied));
-            assert!(error.to_string().contains(&host) && error.to_string().contains("no credentials"), "{error}");
+            assert!(
+                error.to_string().contains(&host) && error.to_string().contains("no credentials"),
+                "{error}"
+            );
             let credentials = basic(&host, "user", "wrong");
-            let error = images.pull(&name, PullOptions { credentials, ..PullOptions::default() }).await.unwrap_err();
+            let error =
+                images.pull(&name, PullOptions { credentials, ..PullOptions::default() }).await.unwrap_err();
             assert!(error.to_string().contains("credentials were refused"), "{error}");
             options.credentials = basic(&host, "user", "pass:word");
         }
@@ -117,12 +135,19 @@ async fn from_docker_registry() {
         let image = images.pull(&name, options.clone()).await.unwrap();
         assert_eq!(image.reference, name);
         let done = |events: &[Progress], wanted| {
-            events.iter().filter(|event| matches!(event, Progress::Layer { state, .. } if *state == wanted)).count()
+            events
+                .iter()
+                .filter(|event| matches!(event, Progress::Layer { state, .. } if *state == wanted))
+                .count()
         };
         assert_eq!(done(&events.lock().unwrap(), LayerState::Done), 2);
         let plan = images.rootfs(&name, "c").await.unwrap();
         let copy = fixture.path(&format!("copy-{format}"));
-        in_overlay(&plan.lower_dirs, &fixture.path(&format!("o-{format}")), &format!("cp -a $1 {}", copy.display()));
+        in_overlay(
+            &plan.lower_dirs,
+            &fixture.path(&format!("o-{format}")),
+            &format!("cp -a $1 {}", copy.display()),
+        );
         assert!(!copy.join("etc/group").exists());
         let (mut left, mut right) = (fingerprint(&tree), fingerprint(&copy));
         left.remove("etc/group");
@@ -250,7 +275,9 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>, host: String) 
         let head = String::from_utf8(head).unwrap();
         let path = head.split(' ').nth(1).unwrap().to_owned();
         let header = |name: &str| {
-            head.lines().find_map(|line| line.to_lowercase().starts_with(name).then(|| line.split_once(": ").unwrap().1.to_owned()))
+            head.lines().find_map(|line| {
+                line.to_lowercase().starts_with(name).then(|| line.split_once(": ").unwrap().1.to_owned())
+            })
         };
         let (range, authorization) = (header("range:"), header("authorization:"));
         let (answer, stall) = answer(&script, &path, range, authorization, &host);
@@ -278,31 +305,61 @@ fn answer(
     let mut script = script.lock().unwrap();
     script.seen.push((path.to_owned(), range.clone(), authorization.clone()));
     if path.starts_with("/token?") {
-        let good = authorization.as_deref() == Some("Basic dTpw") && path.contains("scope=repository%3Ateam%2Fapp%3Apull");
-        let body = if good { format!("{{\"token\":\"{}\"}}", script.token.clone().unwrap()) } else { "{}".into() };
+        let good = authorization.as_deref() == Some("Basic dTpw")
+            && path.contains("scope=repository%3Ateam%2Fapp%3Apull");
+        let body =
+            if good { format!("{{\"token\":\"{}\"}}", script.token.clone().unwrap()) } else { "{}".into() };
         let status = if good { "200 OK" } else { "401 Unauthorized" };
-        return ((format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes(), false), false);
+        return (
+            (
+                format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes(),
+                false,
+            ),
+            false,
+        );
     }
     if let Some(token) = &script.token
         && authorization != Some(format!("Bearer {token}"))
     {
-        let ask = format!("Bearer realm=\"http://{host}/token\",service=\"fake\",scope=\"repository:team/app:pull\"");
-        return ((format!("HTTP/1.1 401 Unauthorized\r\nwww-authenticate: {ask}\r\ncontent-length: 0\r\n\r\n").into_bytes(), false), false);
+        let ask = format!(
+            "Bearer realm=\"http://{host}/token\",service=\"fake\",scope=\"repository:team/app:pull\""
+        );
+        return (
+            (
+                format!("HTTP/1.1 401 Unauthorized\r\nwww-authenticate: {ask}\r\ncontent-length: 0\r\n\r\n")
+                    .into_bytes(),
+                false,
+            ),
+            false,
+        );
     }
-    let fault = script.faults.get_mut(path).filter(|faults| !faults.is_empty()).map(|faults| faults.remove(0));
+    let fault =
+        script.faults.get_mut(path).filter(|faults| !faults.is_empty()).map(|faults| faults.remove(0));
     if let Some(Fault::Status(status)) = fault {
         return ((format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").into_bytes(), false), false);
     }
     let Some((kind, body)) = script.content.get(path) else {
         let text = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
-        return ((format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{text}", text.len()).into_bytes(), false), false);
+        return (
+            (
+                format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{text}", text.len())
+                    .into_bytes(),
+                false,
+            ),
+            false,
+        );
     };
-    let offset = range.and_then(|range| range.trim().strip_prefix("bytes=")?.trim_end_matches('-').parse::<usize>().ok());
+    let offset = range
+        .and_then(|range| range.trim().strip_prefix("bytes=")?.trim_end_matches('-').parse::<usize>().ok());
     let (status, body) = match (offset, &fault) {
-        (Some(offset), fault) if !matches!(fault, Some(Fault::NoRange)) => ("206 Partial Content", &body[offset..]),
+        (Some(offset), fault) if !matches!(fault, Some(Fault::NoRange)) => {
+            ("206 Partial Content", &body[offset..])
+        }
         _ => ("200 OK", &body[..]),
     };
-    let mut out = format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n", body.len()).into_bytes();
+    let mut out =
+        format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n", body.len())
+            .into_bytes();
     match fault {
         Some(Fault::Cut(length)) => {
             out.extend_from_slice(&body[..length]);
@@ -324,12 +381,29 @@ async fn broken_transfers_are_resumed() {
     let fixture = Fixture::new();
     let fake = Fake::new(600_000).await;
     let images = store_for(&fixture, "s", &[(&fake.host, insecure())]);
-    fake.fault("/v2/team/app/manifests/1", vec![Fault::Status("503 Service Unavailable"), Fault::Status("429 Too Many Requests\r\nretry-after: 0"), Fault::Cut(3)]);
-    fake.fault(&fake.layer, vec![Fault::Cut(100_000), Fault::Stall(50_000), Fault::Status("500 Oops"), Fault::NoRange]);
+    fake.fault(
+        "/v2/team/app/manifests/1",
+        vec![
+            Fault::Status("503 Service Unavailable"),
+            Fault::Status("429 Too Many Requests\r\nretry-after: 0"),
+            Fault::Cut(3),
+        ],
+    );
+    fake.fault(
+        &fake.layer,
+        vec![Fault::Cut(100_000), Fault::Stall(50_000), Fault::Status("500 Oops"), Fault::NoRange],
+    );
     let image = images.pull(&fake.name(), PullOptions::default()).await.unwrap();
     assert_eq!(image.digest.to_string(), fake.digest);
-    let ranges: Vec<_> =
-        fake.script.lock().unwrap().seen.iter().filter(|(path, ..)| *path == fake.layer).map(|(_, range, _)| range.clone()).collect();
+    let ranges: Vec<_> = fake
+        .script
+        .lock()
+        .unwrap()
+        .seen
+        .iter()
+        .filter(|(path, ..)| *path == fake.layer)
+        .map(|(_, range, _)| range.clone())
+        .collect();
     let at = |offset: usize| Some(format!("bytes={offset}-"));
     assert_eq!(ranges, [None, at(100_000), at(150_000), at(150_000)]);
     let plan = images.rootfs(&fake.name(), "c").await.unwrap();
@@ -347,7 +421,11 @@ async fn concurrent_pulls_download_once() {
     // One of them gives up in the middle: the others do not notice.
     let cancel = CancellationToken::new();
     let quitter = images.pull(&name, PullOptions { cancel: cancel.clone(), ..PullOptions::default() });
-    let rest = futures::future::join_all((0..5).map(|at| if at == 4 { &other } else { &images }).map(|images| images.pull(&name, PullOptions::default())));
+    let rest = futures::future::join_all(
+        (0..5)
+            .map(|at| if at == 4 { &other } else { &images })
+            .map(|images| images.pull(&name, PullOptions::default())),
+    );
     let (quit, done, ()) = futures::future::join3(quitter, rest, async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         cancel.cancel();
@@ -424,7 +502,9 @@ async fn tokens_mirrors_and_plain_http() {
     assert_eq!(error.kind(), ErrorKind::Registry(RegistryFailure::Denied), "{error}");
     let credentials = basic(&fake.host, "u", "p");
     images.pull(&fake.name(), PullOptions { credentials, ..PullOptions::default() }).await.unwrap();
-    assert!(fake.script.lock().unwrap().seen.iter().filter(|(path, ..)| path.starts_with("/token")).count() <= 2);
+    assert!(
+        fake.script.lock().unwrap().seen.iter().filter(|(path, ..)| path.starts_with("/token")).count() <= 2
+    );
 
     // A dead mirror first, then the living one, for a registry that is never reached.
     let mirrors = vec!["127.0.0.1:1".to_owned(), fake.host.clone()];
@@ -439,7 +519,11 @@ async fn tokens_mirrors_and_plain_http() {
     options.registries.hosts = hosts.into_iter().map(|(host, options)| (host.to_owned(), options)).collect();
     let images = Images::open(options).unwrap();
     let mut credentials = basic(&fake.host, "u", "p");
-    credentials.add("registry.invalid", Auth::Basic { username: "not".into(), password: "for mirrors".into() });
-    let image = images.pull("registry.invalid/team/app:1", PullOptions { credentials, ..PullOptions::default() }).await.unwrap();
+    credentials
+        .add("registry.invalid", Auth::Basic { username: "not".into(), password: "for mirrors".into() });
+    let image = images
+        .pull("registry.invalid/team/app:1", PullOptions { credentials, ..PullOptions::default() })
+        .await
+        .unwrap();
     assert_eq!(image.reference, "registry.invalid/team/app:1");
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sampan_image::{ImageSummary, ImportOptions, Images, Options};
+use sampan_image::{ImageSummary, Images, ImportOptions, Options};
 
 pub struct Fixture {
     pub dir: tempfile::TempDir,
@@ -30,7 +30,11 @@ impl Fixture {
     }
 
     /// Import bytes as a file.
-    pub async fn import_bytes(&self, bytes: &[u8], name: Option<&str>) -> sampan_image::Result<Vec<ImageSummary>> {
+    pub async fn import_bytes(
+        &self,
+        bytes: &[u8],
+        name: Option<&str>,
+    ) -> sampan_image::Result<Vec<ImageSummary>> {
         let path = self.path("import.bin");
         fs::write(&path, bytes).unwrap();
         self.import(&path, name).await
@@ -44,7 +48,8 @@ impl Fixture {
     /// Nothing of an unfinished operation is left.
     pub fn assert_clean(&self) {
         for dir in ["tmp", "leases", "partial"] {
-            let left: Vec<_> = fs::read_dir(self.store().join(dir)).unwrap().flatten().map(|entry| entry.path()).collect();
+            let left: Vec<_> =
+                fs::read_dir(self.store().join(dir)).unwrap().flatten().map(|entry| entry.path()).collect();
             assert!(left.is_empty(), "left behind: {left:?}");
         }
     }
@@ -57,7 +62,10 @@ pub fn options(dir: &Path) -> Options {
 /// Whether a program is installed; tests that need it say so and fail otherwise.
 pub fn need(program: &str) {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap();
-    assert!(found.status.success(), "{program} is not installed (hint: apt-get install skopeo umoci docker-registry busybox-static apache2-utils)");
+    assert!(
+        found.status.success(),
+        "{program} is not installed (hint: apt-get install skopeo umoci docker-registry busybox-static apache2-utils)"
+    );
 }
 
 pub fn run(program: &str, args: &[&str]) -> String {
@@ -97,18 +105,16 @@ pub fn set_capability(path: &Path) {
 
 pub fn xattr_set(path: &Path, name: &std::ffi::CStr, value: &[u8]) {
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
-    let result = unsafe {
-        nix::libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
-    };
+    let result =
+        unsafe { nix::libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 pub fn xattr_get(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
     let mut value = vec![0u8; 4096];
-    let result = unsafe {
-        nix::libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
-    };
+    let result =
+        unsafe { nix::libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     usize::try_from(result).ok().map(|length| value[..length].to_vec())
 }
 
@@ -125,7 +131,8 @@ fn walk(root: &Path, dir: &Path, out: &mut BTreeMap<String, String>, links: &mut
     for path in entries {
         let metadata = fs::symlink_metadata(&path).unwrap();
         let name = path.strip_prefix(root).unwrap().display().to_string();
-        let mut text = format!("{:o} {}:{} {}", metadata.mode(), metadata.uid(), metadata.gid(), metadata.mtime());
+        let mut text =
+            format!("{:o} {}:{} {}", metadata.mode(), metadata.uid(), metadata.gid(), metadata.mtime());
         if metadata.is_symlink() {
             text += &format!(" -> {}", fs::read_link(&path).unwrap().display());
         } else if metadata.is_file() {
@@ -155,7 +162,9 @@ pub fn assert_same(left: &Path, right: &Path) {
         .iter()
         .filter(|(name, text)| right.get(*name) != Some(text))
         .map(|(name, text)| format!("{name}: {text} != {:?}", right.get(name)))
-        .chain(right.keys().filter(|name| !left.contains_key(*name)).map(|name| format!("{name}: only right")))
+        .chain(
+            right.keys().filter(|name| !left.contains_key(*name)).map(|name| format!("{name}: only right")),
+        )
         .collect();
     assert!(differ.is_empty(), "{differ:#?}");
 }
