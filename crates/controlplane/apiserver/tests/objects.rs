@@ -437,3 +437,39 @@ async fn addresses_and_ports_are_given_once() {
         .await;
     assert_eq!(free.code, 201, "{}", free.body);
 }
+
+#[tokio::test]
+async fn a_second_start_continues_where_the_first_stopped() {
+    let server = Server::start().await;
+    let kept = server.config_map("kept").await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, ip: Option<&Value>| {
+        let mut body = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"type": "NodePort", "ports": [{"port": 80}]},
+        });
+        if let Some(ip) = ip {
+            body["spec"]["clusterIP"] = ip.clone();
+        }
+        body
+    };
+    let first = server.post(services, &service("first", None)).await.body;
+    let token = server.get(&format!("{MAPS}?limit=1")).await.body["metadata"]["resourceVersion"].clone();
+
+    let server = server.restart("192.0.2.20:7443").await;
+    assert_eq!(server.get(&format!("{MAPS}/kept")).await.body, kept);
+    assert_eq!(server.get(&format!("{services}/first")).await.body, first);
+    let taken = server.post(services, &service("second", Some(&first["spec"]["clusterIP"]))).await;
+    assert_eq!(taken.code, 422, "{}", taken.body);
+    let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    let slice = server.get(slice).await.body;
+    assert_eq!(slice["endpoints"][0]["addresses"][0], "192.0.2.20");
+    assert_eq!(slice["ports"][0]["port"], 7443);
+    let kubernetes = server.get(&format!("{services}/kubernetes")).await.body;
+    assert_eq!(kubernetes["spec"]["ports"][0]["targetPort"], 7443);
+    // A watcher goes on from where it was before the restart.
+    let from = token.as_str().unwrap();
+    let mut watch = server.watch(&format!("{MAPS}?watch=1&resourceVersion={from}")).await;
+    server.config_map("later").await;
+    assert_eq!(watch.brief().await, ("ADDED".to_owned(), "later".to_owned()));
+}

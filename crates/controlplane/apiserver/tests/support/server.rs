@@ -36,9 +36,21 @@ impl Server {
     }
 
     pub async fn with(limits: Limits) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), "192.0.2.10:6443", limits).await
+    }
+
+    /// Ends the server and its store, and starts another on what they leave.
+    pub async fn restart(self, advertise: &str) -> Self {
+        let Self { handle, supervisor, store, dir, .. } = self;
+        assert!(handle.drain(Duration::from_secs(5)).await);
+        assert_eq!(supervisor.shutdown(Duration::from_secs(5)).await, Vec::<String>::new());
+        drop((handle, store));
+        Self::on(dir, advertise, Limits::default()).await
+    }
+
+    pub async fn on(dir: tempfile::TempDir, advertise: &str, limits: Limits) -> Self {
         let store = Arc::new(Embedded::open(embedded::Options::new(dir.path().join("store"))).unwrap());
-        std::fs::create_dir(dir.path().join("tls")).unwrap();
+        std::fs::create_dir_all(dir.path().join("tls")).unwrap();
         let ca = tls::Ca::load_or_create(&dir.path().join("tls"), "test-ca").unwrap();
         let profile = |name: &str, organizations: &[&str], usage| tls::Profile {
             common_name: name.to_owned(),
@@ -61,7 +73,7 @@ impl Server {
             static_tokens: vec![("secret-admin-token".to_owned(), UserInfo::admin("static-admin"))],
             service_cidr: "10.43.0.0/16".parse().unwrap(),
             node_ports: (30000, 32767),
-            advertise: Some("192.0.2.10:6443".parse().unwrap()),
+            advertise: Some(advertise.parse().unwrap()),
             store: store.clone(),
             limits,
         };
