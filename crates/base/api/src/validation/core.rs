@@ -74,7 +74,8 @@ pub(super) fn secret(out: &mut Errors, object: &Value, old: Option<&Value>) {
     }
     let data = get(object, "data");
     let mut need = |key: &str| {
-        let there = has(data, key);
+        // A key that holds nothing is a key all the same.
+        let there = data.get(key).is_some();
         if !there {
             out.push(FieldError::required(path.key(key), ""));
         }
@@ -88,7 +89,7 @@ pub(super) fn secret(out: &mut Errors, object: &Value, old: Option<&Value>) {
         "kubernetes.io/ssh-auth" if text(data, "ssh-privatekey").is_empty() => {
             out.push(FieldError::required(path.key("ssh-privatekey"), ""));
         }
-        "kubernetes.io/basic-auth" if !has(data, "username") && !has(data, "password") => {
+        "kubernetes.io/basic-auth" if data.get("username").or(data.get("password")).is_none() => {
             need("username");
             need("password");
         }
