@@ -213,7 +213,10 @@ impl WatchStream {
                     out.extend(only.take().into_iter().flatten());
                     out.extend_from_slice(&line);
                 }
-                None => self.push(&mut out, change, stored, event.revision),
+                None => {
+                    out.extend(only.take().into_iter().flatten());
+                    self.push(&mut out, change, stored, event.revision);
+                }
             }
         }
         only.or_else(|| (!out.is_empty()).then(|| out.into()))

@@ -71,6 +71,29 @@ async fn selectors_turn_changes_into_coming_and_going() {
 }
 
 #[tokio::test]
+async fn events_that_are_ready_together_come_together_and_whole() {
+    let server = Server::start().await;
+    let now = revision(&server.get(MAPS).await.body);
+    let mut chosen =
+        server.watch(&format!("{MAPS}?watch=1&labelSelector=on%3Dyes&resourceVersion={now}")).await;
+    let expected = ["ADDED", "MODIFIED", "DELETED", "ADDED", "MODIFIED", "DELETED"];
+    server.config_map("a").await;
+    let label = |value: &str| json!({"metadata": {"labels": {"on": value}}});
+    for _ in 0..2 {
+        server.merge(&format!("{MAPS}/a"), &label("yes")).await;
+        server.merge(&format!("{MAPS}/a"), &json!({"data": {"now": format!("{:?}", Instant::now())}})).await;
+        server.merge(&format!("{MAPS}/a"), &label("no")).await;
+    }
+    // A watch that starts late finds them all in the history, and frames them together.
+    let mut late =
+        server.watch(&format!("{MAPS}?watch=1&labelSelector=on%3Dyes&resourceVersion={now}")).await;
+    for kind in expected {
+        assert_eq!(chosen.brief().await, pair(kind, "a"));
+        assert_eq!(late.brief().await, pair(kind, "a"));
+    }
+}
+
+#[tokio::test]
 async fn a_compacted_start_is_gone() {
     let server = Server::start().await;
     for n in 0..5 {
