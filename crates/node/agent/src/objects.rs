@@ -74,7 +74,9 @@ impl ObjectCache {
                 entries.insert(key.clone(), Arc::downgrade(&entry));
                 entry
             });
-            let state = entry.state.clone();
+            // A clone remembers what the original saw, which is nothing: without this it reports a change at once.
+            let mut state = entry.state.clone();
+            state.mark_unchanged();
             held.insert(key, (entry, state));
         }
         References { namespace: spec::namespace(pod).to_owned(), held }
