@@ -133,9 +133,11 @@ impl Instance {
         if let Some(name) = &choices.node_name {
             facts.node_name.clone_from(name);
         }
-        if let Some(port) = choices.api_port {
-            facts.api_port = port;
-        }
+        facts.api_port = match choices.api_port {
+            Some(0) => free_port()?,
+            Some(port) => port,
+            None => facts.api_port,
+        };
         instance.save()?;
         Ok(instance)
     }
@@ -207,6 +209,11 @@ impl Instance {
     pub(crate) fn service_cidr(&self) -> Result<Cidr> {
         parse_cidr(&self.facts.service_cidr)
     }
+}
+
+/// A port that nothing listens on now. The API listens on several addresses, which must share one port.
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn damaged(file: &Path) -> String {

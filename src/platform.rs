@@ -90,7 +90,9 @@ impl Addresses {
 pub(crate) fn network_options(instance: &Instance, dns: bool) -> Result<sampan_network::Options> {
     let addresses = Addresses::of(instance)?;
     let resolv_conf = host_resolv_conf();
-    let upstreams = resolv::parse(&resolv_conf).upstreams(&[addresses.dns.into()]);
+    // Asking ourselves would be a loop.
+    let upstreams = resolv::parse(&resolv_conf).nameservers.into_iter().filter(|ip| *ip != addresses.dns);
+    let upstreams = upstreams.map(|ip| SocketAddr::new(ip, 53)).collect();
     let id = &instance.facts.id;
     Ok(sampan_network::Options {
         bridge: format!("smp-{}", &id[..6]),
@@ -155,20 +157,20 @@ impl Platform {
         identity::write_kubeconfig(instance, &identity, &url)?;
 
         let admin = UserInfo::admin("kubernetes-admin");
-        local::serve(&instance.socket(), api.service(admin.clone()), &supervisor)?;
-        let client = |user| kube::Client::new(api.service(user), "default");
-        let controllers = sampan_controllers::start(sampan_controllers::Options {
-            client: client(UserInfo::new("system:kube-controller-manager", &[])),
-            scheduler_client: client(UserInfo::new("system:kube-scheduler", &[])),
-            ca_pem: identity.ca.cert_pem().to_owned(),
-            supervisor: supervisor.child("controllers"),
-            ..sampan_controllers::Options::default_timing()
-        })
-        .await?;
+        local::serve(&instance.socket(), api.client(admin.clone()), &supervisor)?;
+        let client = |user| kube::Client::new(api.client(user), "default");
+        let controllers = sampan_controllers::start(
+            sampan_controllers::Options::new(
+                client(UserInfo::new("system:kube-controller-manager", &[])),
+                client(UserInfo::new("system:kube-scheduler", &[])),
+                identity.ca.cert_pem(),
+            ),
+            &supervisor,
+        );
         let node = format!("system:node:{}", instance.facts.node_name);
         let node_client = client(UserInfo::new(node, &["system:nodes"]));
         let options = agent_options(instance, &identity, &addresses, node_client, runtime, images, network);
-        let agent = Agent::start(options, supervisor.child("agent")).await?;
+        let agent = Agent::start(options, &supervisor).await?;
         Ok(Self {
             api: url,
             client: client(admin),
@@ -243,9 +245,10 @@ async fn start_api(
         limits: sampan_apiserver::Limits::default(),
     };
     let port = instance.facts.api_port;
-    ApiServer::start(options, supervisor.child("apiserver")).await.with_context(|| {
+    let server = ApiServer::bind(options).await.with_context(|| {
         format!("start the Kubernetes API on port {port} (hint: choose another with --api-port, 0 picks a free one)")
-    })
+    })?;
+    Ok(server.start(supervisor).await?)
 }
 
 fn agent_options(

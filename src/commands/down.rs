@@ -1,11 +1,19 @@
 //! `sampan down`: end the serving process, stop the pods, take down the network. The data stays.
 
-use std::{fs, path::Path, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use futures::future::join_all;
 use nix::{
     fcntl::{Flock, FlockArg},
+    mount::{MntFlags, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -40,6 +48,9 @@ pub(crate) async fn run(data_dir: &Path, options: Down) -> Result<ExitCode> {
     let network = Network::start(platform::network_options(&instance, false)?, &supervisor).await?;
     network.stop().await?;
     drop(runtime);
+    for dir in [&instance.dir, &instance.runtime_dir()] {
+        unmount_below(dir)?;
+    }
     remove_cgroups(&instance.facts.id);
     remove_dir(&instance.runtime_dir())?;
     eprintln!("stopped {count} pods");
@@ -86,6 +97,39 @@ async fn stop_pod(pod: AdoptedSandbox) -> Result<()> {
     Ok(pod.sandbox.remove().await?)
 }
 
+/// Memory-backed volumes and pinned namespaces that the pods had.
+fn unmount_below(dir: &Path) -> Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+    let mut points: Vec<_> = points.filter(|point| point.starts_with(dir) && point != dir).collect();
+    // Deeper ones first.
+    points.sort_by_key(|point| std::cmp::Reverse(point.as_os_str().len()));
+    for point in points {
+        umount2(&point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", point.display()))?;
+    }
+    Ok(())
+}
+
+/// mountinfo writes blanks and the like as three octal digits (proc_pid_mountinfo(5)).
+fn unescape(field: &str) -> PathBuf {
+    let mut out = Vec::new();
+    let mut rest = field.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) if first == b'\\' => {
+                out.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                out.push(first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
 /// The parent cgroup in every hierarchy; the runtime removed its children.
 fn remove_cgroups(id: &str) {
     let name = format!("sampan-{id}");
@@ -102,5 +146,16 @@ fn remove_dir(dir: &Path) -> Result<()> {
             Err(error).with_context(|| format!("remove {}", dir.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_with_blanks_are_read_back() {
+        assert_eq!(unescape("/a\\040b/c"), Path::new("/a b/c"));
+        assert_eq!(unescape("/plain\\9"), Path::new("/plain\\9"));
     }
 }

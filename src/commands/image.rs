@@ -4,8 +4,8 @@ use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
 use sampan_image::{
-    BuildEvent, BuildOptions, Compression, Credentials, ExportFormat, ImageDetails, ImageSummary, Images,
-    ImportOptions, Options, PullOptions, RegistryOptions, RunNetwork,
+    Auth, BuildEvent, BuildOptions, Compression, Credentials, ExportFormat, ImageDetails, ImageSummary,
+    Images, ImportOptions, Options, PullOptions, Reference, RegistryOptions, RunNetwork,
 };
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ pub(crate) async fn run(data_dir: &Path, command: Image) -> Result<ExitCode> {
             terminal::write(&format!("{}\n", image.reference))?;
         }
         Image::Save { image, file, oci } => {
-            let format = if oci { ExportFormat::OciLayoutTar } else { ExportFormat::DockerArchive };
+            let format = if oci { ExportFormat::Oci } else { ExportFormat::Docker };
             open(data_dir, &[])?.export(&image, &file, format).await?;
         }
         Image::Rm { images, force } => remove(data_dir, &images, force).await?,
@@ -84,7 +84,11 @@ async fn pull(data_dir: &Path, options: Pull) -> Result<()> {
         None => Credentials::default(),
         Some(pair) => {
             let (user, password) = pair.split_once(':').context("--auth must have the form USER:PASSWORD")?;
-            Credentials::basic(user, password)
+            let mut credentials = Credentials::none();
+            let registry = Reference::parse(&options.image)?.registry().to_owned();
+            credentials
+                .add(&registry, Auth::Basic { username: user.to_owned(), password: password.to_owned() });
+            credentials
         }
     };
     let images = open(data_dir, &options.insecure_registry)?;

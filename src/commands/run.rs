@@ -199,7 +199,8 @@ async fn attach(pods: &Api<Pod>, name: &str, options: &Run) -> Result<()> {
         Ok::<_, std::io::Error>(())
     };
     let mut stdout = process.stdout().context("no output stream")?;
-    let (copied, _) = futures::join!(tokio::io::copy(&mut stdout, &mut tokio::io::stdout()), copy_err);
+    let mut out = tokio::io::stdout();
+    let (copied, _) = futures::join!(tokio::io::copy(&mut stdout, &mut out), copy_err);
     copied?;
     tasks.cancel();
     Ok(())

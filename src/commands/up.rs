@@ -111,7 +111,9 @@ fn announce(instance: &Instance, options: &Up, platform: &Platform, begun: Insta
     if let Some(fd) = options.ready_fd {
         // SAFETY: `--detach` opened this descriptor for us and nothing else here uses it.
         let mut pipe = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        return Ok(writeln!(pipe, "ready in {seconds:.2} s")?);
+        // One write, so that it is read whole; nobody has to read it.
+        let _ = pipe.write_all(format!("ready in {seconds:.2} s\n").as_bytes());
+        return Ok(());
     }
     eprintln!("{}", screen(instance, &platform.api, &platform.dns.to_string()));
     eprintln!(
