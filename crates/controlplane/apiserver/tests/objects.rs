@@ -473,3 +473,26 @@ async fn a_second_start_continues_where_the_first_stopped() {
     server.config_map("later").await;
     assert_eq!(watch.brief().await, ("ADDED".to_owned(), "later".to_owned()));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_slips_into_a_namespace_that_goes() {
+    let server = Server::start().await;
+    for round in 0..10 {
+        let name = format!("n{round}");
+        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        assert_eq!(server.post("/api/v1/namespaces", &body).await.code, 201);
+        let maps = format!("/api/v1/namespaces/{name}/configmaps");
+        let path = format!("/api/v1/namespaces/{name}");
+        let creates = futures::future::join_all((0..20).map(|n| {
+            let (server, maps) = (&server, &maps);
+            async move { server.post(maps, &map(&format!("m{n}"))).await.code }
+        }));
+        let (codes, marked) = tokio::join!(creates, server.delete(&path, &Value::Null));
+        assert_eq!(marked.code, 200, "{}", marked.body);
+        assert!(codes.iter().all(|code| matches!(code, 201 | 403)), "{codes:?}");
+        // What a controller sees after the mark is all there will ever be.
+        let seen = server.get(&maps).await.body["items"].as_array().unwrap().len();
+        assert_eq!(seen, codes.iter().filter(|code| **code == 201).count());
+        assert_eq!(server.post(&maps, &map("late")).await.code, 403);
+    }
+}

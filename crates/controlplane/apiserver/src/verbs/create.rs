@@ -12,7 +12,7 @@ use sampan_store::TxnResponse;
 use serde_json::Value;
 
 use crate::{
-    admission,
+    admission::{self, namespace::Guard},
     body::Body,
     call::{self, Call, text},
     core::Core,
@@ -32,7 +32,7 @@ pub(crate) async fn create(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
     let (mut object, mut warnings) = call.decode(call.endpoint.resource.gvk())?;
     call::place(call, &mut object)?;
     let dry_run = call.query.dry_run()?;
-    admission::namespace::may_create(core, call, text(&object, "/metadata/name")).await?;
+    let guard = admission::namespace::may_create(core, call, text(&object, "/metadata/name")).await?;
 
     let base = text(&object, "/metadata/generateName").to_owned();
     let generated = text(&object, "/metadata/name").is_empty() && !base.is_empty();
@@ -42,7 +42,9 @@ pub(crate) async fn create(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
         if generated {
             call::metadata(&mut object)?.insert("name".to_owned(), strategy::generate_name(&base).into());
         }
-        let Some((object, revision)) = insert(core, call, object, dry_run).await? else { continue };
+        let Some((object, revision)) = insert(core, call, object, dry_run, guard.clone()).await? else {
+            continue;
+        };
         warnings.extend(strategy::warnings(call.endpoint.resource, &object, None));
         let stored = encode::canonical(&call.endpoint, &object)?;
         let mut response = read::show(call, form, StatusCode::CREATED, &stored, revision)?;
@@ -62,6 +64,7 @@ pub(crate) async fn insert(
     call: &Call,
     mut object: Value,
     dry_run: bool,
+    mut guard: Guard,
 ) -> Result<Option<(Value, i64)>, Status> {
     let resource = call.endpoint.resource;
     if !text(&object, "/metadata/resourceVersion").is_empty() {
@@ -85,14 +88,19 @@ pub(crate) async fn insert(
                 None => Ok(Some((complete, 0))),
             };
         }
-        match core.put(&call.endpoint, &complete, &key, claims.txn()).await? {
+        let mut more = claims.txn();
+        let claimed = more.compare.len();
+        more.compare.extend(guard.clone());
+        match core.put(&call.endpoint, &complete, &key, more).await? {
             TxnResponse::Committed(revision) => return Ok(Some((complete, revision))),
             TxnResponse::Conflict(_, found) => {
-                if found.first().is_some_and(Option::is_some) {
+                let Some((own, others)) = found.split_first() else { continue };
+                if own.is_some() {
                     return Ok(None);
                 }
                 // Somebody took an address that was chosen or asked for: choose again, or say so.
-                claims.taken(call, &complete, &found[1.min(found.len())..])?;
+                claims.taken(call, &complete, &others[..claimed.min(others.len())])?;
+                guard = admission::namespace::may_create(core, call, &name).await?;
             }
         }
     }
