@@ -143,6 +143,10 @@ impl Shim {
         if let Ok(cgroup) = self.pod().map(|pod| pod.plan.cgroup.clone()) {
             self.kill_cgroup(&cgroup)?;
         }
+        // By name, which spares looking for what is in the pod's cgroup.
+        for container in self.containers.values() {
+            container.cgroup.remove()?;
+        }
         if let Some(pod) = &mut self.pod {
             pod.destroy()?;
         }
