@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Context, Result, gone_is_fine};
-use crate::informer::Key;
+use crate::informer::{Informer, Key};
 
 /// The API of one namespace.
 pub(crate) fn namespaced<K>(client: &Client, namespace: &str) -> Api<K>
@@ -26,18 +26,22 @@ where
     Api::all(client.clone())
 }
 
-/// A merge patch of an object in a namespace; returns its new resourceVersion.
-pub(crate) async fn merge<K>(client: &Client, key: &Key, patch: &Value) -> Result<Option<String>>
+/// A merge patch of an object in a namespace; the cache learns of it at once.
+pub(crate) async fn merge<K>(client: &Client, cache: &Informer<K>, key: &Key, patch: &Value) -> Result<K>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
         + Clone
         + DeserializeOwned
-        + std::fmt::Debug,
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
 {
     let api: Api<K> = namespaced(client, &key.namespace);
-    let result = api.patch_metadata(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    let result = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await;
     let patched = result.during(|| format!("patching {} {key}", K::kind(&())))?;
-    Ok(patched.metadata.resource_version)
+    cache.absorb(patched.clone());
+    Ok(patched)
 }
 
 /// A strategic merge patch of the status of an object in a namespace.
@@ -53,19 +57,24 @@ where
     result.map(drop).during(|| format!("patching the status of {} {key}", K::kind(&())))
 }
 
-/// Replaces the status of an object in a namespace; its resourceVersion guards against races.
-pub(crate) async fn replace_status<K>(client: &Client, object: &K) -> Result<()>
+/// Replaces the status of an object in a namespace; its resourceVersion guards against races, and the cache
+/// learns of it at once.
+pub(crate) async fn replace_status<K>(client: &Client, cache: &Informer<K>, object: &K) -> Result<()>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
         + Clone
         + DeserializeOwned
         + Serialize
-        + std::fmt::Debug,
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
 {
     let key = Key::of(object.meta());
     let api: Api<K> = namespaced(client, &key.namespace);
     let result = api.replace_status(&key.name, &PostParams::default(), object).await;
-    result.map(drop).during(|| format!("writing the status of {} {key}", K::kind(&())))
+    cache.absorb(result.during(|| format!("writing the status of {} {key}", K::kind(&())))?);
+    Ok(())
 }
 
 /// Deletes exactly this object, not a namesake that followed it; that it is gone already is fine.

@@ -110,7 +110,7 @@ impl CronJobs {
         }
         let mut updated = cron.clone();
         updated.status = Some(status);
-        apis::replace_status(&self.client, &updated).await
+        apis::replace_status(&self.client, &self.caches.cron_jobs, &updated).await
     }
 }
 

@@ -164,7 +164,7 @@ impl Reconciler for DaemonSets {
         if set.status.as_ref() != Some(&plan.status) {
             let mut updated = (*set).clone();
             updated.status = Some(plan.status.clone());
-            apis::replace_status(&self.client, &updated).await?;
+            apis::replace_status(&self.client, &self.caches.daemon_sets, &updated).await?;
         }
         let label = |pod: &&Pod| pod.metadata.labels.as_ref().and_then(|l| l.get(REVISION)).cloned();
         let used: Vec<String> = owned_refs.iter().filter_map(label).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::PostParams;
@@ -106,15 +106,23 @@ impl Deployments {
         for notice in plan.notices {
             self.events.notice(deployment, notice);
         }
-        let mut version = deployment.metadata.resource_version.clone();
-        if let Some(revision) = &plan.revision {
-            let patch = json!({
-                "metadata": {"resourceVersion": version, "annotations": {planner::REVISION: revision}},
-            });
-            version = apis::merge::<Deployment>(&self.client, key, &patch).await?;
+        let mut current = deployment.clone();
+        if let Some(revision) = plan.revision {
+            let patch = json!({"metadata": {
+                "resourceVersion": current.metadata.resource_version,
+                "annotations": {planner::REVISION: revision},
+            }});
+            // Annotations are written with the status: an old set of them would undo the new one.
+            current = apis::merge(&self.client, &self.caches.deployments, key, &patch).await?;
         }
-        if let Some(status) = plan.status {
-            self.write_status(deployment, status, version).await?;
+        if let Some(mut status) = plan.status {
+            // The annotation alone has raised the generation.
+            if status.observed_generation == deployment.metadata.generation && current.spec == deployment.spec
+            {
+                status.observed_generation = current.metadata.generation;
+            }
+            current.status = Some(status);
+            apis::replace_status(&self.client, &self.caches.deployments, &current).await?;
         }
         Ok(())
     }
@@ -136,8 +144,9 @@ impl Deployments {
                 if !ours {
                     let mut status = deployment.status.clone().unwrap_or_default();
                     status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-                    let version = deployment.metadata.resource_version.clone();
-                    self.write_status(deployment, status, version).await?;
+                    let mut current = deployment.clone();
+                    current.status = Some(status);
+                    apis::replace_status(&self.client, &self.caches.deployments, &current).await?;
                 }
                 Ok(ours)
             }
@@ -161,19 +170,7 @@ impl Deployments {
             patch["spec"]["minReadySeconds"] = Value::from(seconds);
         }
         let target = Key::new(&key.namespace, &change.name);
-        apis::merge::<ReplicaSet>(&self.client, &target, &patch).await.map(drop)
-    }
-
-    async fn write_status(
-        &self,
-        old: &Deployment,
-        status: DeploymentStatus,
-        version: Option<String>,
-    ) -> Result<()> {
-        let mut updated = old.clone();
-        updated.status = Some(status);
-        updated.metadata.resource_version = version;
-        apis::replace_status(&self.client, &updated).await
+        apis::merge(&self.client, &self.caches.replica_sets, &target, &patch).await.map(drop)
     }
 }
 

@@ -113,7 +113,9 @@ impl ServiceEndpoints {
         try_join_all(plan.create.iter().map(|slice| api.create(&params, slice))).await.during(what)?;
         let updates =
             plan.update.iter().map(|slice| api.replace(pods::name(&slice.metadata), &params, slice));
-        try_join_all(updates).await.during(what)?;
+        for updated in try_join_all(updates).await.during(what)? {
+            self.caches.slices.absorb(updated);
+        }
         for slice in plan.delete {
             apis::delete(&self.client, &*slice).await?;
         }
@@ -133,7 +135,10 @@ impl ServiceEndpoints {
         match result {
             // The namespace goes away and takes no new objects.
             Err(error) if code(&error) == 403 => Ok(()),
-            other => other.map(drop).during(|| format!("writing Endpoints {key}")),
+            other => {
+                self.caches.endpoints.absorb(other.during(|| format!("writing Endpoints {key}"))?);
+                Ok(())
+            }
         }
     }
 }

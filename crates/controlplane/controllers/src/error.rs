@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API refused or could not be reached.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", said(source))]
     Api {
         /// What was tried, with the object.
         what: String,
@@ -40,6 +40,14 @@ impl Error {
     /// The object is gone.
     pub fn is_gone(&self) -> bool {
         self.code() == 404
+    }
+}
+
+/// What the API said, without its structure.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -188,11 +188,25 @@ where
         entries
     }
 
+    /// Takes in the answer to a write of our own, so that the next look at the object does not see it as it was
+    /// before. The watch will tell the same again, and is not heeded then.
+    pub fn absorb(&self, object: K) {
+        let key = Key::of(object.meta());
+        let known = self.get(&key).is_some_and(|known| known.meta().uid == object.meta().uid);
+        // What is not known is left to the watch: it might be gone already.
+        if known {
+            self.apply(self.slimmed(object));
+        }
+    }
+
     fn apply(&self, object: K) {
         let key = Key::of(object.meta());
         let new = Arc::new(object);
         let old = {
             let mut state = self.write();
+            if state.objects.get(&key).is_some_and(|known| is_older(new.meta(), known.meta())) {
+                return;
+            }
             let old = state.objects.insert(key.clone(), new.clone());
             let old_entries = old.as_ref().map(|old| self.entries(&key, old)).unwrap_or_default();
             state.reindex(&key, &old_entries, &self.entries(&key, &new));
@@ -240,6 +254,12 @@ where
             self.apply(object);
         }
     }
+}
+
+/// Whether `a` is a state of the object before `b`. Versions are numbers that grow.
+fn is_older(a: &ObjectMeta, b: &ObjectMeta) -> bool {
+    let version = |meta: &ObjectMeta| meta.resource_version.as_ref().and_then(|v| v.parse::<u64>().ok());
+    a.uid == b.uid && version(a).zip(version(b)).is_some_and(|(a, b)| a < b)
 }
 
 impl<K> State<K> {
@@ -296,8 +316,10 @@ mod tests {
             log.lock().unwrap().push(format!("{word}{}", change.object().metadata.uid.clone().unwrap()));
         });
         informer.replace(vec![object("a", "1", "1"), object("b", "2", "1")]);
+        informer.absorb(object("a", "1", "2"));
+        informer.apply(object("a", "1", "1"));
         informer.apply(object("a", "1", "2"));
-        informer.apply(object("a", "1", "2"));
+        informer.absorb(object("unknown", "9", "9"));
         // Another list: b is gone, a was made anew.
         informer.replace(vec![object("a", "3", "5")]);
         assert_eq!(*seen.lock().unwrap(), ["+1", "+2", "~1", "-2", "-1", "+3"]);

@@ -94,7 +94,7 @@ impl Jobs {
         if let Some(status) = plan.status {
             let mut updated = job.clone();
             updated.status = Some(status);
-            apis::replace_status(&self.client, &updated).await?;
+            apis::replace_status(&self.client, &self.caches.jobs, &updated).await?;
         }
         for notice in plan.notices {
             self.events.notice(job, notice);

@@ -172,7 +172,7 @@ impl Reconciler for ReplicaSets {
         if set.status.as_ref().is_none_or(|old| !planner::same_status(old, &status)) {
             let mut updated = (*set).clone();
             updated.status = Some(status);
-            apis::replace_status(&self.client, &updated).await?;
+            apis::replace_status(&self.client, &self.caches.replica_sets, &updated).await?;
         }
         match error {
             Some(error) => Err(error),

@@ -70,11 +70,9 @@ where
         Some(at) if at + 1 == all.len() => all[at].clone(),
         Some(at) => {
             // An earlier template is back: it becomes the newest.
-            let mut revision = (*all.remove(at)).clone();
-            revision.revision = Some(newest + 1);
-            let key = Key::of(&revision.metadata);
-            apis::merge::<ControllerRevision>(client, &key, &json!({"revision": newest + 1})).await?;
-            let revision = Arc::new(revision);
+            let key = Key::of(&all.remove(at).metadata);
+            let patch = json!({"revision": newest + 1});
+            let revision = Arc::new(apis::merge(client, &caches.revisions, &key, &patch).await?);
             all.push(revision.clone());
             revision
         }

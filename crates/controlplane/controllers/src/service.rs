@@ -102,7 +102,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         caches.synced().await;
         worker::run(&inner, "accounts", 4, accounts);
         worker::run(&inner, "tokens", 2, tokens);
-        worker::run(&inner, "scheduler", 16, scheduler);
+        worker::run(&inner, "scheduler", 64, scheduler);
         worker::run(&inner, "replicasets", 8, replica_sets);
         worker::run(&inner, "deployments", 8, deployments);
         worker::run(&inner, "endpoints", 8, endpoints);

@@ -73,7 +73,7 @@ impl Accounts {
         let data = json!({"data": {"ca.crt": self.ca_pem}});
         match self.caches.root_cas.get(&key) {
             Some(map) if map.data.as_ref().and_then(|d| d.get("ca.crt")) == Some(&self.ca_pem) => Ok(()),
-            Some(_) => apis::merge::<ConfigMap>(&self.client, &key, &data).await.map(drop),
+            Some(_) => apis::merge(&self.client, &self.caches.root_cas, &key, &data).await.map(drop),
             None => {
                 let mut metadata = named(namespace, ROOT_CA);
                 let text = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal \
@@ -159,7 +159,7 @@ impl Tokens {
             data["token"] = json!(ByteString(token.into_bytes()));
         }
         let patch = json!({"data": data, "metadata": {"annotations": {ACCOUNT_UID: account.metadata.uid}}});
-        apis::merge::<Secret>(&self.client, key, &patch).await.map(drop)
+        apis::merge(&self.client, &self.caches.tokens, key, &patch).await.map(drop)
     }
 
     async fn token(&self, key: &Key, account: &ServiceAccount) -> Result<String> {

@@ -145,7 +145,7 @@ impl Reconciler for StatefulSets {
         if set.status.as_ref() != Some(&plan.status) {
             let mut updated = (*set).clone();
             updated.status = Some(plan.status.clone());
-            apis::replace_status(&self.client, &updated).await?;
+            apis::replace_status(&self.client, &self.caches.stateful_sets, &updated).await?;
         }
         let label = |pod: &&Pod| pod.metadata.labels.as_ref().and_then(|l| l.get(REVISION)).cloned();
         let used: Vec<String> =

@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, ServiceAccount};
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
@@ -48,15 +49,23 @@ async fn owned_objects_go_in_background_and_in_foreground() {
 #[tokio::test]
 async fn orphans_stay_without_their_owner() {
     let cluster = Cluster::start().await;
-    let api = family(&cluster).await;
+    let labels = json!({"app": "x"});
+    let deployment = json!({"metadata": {"name": "parent"}, "spec": {"replicas": 0, "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    cluster.create::<Deployment>("default", deployment).await;
+    let sets = cluster.api::<ReplicaSet>("default");
+    let owners = |count: usize| {
+        let sets = sets.clone();
+        async move {
+            let set = sets.list(&Default::default()).await.unwrap().items.pop()?;
+            (set.metadata.owner_references.unwrap_or_default().len() == count).then_some(())
+        }
+    };
+    cluster.until("the child", || owners(1)).await;
+    let api = cluster.api::<Deployment>("default");
     api.delete("parent", &DeleteParams::orphan()).await.unwrap();
-    cluster
-        .until("the parent alone to go", || async {
-            let child = api.get("child").await.unwrap();
-            let free = child.metadata.owner_references.unwrap_or_default().is_empty();
-            (free && names(&api).await == ["child", "grandchild"]).then_some(())
-        })
-        .await;
+    cluster.until("the parent to go", || async { api.get_opt("parent").await.unwrap().is_none().then_some(()) }).await;
+    cluster.until("the child to be nobody's", || owners(0)).await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -45,6 +46,9 @@ impl Cluster {
     }
 
     pub async fn with(change: impl FnOnce(&mut Options)) -> Self {
+        let filter = "warn,sampan_controllers=debug".to_owned();
+        // Only the first test of a process sets it up.
+        let _ = sampan_daemon::telemetry::init(&sampan_daemon::telemetry::Options { filter, colour: false });
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(embedded::Options::new(dir.path().join("store"))).unwrap());
         std::fs::create_dir(dir.path().join("tls")).unwrap();
@@ -169,6 +173,13 @@ impl Cluster {
                         .collect();
                     eprintln!("{:?} {:?} {conditions:?}", pod.metadata.name, status.phase);
                 }
+                for path in ["apis/apps/v1/namespaces/default/deployments", "apis/apps/v1/namespaces/default/replicasets"] {
+                    let list = self.client.request_text(http_get(path)).await.unwrap();
+                    let list: Value = serde_json::from_str(&list).unwrap();
+                    for item in list["items"].as_array().unwrap() {
+                        eprintln!("{} {} {}", item["metadata"]["name"], item["spec"]["replicas"], item["status"]);
+                    }
+                }
                 panic!("waited too long for {what}");
             }
             tokio::time::sleep(Duration::from_millis(3)).await;
@@ -176,31 +187,39 @@ impl Cluster {
     }
 }
 
+fn http_get(path: &str) -> http::Request<Vec<u8>> {
+    http::Request::get(format!("/{path}")).body(Vec::new()).unwrap()
+}
+
 async fn hollow_kubelet(client: Client) {
     let pods: Api<Pod> = Api::all(client.clone());
-    let mut events =
-        std::pin::pin!(watcher(pods, watcher::Config::default()).default_backoff().applied_objects());
-    let mut address = 1_u32;
-    while let Some(event) = events.next().await {
-        let Ok(pod) = event else { continue };
-        let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_ref()).is_some();
-        let api: Api<Pod> = Api::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap());
-        let name = pod.metadata.name.as_deref().unwrap();
-        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
-        if !bound {
-            continue;
-        }
-        if pod.metadata.deletion_timestamp.is_some() {
-            if behaviour(&pod) != "stay" {
-                let _ = api.delete(name, &DeleteParams::default().grace_period(0)).await;
+    let events = watcher(pods, watcher::Config::default()).default_backoff().applied_objects();
+    let address = AtomicU32::new(1);
+    events
+        .for_each_concurrent(64, |event| async {
+            if let Ok(pod) = event {
+                live(&client, &pod, &address).await;
             }
-        } else if phase == "Pending" {
-            address += 1;
-            let status = status(behaviour(&pod), address);
-            let patch = json!({"status": status});
-            // It may be gone already.
-            let _ = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+        })
+        .await;
+}
+
+async fn live(client: &Client, pod: &Pod, address: &AtomicU32) {
+    let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_ref()).is_some();
+    let api: Api<Pod> = Api::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap());
+    let name = pod.metadata.name.as_deref().unwrap();
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+    if !bound {
+        return;
+    }
+    if pod.metadata.deletion_timestamp.is_some() {
+        if behaviour(pod) != "stay" {
+            let _ = api.delete(name, &DeleteParams::default().grace_period(0)).await;
         }
+    } else if phase == "Pending" {
+        let patch = json!({"status": status(behaviour(pod), address.fetch_add(1, Ordering::SeqCst))});
+        // It may be gone already.
+        let _ = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await;
     }
 }
 
