@@ -36,15 +36,6 @@ pub(crate) fn set_xattr_fd(fd: &impl AsFd, name: &CStr, value: &[u8]) -> io::Res
     check(result).map(drop)
 }
 
-/// Remove an extended attribute; fine when it is absent.
-pub(crate) fn remove_xattr(path: &CStr, name: &CStr) -> io::Result<()> {
-    // SAFETY: both strings end in NUL and outlive the call.
-    match check(unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) }) {
-        Err(error) if error.raw_os_error() != Some(libc::ENODATA) => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// One extended attribute, or `None` when it is absent or the file system has none.
 pub(crate) fn get_xattr(path: &CStr, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0u8; 256];

@@ -172,7 +172,9 @@ impl Read for Pieces {
                 Some(Piece::Failed(error)) => return Err(io::Error::other(error)),
                 // The pull was dropped.
                 None => {
-                    return Err(io::Error::other(Error::Cancelled { what: "the download of a layer".into() }));
+                    return Err(io::Error::other(Error::Cancelled {
+                        what: "the download of a layer".into(),
+                    }));
                 }
             }
         }

@@ -186,3 +186,27 @@ pub fn docker_archive(layers: &[&[u8]], tag: &str, diff_id: Option<&str>) -> Vec
     entries.push(file("manifest.json", manifest.as_bytes()));
     tar(&entries)
 }
+
+/// Not run by default: how fast a large archive goes in. `cargo test -- --ignored --nocapture large`.
+#[tokio::test]
+#[ignore = "measures, takes long"]
+async fn large_archive() {
+    let dir_ = tempfile::tempdir().unwrap();
+    let megabytes: usize = 640;
+    let data: Vec<u8> = (0..megabytes << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mut entries = Vec::new();
+    let names: Vec<String> = (0..megabytes).map(|at| format!("f{at}")).collect();
+    for (name, part) in names.iter().zip(data.chunks(1 << 20)) {
+        entries.push(file(name, part));
+    }
+    let path = dir_.path().join("big.tar");
+    fs::write(&path, docker_archive(&[&tar(&entries)], "big:1", None)).unwrap();
+    drop(data);
+    for sync in [false, true] {
+        let home = dir_.path().join(format!("{sync}"));
+        let images = sampan_image::Images::open(sampan_image::Options { sync, ..options(&home) }).unwrap();
+        let begun = std::time::Instant::now();
+        images.import(&path, Default::default()).await.unwrap();
+        println!("{megabytes} MB, sync {sync}: {:?}", begun.elapsed());
+    }
+}

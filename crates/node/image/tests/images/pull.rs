@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ impl Drop for Server {
 }
 
 /// docker-registry on a free loopback port.
-fn docker_registry(fixture: &Fixture, htpasswd: bool) -> (Server, String) {
+fn docker_registry(fixture: &Fixture, htpasswd: bool, tls: Option<&Path>) -> (Server, String) {
     need("docker-registry");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let name = format!("reg{port}");
@@ -43,6 +44,12 @@ fn docker_registry(fixture: &Fixture, htpasswd: bool) -> (Server, String) {
         fs::write(root.join("htpasswd"), line).unwrap();
         config +=
             &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", root.join("htpasswd").display());
+    }
+    if let Some(dir) = tls {
+        let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+        let lines =
+            format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display());
+        config += &lines;
     }
     let file = fixture.path(&format!("{name}.yml"));
     fs::write(&file, config).unwrap();
@@ -105,7 +112,7 @@ async fn from_docker_registry() {
     let archive = fixture.path("image.tar");
     fs::write(&archive, docker_archive(&[&base, &top], "tree:1", None)).unwrap();
     for (htpasswd, format) in [(false, "v2s2"), (true, "oci")] {
-        let (_server, host) = docker_registry(&fixture, htpasswd);
+        let (_server, host) = docker_registry(&fixture, htpasswd, None);
         let mut args = vec!["--insecure-policy", "copy", "-q", "--dest-tls-verify=false", "--format", format];
         if htpasswd {
             args.extend(["--dest-creds", "user:pass:word"]);
@@ -526,4 +533,40 @@ async fn tokens_mirrors_and_plain_http() {
         .await
         .unwrap();
     assert_eq!(image.reference, "registry.invalid/team/app:1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_verified() {
+    use sampan_daemon::tls::{Ca, Profile, Usage};
+    need("skopeo");
+    let fixture = Fixture::new();
+    let dir = fixture.path("tls");
+    fs::create_dir(&dir).unwrap();
+    let ca = Ca::load_or_create(&dir, "test").unwrap();
+    let profile = Profile {
+        common_name: "registry".into(),
+        organizations: Vec::new(),
+        dns: Vec::new(),
+        ips: vec!["127.0.0.1".parse().unwrap()],
+        usage: Usage::Server,
+        days: 1,
+    };
+    let issued = ca.issue(&profile).unwrap();
+    fs::write(dir.join("cert.pem"), &issued.cert_pem).unwrap();
+    fs::write(dir.join("key.pem"), &issued.key_pem).unwrap();
+    fs::write(dir.join("ca-only.pem"), ca.cert_pem()).unwrap();
+    let (_server, host) = docker_registry(&fixture, false, Some(&dir));
+    let archive = fixture.path("image.tar");
+    fs::write(&archive, docker_archive(&[&tar(&[file("x", b"1")])], "x:1", None)).unwrap();
+    let (from, to) = (format!("docker-archive:{}", archive.display()), format!("docker://{host}/x:1"));
+    run("skopeo", &["--insecure-policy", "copy", "-q", "--dest-tls-verify=false", &from, &to]);
+    let name = format!("{host}/x:1");
+    let dir_ = fixture.path("stranger");
+    let mut options = options(&dir_);
+    options.limits.attempts = 1;
+    let error = Images::open(options).unwrap().pull(&name, PullOptions::default()).await.unwrap_err();
+    assert!(error.to_string().contains("certificate") && error.to_string().contains("ca_file"), "{error}");
+    let trusting = RegistryOptions { ca_file: Some(dir.join("ca-only.pem")), ..RegistryOptions::default() };
+    let images = store_for(&fixture, "friend", &[(&host, trusting)]);
+    images.pull(&name, PullOptions::default()).await.unwrap();
 }

@@ -105,6 +105,7 @@ pub fn set_capability(path: &Path) {
 
 pub fn xattr_set(path: &Path, name: &std::ffi::CStr, value: &[u8]) {
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: both strings end in NUL and `value` is valid for its length.
     let result =
         unsafe { nix::libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
@@ -113,6 +114,7 @@ pub fn xattr_set(path: &Path, name: &std::ffi::CStr, value: &[u8]) {
 pub fn xattr_get(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
     let mut value = vec![0u8; 4096];
+    // SAFETY: both strings end in NUL and `value` is writable for its length.
     let result =
         unsafe { nix::libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     usize::try_from(result).ok().map(|length| value[..length].to_vec())
