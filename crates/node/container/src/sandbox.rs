@@ -240,7 +240,7 @@ impl PodSandbox {
     }
 
     /// Starts a created container and returns its process id, once the program was executed. A program that cannot be
-    /// executed gives [`Error::Start`]; the container is then `Exited` with reason `StartError`.
+    /// executed gives [`Error::Start`]; the container is then `Exited` with reason `StartError`, which is sent as an event too.
     pub async fn start_container(&self, id: &str) -> Result<u32> {
         match self.connection()?.call(Request::StartContainer { id: id.to_owned() }).await? {
             Response::Started { pid } => Ok(pid),

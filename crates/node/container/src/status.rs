@@ -88,7 +88,7 @@ pub struct ContainerStatus {
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A container ended. Sent once for each end that this process has not been told of, also after adoption.
+    /// A container ended, or could not be started. Ends from before an adoption are in its list and not sent again.
     Exited {
         /// The pod.
         pod: String,

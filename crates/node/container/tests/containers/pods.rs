@@ -1,6 +1,6 @@
 //! What the containers of a pod share, and what they do not.
 
-use sampan_container::{Error, ExecConfig, IpcMode, Network, PidMode, PodSandboxConfig};
+use sampan_container::{Error, ExecConfig, IpcMode, Network, Options, PidMode, PodSandboxConfig, Runtime};
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{Env, Tests, alive, until};
@@ -18,6 +18,8 @@ pub fn register(tests: &mut Tests) {
         limits_of_the_pod,
         shim_is_small,
         many_pods_at_once,
+        version_1_alone,
+        containers_are_bounded,
     );
 }
 
@@ -176,5 +178,57 @@ async fn many_pods_at_once(env: Env) {
     futures::future::join_all(all).await;
     println!("50 pods created, run and removed in {:?}", begin.elapsed());
     let pod = env.pod("last").await;
+    env.end(pod).await;
+}
+
+/// Without a version 2 hierarchy processes are killed one by one.
+async fn version_1_alone(env: Env) {
+    let root = env.dir.join("cgroups");
+    std::fs::create_dir_all(&root).unwrap();
+    for controller in ["cpu", "cpuacct", "cpuset", "memory", "pids", "devices"] {
+        let mounted = std::path::Path::new("/sys/fs/cgroup").join(controller);
+        if mounted.join("cgroup.procs").exists() {
+            std::os::unix::fs::symlink(mounted, root.join(controller)).unwrap();
+        }
+    }
+    if std::fs::read_dir(&root).unwrap().count() == 0 {
+        let pod = env.pod("p").await;
+        return env.end(pod).await;
+    }
+    let options = Options { cgroup_root: root, ..env.options() };
+    env.runtime.set(Runtime::new(options, env.supervisor.clone()).unwrap()).unwrap();
+    for (id, pid) in [("p", PidMode::Container), ("q", PidMode::Pod)] {
+        let mut with = PodSandboxConfig { pid, ..config(id) };
+        with.resources.cpuset_cpus = Some("0".to_owned());
+        let pod = env.runtime().create_pod(with).await.unwrap();
+        let id = format!("c{id}");
+        let mut config = env.script(&id, "(sleep 1000 &); (sleep 1000 &); echo ready; sleep 1000; true");
+        config.resources.cpuset_cpus = Some("0".to_owned());
+        pod.create_container(config).await.unwrap();
+        pod.start_container(&id).await.unwrap();
+        until("it runs", || env.output(&id).contains("ready")).await;
+        let exec = ExecConfig {
+            container: id.clone(),
+            args: ["sleep", "1000"].map(str::to_owned).to_vec(),
+            ..Default::default()
+        };
+        let mut session = pod.exec(exec).await.unwrap();
+        pod.remove_container(&id).await.unwrap();
+        assert_eq!(session.process.wait().await.unwrap().signal, Some(9));
+        pod.remove().await.unwrap();
+    }
+    let pod = env.pod("last").await;
+    env.end(pod).await;
+}
+
+async fn containers_are_bounded(env: Env) {
+    let pod = env.pod("p").await;
+    for number in 0..sampan_container::MAX_CONTAINERS {
+        pod.create_container(env.script(&format!("c{number}"), "true")).await.unwrap();
+    }
+    let more = pod.create_container(env.script("more", "true")).await;
+    assert!(matches!(more, Err(Error::Limit(_))), "{more:?}");
+    pod.remove_container("c0").await.unwrap();
+    pod.create_container(env.script("more", "true")).await.unwrap();
     env.end(pod).await;
 }
