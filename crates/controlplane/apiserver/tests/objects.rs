@@ -68,6 +68,10 @@ async fn create_read_update_delete() {
     // The same again changes nothing, not even the revision.
     let same = server.put(&format!("{MAPS}/one"), &updated.body).await;
     assert_eq!(same.body, updated.body);
+    let backwards: serde_json::Map<String, Value> =
+        updated.body.as_object().unwrap().clone().into_iter().rev().collect();
+    let same = server.put(&format!("{MAPS}/one"), &backwards.into()).await;
+    assert_eq!(same.body["metadata"]["resourceVersion"], updated.body["metadata"]["resourceVersion"]);
 
     let gone = server.delete(&format!("{MAPS}/one"), &Value::Null).await;
     assert_eq!(gone.code, 200);
@@ -265,6 +269,28 @@ async fn finalizers_and_preconditions_hold_a_delete() {
     let released = server.merge(&path, &json!({"metadata": {"finalizers": null}})).await;
     assert_eq!(released.code, 200, "{}", released.body);
     assert_eq!(server.get(&path).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_held_service_gives_back_its_address_when_it_goes() {
+    let server = Server::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, ip: Value, finalizers: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "finalizers": finalizers},
+            "spec": {"type": "NodePort", "clusterIP": ip, "ports": [{"port": 80}]},
+        })
+    };
+    let held = server.post(services, &service("held", "10.43.7.7".into(), json!(["example.com/wait"]))).await;
+    assert_eq!(held.code, 201, "{}", held.body);
+    server.delete(&format!("{services}/held"), &Value::Null).await;
+    let taken = server.post(services, &service("next", "10.43.7.7".into(), Value::Null)).await;
+    assert_eq!(taken.code, 422);
+    let released =
+        server.merge(&format!("{services}/held"), &json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(released.code, 200, "{}", released.body);
+    let next = server.post(services, &service("next", "10.43.7.7".into(), Value::Null)).await;
+    assert_eq!(next.code, 201, "{}", next.body);
 }
 
 #[tokio::test]

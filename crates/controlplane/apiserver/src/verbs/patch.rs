@@ -67,7 +67,9 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
         Ok(new)
     })
     .await?;
-    warnings.extend(strategy::warnings(resource, &changed.object, Some(&old)));
+    if part == Part::Main {
+        warnings.extend(strategy::warnings(resource, &changed.object, Some(&old)));
+    }
     let stored = encode::canonical(&call.endpoint, &changed.object)?;
     let mut response = read::show(call, form, StatusCode::OK, &stored, changed.revision)?;
     respond::warn(&mut response, &warnings);

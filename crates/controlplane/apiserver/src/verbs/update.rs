@@ -8,7 +8,7 @@ use sampan_api::{
     status::{FieldError, Status},
     strategy, validation,
 };
-use sampan_store::{Compare, Op, TxnResponse};
+use sampan_store::{Compare, Op, Txn, TxnResponse};
 use serde_json::Value;
 
 use crate::{
@@ -74,7 +74,9 @@ pub(crate) async fn update(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
         Ok(object.clone())
     })
     .await?;
-    warnings.extend(strategy::warnings(resource, &changed.object, Some(&old)));
+    if part == Part::Main {
+        warnings.extend(strategy::warnings(resource, &changed.object, Some(&old)));
+    }
     let stored = encode::canonical(&call.endpoint, &changed.object)?;
     let mut response = read::show(call, form, StatusCode::OK, &stored, changed.revision)?;
     respond::warn(&mut response, &warnings);
@@ -106,13 +108,12 @@ pub(crate) async fn change(
         if part == Part::Main {
             claims = allocate::update(core, call, &mut new, &found.object).await?;
         }
-        let stored = encode::canonical(&call.endpoint, &new)?;
         let gone = part != Part::Server && is_finished(&new) && !is_finished(&found.object);
-        if (stored == found.kv.value || dry_run) && !gone {
-            encode::set_revision(&mut new, found.kv.mod_revision);
+        // The order of members does not count: who writes the same in another order changes nothing.
+        if (new == found.object || dry_run) && !gone {
             return Ok(Changed { object: new, revision: found.kv.mod_revision });
         }
-        let mut txn = claims.txn();
+        let mut txn = if gone { Txn::default() } else { claims.txn() };
         txn.compare.insert(0, Compare::ModRevision(found.kv.key.clone(), found.kv.mod_revision));
         if gone && !dry_run {
             // The last finalizer went: so does the object.
@@ -120,7 +121,8 @@ pub(crate) async fn change(
             txn.ops.push(Op::Delete { key: found.kv.key.clone() });
         } else {
             let lease = core.event_lease.lease_for(&call.endpoint, core.store()).await?;
-            txn.ops.push(Op::Put { key: found.kv.key.clone(), value: stored, lease });
+            let value = encode::canonical(&call.endpoint, &new)?;
+            txn.ops.push(Op::Put { key: found.kv.key.clone(), value, lease });
         }
         if dry_run {
             return Ok(Changed { object: new, revision: found.kv.mod_revision });
