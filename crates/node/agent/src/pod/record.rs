@@ -50,6 +50,8 @@ pub struct ContainerRecord {
     pub image: String,
     /// Image name with digest.
     pub image_id: String,
+    /// Signal that the image asks to be stopped with.
+    pub stop_signal: Option<String>,
     /// Readiness as probed (true without a probe while running).
     pub ready: bool,
     /// Startup probe passed (true without one while running).

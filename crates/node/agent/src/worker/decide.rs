@@ -38,6 +38,9 @@ impl Worker {
         }
         let pod = self.pod.clone();
         let Some(spec) = &pod.spec else { return };
+        if self.sandbox.as_ref().is_some_and(sampan_container::PodSandbox::is_lost) {
+            self.lose_sandbox();
+        }
         self.decide_sandbox(now);
         self.decide_volumes(now);
         if self.sandbox_stage == Stage::Done && self.volume_stage == Stage::Done {
@@ -279,8 +282,12 @@ impl Worker {
             self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
         let by = match (&meta.deletion_timestamp, self.gone) {
             (_, true) => now + Duration::from_secs(1),
-            // The API server sets the timestamp to the end of the grace period.
-            (Some(at), false) => at.0.max(now),
+            // The timestamp is the end of the grace period, cut to whole seconds: it bounds the wait of an agent
+            // that comes back late, but must not shorten the grace of one that was there all the time.
+            (Some(at), false) => {
+                let grace = u64::try_from(meta.deletion_grace_period_seconds.unwrap_or(0)).unwrap_or(0);
+                (now + Duration::from_secs(grace)).min(at.0 + Duration::from_secs(1)).max(now)
+            }
             (None, false) => now + Duration::from_secs(u64::try_from(spec_grace).unwrap_or(0)),
         };
         match &self.stop_by {

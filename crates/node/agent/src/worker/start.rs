@@ -36,6 +36,7 @@ pub struct Started {
     at: Timestamp,
     image: String,
     image_id: String,
+    stop_signal: Option<String>,
 }
 
 /// Why a container does not run.
@@ -108,8 +109,11 @@ impl Worker {
         let events = self.container_events(name);
         let pod = self.pod.clone();
         let found = pod.spec.as_ref().and_then(|spec| spec::container(spec, name));
+        let lost = self.sandbox.as_ref().is_none_or(PodSandbox::is_lost);
         let Some(seen) = self.record.containers.get_mut(name) else { return };
         match result {
+            // The container is not to blame: it starts again in the next sandbox.
+            Err(Failed::Start(..) | Failed::Config("CreateContainerError", _)) if lost => {}
             Ok(started) => {
                 self.pull_retries.remove(name);
                 if let Run::Exited(ended) = std::mem::take(&mut seen.run) {
@@ -118,6 +122,7 @@ impl Worker {
                 seen.runs += 1;
                 seen.waiting = None;
                 (seen.image, seen.image_id) = (started.image, started.image_id);
+                seen.stop_signal = started.stop_signal;
                 seen.run = Run::Running { id: started.id.clone(), at: started.at };
                 if let Some((role, container)) = found {
                     self.watch_probes(role, container);
@@ -224,6 +229,7 @@ async fn start(job: Job, objects: Snapshot) -> Result<Started, Failed> {
         at: clock::now(),
         image_id: format!("{repository}@{}", plan.digest),
         image: name.to_owned(),
+        stop_signal: plan.config.stop_signal.clone(),
     })
 }
 

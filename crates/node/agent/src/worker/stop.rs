@@ -41,26 +41,21 @@ impl Worker {
         let found = self.pod.spec.as_ref().and_then(|spec| spec::container(spec, name));
         let lifecycle = found.and_then(|(_, container)| container.lifecycle.clone()).unwrap_or_default();
         let hook = lifecycle.pre_stop;
-        let signal = lifecycle.stop_signal.as_deref().and_then(signal_number);
+        let wanted = lifecycle.stop_signal.or_else(|| self.record.containers[name].stop_signal.clone());
+        let signal = wanted.as_deref().and_then(signal_number).unwrap_or(nix::libc::SIGTERM);
         let events = self.container_events(name);
         events
             .normal("Killing", message.replace("Stopping container", &format!("Stopping container {name}")));
         let target = self.target(name, &id);
-        let (images, fallback) =
-            (self.ctx.options.images.clone(), self.record.containers[name].image.clone());
         let name = name.to_owned();
         self.ops.push(Box::pin(async move {
+            let mut deadline = deadline;
             if let (Some(hook), Some(target)) = (hook, target) {
                 run_pre_stop(&hook, &target, deadline.clone(), &events).await;
-            }
-            let signal = match signal {
-                Some(signal) => signal,
-                None => {
-                    let config = images.inspect(&fallback).await.ok();
-                    let named = config.and_then(|details| details.config.stop_signal);
-                    named.as_deref().and_then(signal_number).unwrap_or(nix::libc::SIGTERM)
+                if *deadline.borrow() < clock::now() + MINIMUM {
+                    deadline = watch::channel(clock::now() + MINIMUM).1;
                 }
-            };
+            }
             kill(&sandbox, &id, signal, deadline).await;
             Done::Stopped(name)
         }));

@@ -69,7 +69,7 @@ impl Cluster {
         let left = self.node.shutdown(Duration::from_secs(5)).await;
         assert!(left.is_empty(), "tasks that did not end: {left:?}");
         self.node = Supervisor::new();
-        self.handle =
+        (self.handle, self.runtime) =
             start_agent(self.dir.path(), &self.id, &self.ca, &self.server, &self.images, &self.node).await;
     }
 
@@ -78,7 +78,7 @@ impl Cluster {
         self.node.shutdown(Duration::from_secs(5)).await;
         between(self).await;
         self.node = Supervisor::new();
-        self.handle =
+        (self.handle, self.runtime) =
             start_agent(self.dir.path(), &self.id, &self.ca, &self.server, &self.images, &self.node).await;
     }
 
@@ -204,7 +204,11 @@ impl Cluster {
         self.spawn_kubectl_with(arguments, &[])
     }
 
-    pub fn spawn_kubectl_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> tokio::process::Child {
+    pub fn spawn_kubectl_with(
+        &self,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> tokio::process::Child {
         use std::process::Stdio;
         let mut command = self.command(arguments);
         command.envs(environment.iter().copied());

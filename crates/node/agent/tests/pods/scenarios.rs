@@ -51,7 +51,34 @@ pub async fn run(filter: &str) -> Vec<&'static str> {
     let mut cluster = Cluster::start().await;
     println!("cluster and node Ready in {} ms", start.elapsed().as_millis());
     let mut failed = Vec::new();
-    scenarios!(cluster, filter, failed, [a_pod_becomes_ready_and_goes, ready_in_time,]);
+    scenarios!(
+        cluster,
+        filter,
+        failed,
+        [
+            a_pod_becomes_ready_and_goes,
+            ready_in_time,
+            lifecycle::init_containers_run_in_order,
+            lifecycle::crash_loop_and_exit_codes,
+            lifecycle::probes_decide,
+            lifecycle::hooks_and_grace,
+            lifecycle::bad_pods_are_shown_as_such,
+            lifecycle::a_deadline_ends_a_pod,
+            lifecycle::restart_policies,
+            lifecycle::security_and_resources,
+            volumes::environment_and_volumes,
+            volumes::config_maps_are_updated_while_running,
+            streams::logs,
+            streams::exec,
+            streams::exec_with_a_terminal,
+            streams::attach,
+            streams::copy,
+            streams::port_forward,
+            restart::the_agent_adopts_running_pods,
+            restart::ends_and_deletions_while_away,
+            restart::a_dead_shim_is_replaced,
+        ]
+    );
     cluster.stop().await;
     failed
 }

@@ -24,7 +24,10 @@ pub async fn init_containers_run_in_order(cluster: &mut Cluster) {
     let pod = cluster.wait("init", "ready", ready).await;
     let init = pod.status.unwrap().init_container_statuses.unwrap();
     assert!(init.iter().all(|status| status.ready), "{init:?}");
-    eventually("order in the log", async || cluster.kubectl_ok(&["logs", "init"]).await == "one\nside\ntwo\nmain\n").await;
+    eventually("order in the log", async || {
+        cluster.kubectl_ok(&["logs", "init"]).await == "one\nside\ntwo\nmain\n"
+    })
+    .await;
     cluster.delete("init").await;
 }
 
@@ -35,13 +38,22 @@ pub async fn crash_loop_and_exit_codes(cluster: &mut Cluster) {
     let seen = container(&pod);
     assert_eq!(seen.restart_count, 1, "the first restart is immediate");
     let (_, message) = waiting(&pod);
-    assert!(message.starts_with("back-off 10s restarting failed container=c pod=crash_default("), "{message}");
+    assert!(
+        message.starts_with("back-off 10s restarting failed container=c pod=crash_default("),
+        "{message}"
+    );
     let ended = seen.last_state.unwrap().terminated.unwrap();
-    assert_eq!((ended.exit_code, ended.reason.as_deref(), ended.message.as_deref()), (3, Some("Error"), Some("last-words")));
+    assert_eq!(
+        (ended.exit_code, ended.reason.as_deref(), ended.message.as_deref()),
+        (3, Some("Error"), Some("last-words"))
+    );
     assert_eq!(phase(&pod), "Running");
     assert_eq!(cluster.kubectl_ok(&["logs", "crash", "--previous"]).await, "dying\n");
     eventually("a BackOff event", async || {
-        cluster.kubectl_ok(&["get", "events"]).await.contains("Back-off restarting failed container c in pod crash_default(")
+        cluster
+            .kubectl_ok(&["get", "events"])
+            .await
+            .contains("Back-off restarting failed container c in pod crash_default(")
     })
     .await;
     cluster.delete("crash").await;
@@ -64,7 +76,10 @@ pub async fn probes_decide(cluster: &mut Cluster) {
     cluster.kubectl_ok(&["exec", "probed", "--", "rm", "/alive"]).await;
     cluster.wait("probed", "restarted", |pod| container(pod).restart_count == 1 && ready(pod)).await;
     let events = cluster.kubectl_ok(&["get", "events"]).await;
-    for text in ["Readiness probe failed: HTTP probe failed with statuscode: 404", "Container c failed liveness probe, will be restarted"] {
+    for text in [
+        "Readiness probe failed: HTTP probe failed with statuscode: 404",
+        "Container c failed liveness probe, will be restarted",
+    ] {
         assert!(events.contains(text), "{text}\n{events}");
     }
     cluster.delete("probed").await;
@@ -88,7 +103,12 @@ pub async fn hooks_and_grace(cluster: &mut Cluster) {
     assert!(start.elapsed() < Duration::from_secs(5), "a container that ends by itself is not waited for");
     assert_eq!(std::fs::read_to_string(host.join("log")).unwrap(), "post\npre\nterm\n");
     // One that ignores the signal is killed when its grace is over.
-    cluster.run("stubborn", json!({"containers": [{"command": shell("trap '' TERM; while true; do sleep 0.05; done")}]})).await;
+    cluster
+        .run(
+            "stubborn",
+            json!({"containers": [{"command": shell("trap '' TERM; while true; do sleep 0.05; done")}]}),
+        )
+        .await;
     cluster.wait("stubborn", "ready", ready).await;
     let start = Instant::now();
     cluster.delete("stubborn").await;
@@ -98,8 +118,14 @@ pub async fn hooks_and_grace(cluster: &mut Cluster) {
 
 pub async fn bad_pods_are_shown_as_such(cluster: &mut Cluster) {
     let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "k"}}}]);
-    cluster.run("bad-config", json!({"containers": [{"command": shell("echo got $A; exec sleep 1000"), "env": env}]})).await;
-    let pod = cluster.wait("bad-config", "waiting", |pod| waiting(pod).0 == "CreateContainerConfigError").await;
+    cluster
+        .run(
+            "bad-config",
+            json!({"containers": [{"command": shell("echo got $A; exec sleep 1000"), "env": env}]}),
+        )
+        .await;
+    let pod =
+        cluster.wait("bad-config", "waiting", |pod| waiting(pod).0 == "CreateContainerConfigError").await;
     assert_eq!(waiting(&pod).1, "configmap \"late\" not found");
     cluster.run("bad-command", json!({"containers": [{"command": ["/no/such"]}]})).await;
     let start_error = |pod: &k8s_openapi::api::core::v1::Pod| {
@@ -107,15 +133,28 @@ pub async fn bad_pods_are_shown_as_such(cluster: &mut Cluster) {
         ended.is_some_and(|ended| ended.reason.as_deref() == Some("StartError"))
     };
     cluster.wait("bad-command", "a start error", start_error).await;
-    cluster.run("bad-image", json!({"containers": [{"image": "no.such.registry.invalid/x:1", "imagePullPolicy": "Never"}]})).await;
+    cluster
+        .run(
+            "bad-image",
+            json!({"containers": [{"image": "no.such.registry.invalid/x:1", "imagePullPolicy": "Never"}]}),
+        )
+        .await;
     let pod = cluster.wait("bad-image", "never pulled", |pod| waiting(pod).0 == "ErrImageNeverPull").await;
     assert!(waiting(&pod).1.contains("is not present with pull policy of Never"), "{:?}", waiting(&pod));
     cluster.run("bad-pull", json!({"containers": [{"image": "127.0.0.1:1/x:1"}]})).await;
-    cluster.wait_for("bad-pull", "backing off", Duration::from_secs(60), |pod| waiting(pod).0 == "ImagePullBackOff").await;
+    cluster
+        .wait_for("bad-pull", "backing off", Duration::from_secs(60), |pod| {
+            waiting(pod).0 == "ImagePullBackOff"
+        })
+        .await;
     let root = json!({"runAsNonRoot": true});
     cluster.run("bad-user", json!({"containers": [{"command": ["true"], "securityContext": root}]})).await;
     let pod = cluster.wait("bad-user", "refused", |pod| waiting(pod).0 == "CreateContainerConfigError").await;
-    assert!(waiting(&pod).1.starts_with("container has runAsNonRoot and image will run as root"), "{:?}", waiting(&pod));
+    assert!(
+        waiting(&pod).1.starts_with("container has runAsNonRoot and image will run as root"),
+        "{:?}",
+        waiting(&pod)
+    );
     // A pod that waits for a ConfigMap starts as soon as it exists.
     cluster.create("v1", "ConfigMap", json!({"metadata": {"name": "late"}, "data": {"k": "v"}})).await;
     cluster.wait("bad-config", "ready", ready).await;
@@ -157,8 +196,17 @@ pub async fn security_and_resources(cluster: &mut Cluster) {
     let pod = cluster.wait("secure", "succeeded", |pod| phase(pod) == "Succeeded").await;
     assert_eq!(pod.status.unwrap().qos_class.as_deref(), Some("Guaranteed"));
     let log = cluster.kubectl_ok(&["logs", "secure"]).await;
-    for text in ["uid=33(www) gid=33(www)", "77", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Read-only file system", "named\n",
-        "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.143.0.10\noptions ndots:5", "drwxrwsrwx"] {
+    for text in [
+        "uid=33(www) gid=33(www)",
+        "77",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "Read-only file system",
+        "named\n",
+        "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.143.0.10\noptions ndots:5",
+        "drwxrwsrwx",
+    ] {
         assert!(log.contains(text), "{text:?} not in\n{log}");
     }
     cluster.delete("secure").await;

@@ -9,7 +9,8 @@ use super::{phase, ready};
 use crate::cluster::{Cluster, eventually};
 
 /// kubectl speaks SPDY when these say so.
-const SPDY: [(&str, &str); 2] = [("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"), ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")];
+const SPDY: [(&str, &str); 2] =
+    [("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"), ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")];
 
 async fn sleeper(cluster: &Cluster, name: &str) {
     cluster.run(name, json!({"containers": [{"command": ["sleep", "1000"]}]})).await;
@@ -18,7 +19,9 @@ async fn sleeper(cluster: &Cluster, name: &str) {
 
 pub async fn logs(cluster: &mut Cluster) {
     let script = "for i in 1 2 3 4 5; do echo line $i; done; echo err >&2; sleep 0.3; echo late; sleep 0.3";
-    cluster.run("logs", json!({"restartPolicy": "Never", "containers": [{"command": ["sh", "-c", script]}]})).await;
+    cluster
+        .run("logs", json!({"restartPolicy": "Never", "containers": [{"command": ["sh", "-c", script]}]}))
+        .await;
     cluster.wait("logs", "started", |pod| phase(pod) == "Running" || phase(pod) == "Succeeded").await;
     let followed = cluster.kubectl_ok(&["logs", "-f", "logs"]).await;
     assert!(followed.starts_with("line 1\nline 2\n") && followed.ends_with("late\n"), "{followed}");
@@ -49,7 +52,11 @@ pub async fn exec(cluster: &mut Cluster) {
         assert!(String::from_utf8_lossy(&output.stderr).starts_with("err\n"));
         let big = "0123456789abcdef".repeat(100_000);
         let output = run(&["exec", "-i", "exec", "--", "cat"], &big).await;
-        assert!(output.status.success() && output.stdout == big.as_bytes(), "{} bytes came back", output.stdout.len());
+        assert!(
+            output.status.success() && output.stdout == big.as_bytes(),
+            "{} bytes came back",
+            output.stdout.len()
+        );
         let output = run(&["exec", "exec", "--", "/no/such"], "").await;
         assert!(!output.status.success());
     }
@@ -120,16 +127,23 @@ pub async fn copy(cluster: &mut Cluster) {
 }
 
 pub async fn port_forward(cluster: &mut Cluster) {
-    let script = "mkdir /www; head -c 300000 /dev/zero | tr '\\0' x > /www/big; httpd -p 8080 -h /www; nc -lk -p 9000 -e cat & exec sleep 1000";
-    cluster.run("fwd", json!({"containers": [{"command": ["sh", "-c", script],
-        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}]})).await;
+    let script = "mkdir /www; head -c 300000 /dev/zero | tr '\\0' x > /www/big; httpd -p 8080 -h /www; nc -ll -p 9000 -e cat & exec sleep 1000";
+    cluster
+        .run(
+            "fwd",
+            json!({"containers": [{"command": ["sh", "-c", script],
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}]}),
+        )
+        .await;
     cluster.wait("fwd", "ready", ready).await;
     for environment in [&[][..], &SPDY[..]] {
-        let mut child = cluster.spawn_kubectl_with(&["port-forward", "pod/fwd", ":8080", ":9000", ":1"], environment);
+        let mut child =
+            cluster.spawn_kubectl_with(&["port-forward", "pod/fwd", ":8080", ":9000", ":1"], environment);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut ports = Vec::new();
         while ports.len() < 3 {
-            let line = tokio::time::timeout(Duration::from_secs(10), lines.next_line()).await.unwrap().unwrap();
+            let line =
+                tokio::time::timeout(Duration::from_secs(10), lines.next_line()).await.unwrap().unwrap();
             let line = line.expect("kubectl port-forward ended");
             if let Some(rest) = line.strip_prefix("Forwarding from 127.0.0.1:") {
                 ports.push(rest.split(' ').next().unwrap().parse::<u16>().unwrap());
@@ -144,7 +158,8 @@ pub async fn port_forward(cluster: &mut Cluster) {
         };
         let start = Instant::now();
         let all = futures::future::join_all((0..40).map(|_| get(ports[0])));
-        let sizes = tokio::time::timeout(Duration::from_secs(30), all).await.expect("parallel downloads hang");
+        let sizes =
+            tokio::time::timeout(Duration::from_secs(30), all).await.expect("parallel downloads hang");
         assert!(sizes.iter().all(|size| *size > 300_000), "{sizes:?}");
         println!("   40 parallel downloads of 300 kB in {} ms", start.elapsed().as_millis());
         // Half-close: everything is sent and the direction closed before anything is read back.
@@ -156,7 +171,10 @@ pub async fn port_forward(cluster: &mut Cluster) {
             stream.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        assert_eq!(tokio::time::timeout(Duration::from_secs(10), echo).await.expect("half-close hangs"), "echo me");
+        assert_eq!(
+            tokio::time::timeout(Duration::from_secs(10), echo).await.expect("half-close hangs"),
+            "echo me"
+        );
         // A port where nobody listens closes the connection and says so.
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", ports[2])).await.unwrap();
         let mut answer = Vec::new();
