@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes a small root file system from Debian packages, without installing them:
 #   rootfs.sh DIRECTORY "PACKAGE..." ["PACKAGE..."]
-# The first list comes with the libraries it depends on, the second alone; busybox is added for a shell.
+# The first list comes with the libraries it depends on, the second alone; busybox is added for a shell (the dynamic one: a static glibc resolves no names).
 set -eu
 root=$1
 [ -e "$root.complete" ] && exit 0
@@ -19,7 +19,7 @@ apt-get install --simulate --no-install-recommends -o Dir::State::status="$work/
     | awk '/^Inst (lib|lua|zlib|nginx|redis)/ { print $2 }' \
     | grep -vE '^lib(perl|debconf|dpkg|apt|pam|audit|krb5|k5|gssapi|bpf|elf|tirpc|xtables|db5)' > packages
 # shellcheck disable=SC2086
-printf '%s\n' busybox-static ${3:-} >> packages
+printf '%s\n' busybox ${3:-} >> packages
 xargs apt-get -qq download -o APT::Sandbox::User=root < packages
 for deb in ./*.deb; do
     dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$root" --keep-directory-symlink --exclude=./usr/share/doc \

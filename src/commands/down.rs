@@ -47,11 +47,10 @@ pub(crate) async fn run(data_dir: &Path, options: Down) -> Result<ExitCode> {
     }
     let network = Network::start(platform::network_options(&instance, false)?, &supervisor).await?;
     network.stop().await?;
-    drop(runtime);
     for dir in [&instance.dir, &instance.runtime_dir()] {
         unmount_below(dir)?;
     }
-    remove_cgroups(&instance.facts.id);
+    runtime.remove_parent_cgroup();
     remove_dir(&instance.runtime_dir())?;
     eprintln!("stopped {count} pods");
     if options.purge {
@@ -128,16 +127,6 @@ fn unescape(field: &str) -> PathBuf {
         }
     }
     PathBuf::from(OsString::from_vec(out))
-}
-
-/// The parent cgroup in every hierarchy; the runtime removed its children.
-fn remove_cgroups(id: &str) {
-    let name = format!("sampan-{id}");
-    let roots = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-    for root in roots.chain([Path::new("/sys/fs/cgroup").to_owned()]) {
-        // Absent in hierarchies that were not used.
-        let _ = fs::remove_dir(root.join(&name));
-    }
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {

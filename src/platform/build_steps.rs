@@ -30,7 +30,8 @@ impl BuildSteps {
 
 impl Drop for BuildSteps {
     fn drop(&mut self) {
-        // Steps remove their sandboxes; what is left is an empty directory with a log.
+        // Steps remove their sandboxes; what is left is an empty cgroup, and a directory with a log.
+        self.runtime.remove_parent_cgroup();
         if let Err(error) = std::fs::remove_dir_all(&self.dir) {
             tracing::debug!(dir = %self.dir.display(), "could not remove: {error}");
         }
