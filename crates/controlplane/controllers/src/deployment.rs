@@ -88,11 +88,11 @@ impl Deployments {
     }
 
     async fn carry_out(&self, key: &Key, deployment: &Deployment, plan: Plan) -> Result<()> {
-        if let Some(set) = &plan.create {
-            if !self.create(key, deployment, set).await? {
-                // A namesake with another template: the next hash will differ.
-                return Ok(());
-            }
+        if let Some(set) = &plan.create
+            && !self.create(key, deployment, set).await?
+        {
+            // A namesake with another template: the next hash will differ.
+            return Ok(());
         }
         for change in &plan.changes {
             self.change(key, change).await?;

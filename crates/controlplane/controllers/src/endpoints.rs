@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
@@ -195,8 +195,8 @@ impl Reconciler for ServiceEndpoints {
         let zones = self.zones(&pods);
         let families = backends::families(&service);
         let backends = backends::of(&service, &pods, &families, &zones);
-        self.write_slices(&service, &backends, &families).await?;
-        self.write_endpoints(&service, &backends).await?;
+        let slices = self.write_slices(&service, &backends, &families);
+        try_join(slices, self.write_endpoints(&service, &backends)).await?;
         Ok(None)
     }
 }

@@ -214,14 +214,21 @@ fn is_lost(node: &Node) -> bool {
 }
 
 /// What decides about a node's taints.
-fn facts(node: &Node) -> (Vec<(String, String)>, Option<bool>, Option<Vec<Taint>>) {
+#[derive(PartialEq)]
+struct Facts {
+    conditions: Vec<(String, String)>,
+    unschedulable: Option<bool>,
+    taints: Option<Vec<Taint>>,
+}
+
+fn facts(node: &Node) -> Facts {
     let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let spec = node.spec.as_ref();
-    (
-        conditions.map(|c| (c.type_.clone(), c.status.clone())).collect(),
-        spec.and_then(|s| s.unschedulable),
-        spec.and_then(|s| s.taints.clone()),
-    )
+    Facts {
+        conditions: conditions.map(|c| (c.type_.clone(), c.status.clone())).collect(),
+        unschedulable: spec.and_then(|s| s.unschedulable),
+        taints: spec.and_then(|s| s.taints.clone()),
+    }
 }
 
 /// The taints that follow from conditions and from being cordoned.

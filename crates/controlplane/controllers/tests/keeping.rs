@@ -64,7 +64,9 @@ async fn orphans_stay_without_their_owner() {
     cluster.until("the child", || owners(1)).await;
     let api = cluster.api::<Deployment>("default");
     api.delete("parent", &DeleteParams::orphan()).await.unwrap();
-    cluster.until("the parent to go", || async { api.get_opt("parent").await.unwrap().is_none().then_some(()) }).await;
+    cluster
+        .until("the parent to go", || async { api.get_opt("parent").await.unwrap().is_none().then_some(()) })
+        .await;
     cluster.until("the child to be nobody's", || owners(0)).await;
 }
 

@@ -74,8 +74,13 @@ async fn a_deployment_rolls_scales_comes_back_and_goes() {
             (ready.len() == 3).then_some(ready)
         })
         .await;
-    let endpoints = cluster.api::<Endpoints>("default").get("web").await.unwrap();
-    assert_eq!(endpoints.subsets.unwrap()[0].addresses.as_ref().unwrap().len(), 3);
+    cluster
+        .until("the Endpoints", || async {
+            let endpoints = cluster.api::<Endpoints>("default").get_opt("web").await.unwrap()?;
+            let addresses = endpoints.subsets?.pop()?.addresses?;
+            (addresses.len() == 3).then_some(())
+        })
+        .await;
 
     // A new image: never fewer than three ready pods behind the Service, whatever is read when.
     let patch = json!({"spec": {"template": {"spec": {"containers": [

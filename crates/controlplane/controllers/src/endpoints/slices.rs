@@ -124,7 +124,7 @@ fn plan_group(
     let keep_one_empty = members.is_empty();
     let mut kept_one = false;
     for (slice, endpoints) in slices {
-        if endpoints.is_empty() && !(keep_one_empty && !kept_one) {
+        if endpoints.is_empty() && (!keep_one_empty || kept_one) {
             plan.delete.push(slice);
             continue;
         }

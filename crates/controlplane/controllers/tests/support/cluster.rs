@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// The running control plane. It ends with the test.
+#[allow(dead_code)]
 pub struct Cluster {
     pub client: Client,
     pub supervisor: Supervisor,
@@ -173,11 +174,17 @@ impl Cluster {
                         .collect();
                     eprintln!("{:?} {:?} {conditions:?}", pod.metadata.name, status.phase);
                 }
-                for path in ["apis/apps/v1/namespaces/default/deployments", "apis/apps/v1/namespaces/default/replicasets"] {
+                for path in [
+                    "apis/apps/v1/namespaces/default/deployments",
+                    "apis/apps/v1/namespaces/default/replicasets",
+                ] {
                     let list = self.client.request_text(http_get(path)).await.unwrap();
                     let list: Value = serde_json::from_str(&list).unwrap();
                     for item in list["items"].as_array().unwrap() {
-                        eprintln!("{} {} {}", item["metadata"]["name"], item["spec"]["replicas"], item["status"]);
+                        eprintln!(
+                            "{} {} {}",
+                            item["metadata"]["name"], item["spec"]["replicas"], item["status"]
+                        );
                     }
                 }
                 panic!("waited too long for {what}");
