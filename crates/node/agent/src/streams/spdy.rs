@@ -196,7 +196,8 @@ impl StreamWriter {
 
     /// Abort the stream in both directions.
     pub fn reset(&self, status: u32) {
-        if let Some(entry) = self.shared.lock().streams.remove(&self.id) {
+        let entry = self.shared.lock().streams.remove(&self.id);
+        if let Some(entry) = entry {
             entry.credit.notify_one();
             self.shared.control(Frame::RstStream { id: self.id, status });
         }
@@ -553,6 +554,19 @@ mod tests {
             seen += client.next().await.unwrap().1.len();
         }
         sending.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_reset_stream_is_gone_at_once() {
+        let (mut client, mut connection, _driver) = pair(1);
+        client.send(syn(1)).await;
+        let stream = connection.accept().await.unwrap();
+        stream.writer.reset(STATUS_CANCEL);
+        assert!(matches!(client.next().await.unwrap().0, Frame::SynReply { id: 1, .. }));
+        assert!(matches!(client.next().await.unwrap().0, Frame::RstStream { id: 1, status: STATUS_CANCEL }));
+        assert!(matches!(stream.writer.send(Bytes::from_static(b"x")).await, Err(StreamError::Closed)));
+        client.send(syn(3)).await;
+        assert_eq!(connection.accept().await.unwrap().id, 3, "its place is free again");
     }
 
     #[tokio::test]
