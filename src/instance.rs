@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,8 @@ use serde::{Deserialize, Serialize};
 /// Layout of the data directory that this build reads and writes.
 const FORMAT: u32 = 1;
 const DEFAULT_API_PORT: u16 = 6443;
+/// How long a killed process may hold on to its lock.
+const DYING: Duration = Duration::from_secs(1);
 
 /// What was decided when the instance was made; `instance.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -160,12 +163,24 @@ impl Instance {
             .with_context(|| path.display().to_string())?;
         let mut owner = String::new();
         file.read_to_string(&mut owner)?;
-        let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-            let (dir, owner) = (self.dir.display(), owner.trim());
-            anyhow::anyhow!(
-                "{dir} is served by process {owner} already (hint: `sampan status`, `sampan down`, or another --data-dir)"
-            )
-        })?;
+        let begun = Instant::now();
+        let mut lock = loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => break lock,
+                // A process that was just killed holds its locks until the kernel has taken it apart.
+                Err((again, _)) if begun.elapsed() < DYING => {
+                    file = again;
+                    std::thread::sleep(DYING / 20);
+                }
+                Err(_) => {
+                    let (dir, owner) = (self.dir.display(), owner.trim());
+                    bail!(
+                        "{dir} is served by process {owner} already \
+                         (hint: `sampan status`, `sampan down`, or another --data-dir)"
+                    );
+                }
+            }
+        };
         lock.set_len(0)?;
         lock.rewind()?;
         writeln!(lock, "{}", std::process::id())?;

@@ -31,6 +31,8 @@ pub(crate) mod build_steps;
 const DOMAIN: &str = "cluster.local";
 /// Time to live of cluster names; Kubernetes' DNS uses the same.
 const DNS_TTL: Duration = Duration::from_secs(5);
+/// How long open requests may take to end when the service ends.
+const DRAIN_BOUND: Duration = Duration::from_secs(3);
 /// Largest frame on the pods' bridge.
 const MTU: u32 = 1500;
 
@@ -54,6 +56,7 @@ pub(crate) struct Platform {
     /// First address of the services: DNS and the API live near it.
     pub(crate) dns: Ipv4Addr,
     supervisor: Supervisor,
+    server: sampan_apiserver::Handle,
     // Ends last: everything else writes to it.
     store: Arc<Embedded>,
     _controllers: sampan_controllers::Handle,
@@ -176,6 +179,7 @@ impl Platform {
             client: client(admin),
             dns: addresses.dns,
             supervisor,
+            server: api,
             store,
             _controllers: controllers,
             _agent: agent,
@@ -184,8 +188,11 @@ impl Platform {
 
     /// End everything but the pods, within a bound.
     pub(crate) async fn stop(self) {
-        let Self { supervisor, store, client, _controllers, _agent, .. } = self;
-        drop((client, _controllers, _agent));
+        let Self { supervisor, server, store, client, _controllers, _agent, .. } = self;
+        if !server.drain(DRAIN_BOUND).await {
+            tracing::warn!("requests were still open after {} s", DRAIN_BOUND.as_secs());
+        }
+        drop((server, client, _controllers, _agent));
         let late = supervisor.shutdown(Duration::from_secs(5)).await;
         if !late.is_empty() {
             tracing::warn!("did not end in time: {}", late.join(", "));

@@ -47,7 +47,8 @@ impl RunStep for BuildSteps {
                     lower: step.lower_dirs,
                     upper: Some(step.upper),
                     work: Some(step.work),
-                    options: Vec::new(),
+                    // What they would write into the upper directory cannot be put into a layer.
+                    options: vec!["redirect_dir=off".to_owned(), "metacopy=off".to_owned()],
                 },
                 args: step.argv,
                 env: step.env,
