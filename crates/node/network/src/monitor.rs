@@ -73,6 +73,10 @@ async fn look(inner: &Arc<Inner>, heard: Heard) -> Result<()> {
         .supervisor
         .blocking(move || {
             let mut tables = for_work.tables();
+            if for_work.supervisor.token().is_cancelled() {
+                // What is heard then is our own end of the table, or nobody's business any more.
+                return Ok(());
+            }
             if heard < Heard::Changed {
                 tables.allow_forwarding()?;
             }
