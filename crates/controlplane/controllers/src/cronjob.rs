@@ -1,6 +1,8 @@
 //! CronJobs: a Job at each time of a schedule.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -34,13 +36,46 @@ pub(crate) struct CronJobs {
     client: Client,
     caches: Arc<Caches>,
     events: Recorder,
+    zones: Zones,
     queue: Queue<Key>,
 }
 
+/// Time zones by name, read from the system's database once each.
+struct Zones {
+    dir: PathBuf,
+    known: Mutex<HashMap<String, TimeZone>>,
+}
+
+impl Zones {
+    fn get(&self, name: &str) -> Result<TimeZone, String> {
+        if name.is_empty() || name == "UTC" || name == "Etc/UTC" {
+            return Ok(TimeZone::UTC);
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(zone) = known.get(name) {
+            return Ok(zone.clone());
+        }
+        let part = |part: &str| {
+            let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+');
+            !part.is_empty() && part.chars().all(usual)
+        };
+        if !name.split('/').all(part) {
+            return Err(format!("unknown time zone {name}"));
+        }
+        let path = self.dir.join(name);
+        let data = std::fs::read(&path)
+            .map_err(|error| format!("unknown time zone {name}: {}: {error}", path.display()))?;
+        let zone = TimeZone::tzif(name, &data).map_err(|error| format!("time zone {name}: {error}"))?;
+        known.insert(name.to_owned(), zone.clone());
+        Ok(zone)
+    }
+}
+
 impl CronJobs {
-    pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
-        let this =
-            Arc::new(Self { client, caches, events: events.of("cronjob-controller"), queue: Queue::new() });
+    pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder, zoneinfo: PathBuf) -> Arc<Self> {
+        let events = events.of("cronjob-controller");
+        let zones = Zones { dir: zoneinfo, known: Mutex::new(HashMap::new()) };
+        let this = Arc::new(Self { client, caches, events, zones, queue: Queue::new() });
         let own = this.clone();
         this.caches.cron_jobs.on(move |change| own.queue.add(Key::of(&change.object().metadata)));
         let own = this.clone();
@@ -143,13 +178,6 @@ fn job(cron: &CronJob, key: &Key, at: Timestamp) -> Job {
     }
 }
 
-fn zone(cron: &CronJob) -> Result<TimeZone, String> {
-    match cron.spec.time_zone.as_deref() {
-        None | Some("") => Ok(TimeZone::UTC),
-        Some(name) => TimeZone::get(name).map_err(|error| format!("unknown time zone {name}: {error}")),
-    }
-}
-
 /// From when on times count that have passed.
 fn earliest(cron: &CronJob, now: Timestamp) -> Timestamp {
     let last = cron.status.as_ref().and_then(|s| s.last_schedule_time.as_ref()).map(|t| t.0);
@@ -182,7 +210,8 @@ impl Reconciler for CronJobs {
         status.last_successful_time = completed.chain(status.last_successful_time.take()).max_by_key(|t| t.0);
 
         let now = clock::now();
-        let parsed = Schedule::parse(&cron.spec.schedule).and_then(|s| Ok((s, zone(&cron)?)));
+        let zone = cron.spec.time_zone.as_deref().unwrap_or_default();
+        let parsed = Schedule::parse(&cron.spec.schedule).and_then(|s| Ok((s, self.zones.get(zone)?)));
         let (schedule, zone) = match parsed {
             Ok(parsed) => parsed,
             Err(problem) => {
@@ -213,5 +242,21 @@ impl Reconciler for CronJobs {
         self.write(&cron, status).await?;
         let next = schedule.next(now, &zone).filter(|_| cron.spec.suspend != Some(true));
         Ok(next.map(until))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_are_found_and_nothing_else_is_read() {
+        let zones = Zones { dir: "/usr/share/zoneinfo".into(), known: Mutex::new(HashMap::new()) };
+        assert_eq!(zones.get("").unwrap(), TimeZone::UTC);
+        let noon: Timestamp = "2026-07-01T12:00:00Z".parse().unwrap();
+        assert_eq!(zones.get("Europe/Berlin").unwrap().to_datetime(noon).hour(), 14);
+        for name in ["../passwd", "/etc/passwd", "Europe//Berlin", "No/Where", "Europe/.."] {
+            assert!(zones.get(name).unwrap_err().contains("unknown time zone"), "{name}");
+        }
     }
 }

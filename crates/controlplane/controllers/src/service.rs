@@ -1,5 +1,6 @@
 //! Options in, controllers running, a handle out.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Options {
     pub node_grace: Duration,
     /// Finished pods beyond this many are deleted, the oldest first.
     pub finished_pods: usize,
+    /// The system's time zone database, which CronJobs with a `timeZone` need.
+    pub zoneinfo: PathBuf,
 }
 
 impl Options {
@@ -51,6 +54,7 @@ impl Options {
             scheduler_name: "default-scheduler".to_owned(),
             node_grace: Duration::from_secs(40),
             finished_pods: 12_500,
+            zoneinfo: PathBuf::from("/usr/share/zoneinfo"),
         }
     }
 }
@@ -75,7 +79,8 @@ impl Handle {
 pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let supervisor = supervisor.child("controllers");
     let caches = Arc::new(Caches::new());
-    let Options { client, scheduler_client, ca_pem, scheduler_name, node_grace, finished_pods } = options;
+    let Options { client, scheduler_client, ca_pem, scheduler_name, node_grace, finished_pods, zoneinfo } =
+        options;
     let events = Recorder::start(&supervisor, client.clone());
 
     // Handlers are registered before the watches begin, so that they hear of every object.
@@ -87,7 +92,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let accounts = Accounts::new(client.clone(), caches.clone(), ca_pem.clone());
     let tokens = Tokens::new(client.clone(), caches.clone(), ca_pem);
     let jobs = Jobs::new(client.clone(), caches.clone(), &events);
-    let cron_jobs = CronJobs::new(client.clone(), caches.clone(), &events);
+    let cron_jobs = CronJobs::new(client.clone(), caches.clone(), &events, zoneinfo);
     let stateful_sets = StatefulSets::new(client.clone(), caches.clone(), &events);
     let daemon_sets = DaemonSets::new(client.clone(), caches.clone(), &events);
     let nodes = Nodes::new(client.clone(), caches.clone(), &events, node_grace);
