@@ -27,6 +27,8 @@ const RENEW: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// Status is written at least this often.
 const STATUS: Duration = Duration::from_secs(300);
+/// How old the list of images in the status may be.
+const IMAGES: Duration = Duration::from_secs(60);
 /// Images listed in the status.
 const MAX_IMAGES: usize = 50;
 /// Less available memory than this is pressure.
@@ -178,8 +180,16 @@ impl NodeKeeper {
         let api: Api<Node> = Api::all(self.ctx.options.client.clone());
         let mut known = self.register(&api).await?.status.unwrap_or_default();
         let mut written = None::<tokio::time::Instant>;
+        let mut images = None::<(tokio::time::Instant, Vec<ContainerImage>)>;
         loop {
-            let status = self.status(&known).await;
+            // Listing reads a file an image: worth it once a minute, not with every heartbeat.
+            let fresh = images.take().filter(|(read, _)| read.elapsed() < IMAGES);
+            let listed = match fresh {
+                Some(known) => known,
+                None => (tokio::time::Instant::now(), self.images().await),
+            };
+            let status = self.status(&known, listed.1.clone());
+            images = Some(listed);
             let changed = differs(&known, &status);
             if changed || written.is_none_or(|written| written.elapsed() >= STATUS) {
                 let patch = json!({"status": status});
@@ -210,7 +220,7 @@ impl NodeKeeper {
             provider_id: Some(format!("sampan://{name}")),
             ..NodeSpec::default()
         };
-        let status = self.status(&NodeStatus::default()).await;
+        let status = self.status(&NodeStatus::default(), self.images().await);
         let node = Node { metadata, spec: Some(spec.clone()), status: Some(status) };
         match api.create(&PostParams::default(), &node).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
@@ -224,10 +234,8 @@ impl NodeKeeper {
         api.patch(&name, &PatchParams::default(), &Patch::Strategic(patch)).await
     }
 
-    async fn status(&self, known: &NodeStatus) -> NodeStatus {
-        let options = &self.ctx.options;
-        let capacity = self.machine.resources();
-        let images = options.images.list().await.unwrap_or_default();
+    async fn images(&self) -> Vec<ContainerImage> {
+        let images = self.ctx.options.images.list().await.unwrap_or_default();
         let mut images: Vec<ContainerImage> = images
             .into_iter()
             .map(|image| ContainerImage {
@@ -237,6 +245,12 @@ impl NodeKeeper {
             .collect();
         images.sort_by_key(|image| std::cmp::Reverse(image.size_bytes));
         images.truncate(MAX_IMAGES);
+        images
+    }
+
+    fn status(&self, known: &NodeStatus, images: Vec<ContainerImage>) -> NodeStatus {
+        let options = &self.ctx.options;
+        let capacity = self.machine.resources();
         let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
         NodeStatus {
             addresses: Some(vec![

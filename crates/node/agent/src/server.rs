@@ -109,9 +109,19 @@ async fn connection(ctx: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStream)
         }
         Err(_) => return,
     };
+    let trusted =
+        stream.get_ref().1.peer_certificates().and_then(<[_]>::first).is_some_and(|cert| is_master(cert));
     let service = service_fn(move |request| {
         let ctx = Arc::clone(&ctx);
-        async move { Ok::<_, Infallible>(route(&ctx, request).await) }
+        async move {
+            let open = request.uri().path() == "/healthz";
+            let refusal = "Forbidden: the client certificate must be of group system:masters";
+            Ok::<_, Infallible>(if trusted || open {
+                route(&ctx, request).await
+            } else {
+                text(StatusCode::FORBIDDEN, refusal)
+            })
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -122,6 +132,14 @@ async fn connection(ctx: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStream)
     if let Err(error) = served {
         tracing::debug!(%error, "kubelet API: connection");
     }
+}
+
+/// Whether a certificate of our CA belongs to the control plane. Ordinary users' certificates come from the same CA,
+/// and must not reach into pods past the API server's authorization.
+fn is_master(certificate: &[u8]) -> bool {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    certificate.subject().iter_organization().any(|group| group.as_str() == Ok("system:masters"))
 }
 
 async fn route(ctx: &Arc<Context>, request: Request<Incoming>) -> Response<Body> {

@@ -324,11 +324,45 @@ impl Worker {
             return;
         }
         self.reconcile(&statuses);
+        self.adopt_unrecorded(&sandbox, &statuses).await;
         let ready = self.record.sandbox_ready;
         self.sandbox_stage = if ready { Stage::Done } else { Stage::Todo };
         for (role, container) in spec::containers(&self.pod.spec.clone().unwrap_or_default()) {
             self.watch_probes(role, container);
         }
+    }
+
+    /// Containers that an earlier process made and had no time to write down: one that runs is the next run of its
+    /// name, whatever else there is goes.
+    async fn adopt_unrecorded(&mut self, sandbox: &PodSandbox, statuses: &[ContainerStatus]) {
+        for status in statuses {
+            let label = |name: &str| status.labels.get(name).cloned().unwrap_or_default();
+            let seen = self.record.containers.entry(label("name")).or_default();
+            if start::ids(seen).contains(&status.id) {
+                continue;
+            }
+            let at = status.started_at.and_then(|at| Timestamp::from_nanosecond(at.into()).ok());
+            let next = label("run").parse() == Ok(seen.runs + 1) && !seen.is_running();
+            match at {
+                Some(at) if next => {
+                    if let Run::Exited(ended) = std::mem::take(&mut seen.run) {
+                        seen.last = Some(ended);
+                    }
+                    seen.runs += 1;
+                    seen.waiting = None;
+                    (seen.image, seen.image_id) = (label("image"), label("image-id"));
+                    seen.run = Run::Running { id: status.id.clone(), at };
+                    if let Some(exit) = status.exit.clone() {
+                        self.apply_exit(&status.id, exit);
+                    }
+                }
+                _ => {
+                    // What cannot be removed now goes with the sandbox.
+                    let _ = sandbox.remove_container(&status.id).await;
+                }
+            }
+        }
+        self.record.containers.remove("");
     }
 
     /// Bring the record in line with what the shim says.

@@ -221,16 +221,22 @@ async fn start(job: Job, objects: Snapshot) -> Result<Started, Failed> {
         Err(error) => return Err(Failed::Start(job.id.clone(), 128, error.to_string())),
     }
     job.events.normal("Started", "Container started");
-    let name = plan.reference.split('@').next().unwrap_or(&plan.reference);
-    let repository =
-        name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(front, _)| front);
+    let (image, image_id) = image_names(&plan);
     Ok(Started {
         id: job.id.clone(),
         at: clock::now(),
-        image_id: format!("{repository}@{}", plan.digest),
-        image: name.to_owned(),
+        image,
+        image_id,
         stop_signal: plan.config.stop_signal.clone(),
     })
+}
+
+/// An image as statuses show it: its name, and its repository with the digest.
+fn image_names(plan: &RootfsPlan) -> (String, String) {
+    let name = plan.reference.split('@').next().unwrap_or(&plan.reference);
+    let repository =
+        name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(front, _)| front);
+    (name.to_owned(), format!("{repository}@{}", plan.digest))
 }
 
 impl Job {
@@ -306,7 +312,13 @@ impl Job {
         }
         all.extend(variables);
         let rootfs = rootfs_dir(&self.ctx, &self.pod, &self.id);
-        let labels = [("name", container.name.clone()), ("run", self.run.to_string())];
+        let (image, image_id) = image_names(plan);
+        let labels = [
+            ("name", container.name.clone()),
+            ("run", self.run.to_string()),
+            ("image", image),
+            ("image-id", image_id),
+        ];
         ContainerConfig {
             id: self.id.clone(),
             rootfs: Rootfs::Overlay {

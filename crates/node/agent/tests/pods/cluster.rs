@@ -215,6 +215,15 @@ impl Cluster {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    pub fn record_path(&self, uid: &str) -> PathBuf {
+        run_dir(&self.id).join("records").join(format!("{uid}.json"))
+    }
+
+    /// How many containers a pod's shim knows.
+    pub async fn containers(&self, uid: &str) -> usize {
+        self.runtime.pod(uid).unwrap().containers().await.unwrap().len()
+    }
+
     /// Process id of a pod's shim.
     pub fn shim_pid(&self, uid: &str) -> i32 {
         i32::try_from(self.runtime.pod(uid).unwrap().shim_pid()).unwrap()
@@ -226,7 +235,7 @@ impl Cluster {
 }
 
 async fn start_server(dir: &Path, ca: &Ca, supervisor: &Supervisor) -> sampan_apiserver::Handle {
-    let serving = ca.issue(&profile("kube-apiserver", &[], Usage::Both)).unwrap();
+    let serving = ca.issue(&profile("kube-apiserver", &["system:masters"], Usage::Both)).unwrap();
     let store =
         sampan_store::embedded::Embedded::open(sampan_store::embedded::Options::new(dir.join("store")))
             .unwrap();

@@ -1,6 +1,7 @@
 //! What pods must do. Each scenario cleans up after itself; all share one cluster.
 
 mod lifecycle;
+mod network;
 mod restart;
 mod streams;
 mod volumes;
@@ -76,7 +77,10 @@ pub async fn run(filter: &str) -> Vec<&'static str> {
             streams::port_forward,
             restart::the_agent_adopts_running_pods,
             restart::ends_and_deletions_while_away,
+            restart::an_unrecorded_container_is_not_doubled,
             restart::a_dead_shim_is_replaced,
+            network::services_and_names,
+            network::host_network_and_host_ports,
         ]
     );
     cluster.stop().await;

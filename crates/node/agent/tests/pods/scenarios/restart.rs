@@ -69,6 +69,27 @@ pub async fn ends_and_deletions_while_away(cluster: &mut Cluster) {
     cluster.delete("again").await;
 }
 
+/// The process was killed between starting a container and writing that down.
+pub async fn an_unrecorded_container_is_not_doubled(cluster: &mut Cluster) {
+    cluster.run("once", json!({"containers": [{"command": ["sleep", "1000"]}]})).await;
+    let before = cluster.wait("once", "ready", ready).await;
+    let uid = before.metadata.uid.clone().unwrap();
+    cluster
+        .restart_agent_after(async |cluster| {
+            let path = cluster.record_path(&uid);
+            let mut record: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            record["containers"] = json!({});
+            std::fs::write(&path, record.to_string()).unwrap();
+        })
+        .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let after = cluster.wait("once", "ready", ready).await;
+    assert_eq!(container(&before), container(&after));
+    assert_eq!(cluster.containers(&uid).await, 1);
+    cluster.delete("once").await;
+}
+
 pub async fn a_dead_shim_is_replaced(cluster: &mut Cluster) {
     cluster.run("shim", json!({"containers": [{"command": ["sleep", "1000"]}]})).await;
     let pod = cluster.wait("shim", "ready", ready).await;
