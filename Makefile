@@ -4,23 +4,26 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CARGO := $(shell command -v cargo 2>/dev/null || echo $(HOME)/.cargo/bin/cargo)
 SAMPAN := $(CARGO_TARGET_DIR)/release/sampan
 
-.PHONY: help demo test check bench build clean tools
+.PHONY: help demo test check bench build clean
 
 help:
 	@echo "make demo   build Sampan and run a real application on it"
 	@echo "make test   format, lints, all tests"
 	@echo "make check  the quick loop: compile and lint"
 	@echo "make bench  measure against rivals on this machine"
-
-demo: tools
-	@scripts/say "Building Sampan (the first build takes a few minutes)"
-	@$(CARGO) build --release --locked
-	@SAMPAN=$(SAMPAN) scripts/demo
+	@echo "make build  the release binary, $(SAMPAN)"
 
 build:
-	$(CARGO) build --release --locked
+	@scripts/install-tools build
+	@scripts/say "Building Sampan (the first build takes a few minutes)"
+	@$(CARGO) build --release --locked
 
-test: tools
+demo: build
+	@scripts/install-tools demo
+	@SAMPAN=$(SAMPAN) scripts/demo
+
+test:
+	@scripts/install-tools test
 	@scripts/say "Format"
 	@$(CARGO) fmt --all --check
 	@scripts/say "Lints"
@@ -32,12 +35,9 @@ check:
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-bench: tools
-	@$(CARGO) build --release --locked
+bench: build
+	@scripts/install-tools test
 	@SAMPAN=$(SAMPAN) benches/run
-
-tools:
-	@scripts/install-tools
 
 clean:
 	$(CARGO) clean
