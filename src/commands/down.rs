@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures::future::join_all;
 use nix::{
     fcntl::{Flock, FlockArg},
@@ -65,19 +65,28 @@ async fn end_service(instance: &Instance, supervisor: &Supervisor) -> Result<()>
     let Some(running) = instance.running() else { return Ok(()) };
     let pid = Pid::from_raw(running.pid);
     kill(pid, Signal::SIGTERM).with_context(|| format!("end process {pid}"))?;
+    if !released(instance, supervisor, SERVICE_BOUND).await? {
+        eprintln!("process {pid} does not end; killing it");
+        kill(pid, Signal::SIGKILL)?;
+        if !released(instance, supervisor, SERVICE_BOUND).await? {
+            bail!(
+                "process {pid} does not end even by SIGKILL (hint: is its disk stuck? see /proc/{pid}/stack)"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Wait until the serving process has let go of the lock, however it ends. False when that takes too long.
+async fn released(instance: &Instance, supervisor: &Supervisor, bound: Duration) -> Result<bool> {
     let path = instance.dir.join("lock");
     let waiting = supervisor.blocking(move || {
         let file = fs::File::open(path)?;
-        // Blocks until the other process has let go, however it ends.
         Flock::lock(file, FlockArg::LockExclusive).map(drop).map_err(|(_, errno)| std::io::Error::from(errno))
     });
-    match tokio::time::timeout(SERVICE_BOUND, waiting).await {
-        Ok(released) => Ok(released?),
-        Err(_) => {
-            eprintln!("process {pid} does not end; killing it");
-            kill(pid, Signal::SIGKILL)?;
-            Ok(())
-        }
+    match tokio::time::timeout(bound, waiting).await {
+        Ok(released) => Ok(released.map(|()| true)?),
+        Err(_) => Ok(false),
     }
 }
 

@@ -42,12 +42,15 @@ pub(crate) fn run(data_dir: &Path, log: &str, options: Up) -> Result<ExitCode> {
     }
     let _lock = instance.lock()?;
     // Two workers: the API and the node rarely need more, and each costs memory.
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
         .thread_name("sampan")
         .enable_all()
-        .build()?
-        .block_on(serve(&instance, &options))
+        .build()?;
+    let outcome = runtime.block_on(serve(&instance, &options));
+    // Dropping it would wait for blocking work without a bound.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    outcome
 }
 
 async fn serve(instance: &Instance, options: &Up) -> Result<ExitCode> {
