@@ -21,6 +21,8 @@ use crate::worker::{Adopted, Message, Worker};
 struct Left {
     sandboxes: HashMap<String, PodSandbox>,
     records: HashMap<String, PodRecord>,
+    /// Names under which images were held. Read before any worker runs, so that none of theirs is among them.
+    holders: Vec<String>,
 }
 
 /// Take over what runs, then follow the API.
@@ -33,6 +35,10 @@ pub async fn start(ctx: &Arc<Context>) -> Result<(), Error> {
     }
     let records = ctx.options.run_dir.join("records");
     left.records = ctx.supervisor.blocking(move || load(&records)).await;
+    match ctx.options.images.holders().await {
+        Ok(holders) => left.holders = holders.into_iter().map(|holder| holder.holder).collect(),
+        Err(error) => tracing::warn!(%error, "image holds not listed; stale ones stay until the next start"),
+    }
     let (token, routing) = (ctx.supervisor.token(), Arc::clone(ctx));
     ctx.supervisor.spawn("container-events", async move {
         tokio::select! {
@@ -158,7 +164,7 @@ async fn sweep(ctx: &Arc<Context>, left: Left, known: HashSet<String>) {
     let (pods_dir, records, keep) =
         (ctx.options.pods_dir.clone(), ctx.options.run_dir.join("records"), in_use.clone());
     ctx.supervisor.blocking(move || sweep_files(&pods_dir, &records, &keep)).await;
-    release_images(ctx).await;
+    release_images(ctx, left.holders).await;
 }
 
 fn sweep_files(pods_dir: &std::path::Path, records: &std::path::Path, keep: &HashSet<String>) {
@@ -185,28 +191,17 @@ fn sweep_files(pods_dir: &std::path::Path, records: &std::path::Path, keep: &Has
     }
 }
 
-/// Let go images that no container of a known pod holds. Only holds of our form (64 hex digits) are ours.
-async fn release_images(ctx: &Arc<Context>) {
-    let holders = match ctx.options.images.holders().await {
-        Ok(holders) => holders,
-        Err(error) => {
-            tracing::warn!(%error, "image holds not listed");
-            return;
-        }
-    };
+/// Let go images that no container holds any more. Only holds of our form (64 hex digits) are ours.
+async fn release_images(ctx: &Arc<Context>, holders: Vec<String>) {
     let mut held: HashSet<String> = HashSet::new();
     for sandbox in ctx.options.runtime.pods() {
         let containers = sandbox.containers().await.unwrap_or_default();
         held.extend(containers.into_iter().map(|container| container.id));
     }
-    let ours = |name: &str| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    // Containers that start at this moment hold an image before they exist in a sandbox.
-    let starting = ctx.pods.all().iter().any(|entry| entry.view.borrow().record.containers.is_empty());
-    if starting {
-        return;
-    }
-    for holder in holders.into_iter().filter(|holder| ours(&holder.holder) && !held.contains(&holder.holder))
-    {
-        let _ = ctx.options.images.release(&holder.holder).await;
+    let ours = |name: &String| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    for holder in holders.into_iter().filter(|holder| ours(holder) && !held.contains(holder)) {
+        if let Err(error) = ctx.options.images.release(&holder).await {
+            tracing::warn!(holder, %error, "stale image hold not released");
+        }
     }
 }

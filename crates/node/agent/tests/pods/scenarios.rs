@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use nix::sys::time::TimeValLike;
 use serde_json::json;
 
 use crate::cluster::Cluster;
@@ -59,6 +60,7 @@ pub async fn run(filter: &str) -> Vec<&'static str> {
         [
             a_pod_becomes_ready_and_goes,
             ready_in_time,
+            fifty_at_once,
             lifecycle::init_containers_run_in_order,
             lifecycle::crash_loop_and_exit_codes,
             lifecycle::probes_decide,
@@ -118,4 +120,37 @@ async fn ready_in_time(cluster: &mut Cluster) {
     times.sort();
     println!("   created to Ready: p50 {} ms, worst {} ms", times[5].as_millis(), times[9].as_millis());
     assert!(times[5] < Duration::from_millis(500), "{times:?}");
+}
+
+async fn fifty_at_once(cluster: &mut Cluster) {
+    let names: Vec<String> = (0..50).map(|number| format!("many-{number}")).collect();
+    let usage = || {
+        let all = [nix::sys::resource::UsageWho::RUSAGE_SELF, nix::sys::resource::UsageWho::RUSAGE_CHILDREN];
+        let times = all.map(|who| nix::sys::resource::getrusage(who).unwrap());
+        times
+            .iter()
+            .map(|usage| usage.user_time().num_milliseconds() + usage.system_time().num_milliseconds())
+            .sum::<i64>()
+    };
+    let (start, before) = (Instant::now(), usage());
+    for name in &names {
+        cluster.run(name, json!({"containers": [{"command": ["sleep", "1000"]}]})).await;
+    }
+    for name in &names {
+        cluster.wait(name, "ready", ready).await;
+    }
+    let (took, cpu) = (start.elapsed(), usage() - before);
+    println!("   50 pods Ready in {} ms, {cpu} CPU-ms of this process (debug build)", took.as_millis());
+    let start = Instant::now();
+    for name in &names {
+        cluster.pods().delete(name, &kube::api::DeleteParams::default()).await.unwrap();
+    }
+    for name in &names {
+        cluster.wait_gone(name).await;
+    }
+    println!("   gone in {} ms", start.elapsed().as_millis());
+    let left = std::fs::read_dir(cluster.dir.path().join("pods")).unwrap().count();
+    assert_eq!(left, 1, "only the directory of logs is left");
+    let logs = std::fs::read_dir(cluster.dir.path().join("pods/logs")).unwrap().count();
+    assert_eq!(logs, 0, "logs of deleted pods are left");
 }
