@@ -1,0 +1,1 @@
+"""The benchmarks, one module each: `measure(ours, rival, rounds...)` returns rows of the table."""

@@ -1,0 +1,1 @@
+"""How things are measured: places to run in, contenders, processor time, memory, tables."""
