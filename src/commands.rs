@@ -38,5 +38,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
 
 /// Most commands need one thread only.
 fn wait(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    // A read from a terminal, which nobody may ever answer, must not hold the command back.
+    runtime.shutdown_background();
+    outcome
 }
