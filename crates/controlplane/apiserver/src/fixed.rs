@@ -1,5 +1,6 @@
 //! Paths that are no resources: health, version, metrics, OpenAPI, the issuer's keys.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use sampan_api::{openapi, status::Status};
 use serde_json::json;
@@ -10,6 +11,9 @@ use crate::{body::Body, core::Core, discovery, request::Query, respond};
 pub const GIT_VERSION: &str = "v1.37.0+sampan";
 
 const V2_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+json";
+const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// A gnostic `Document` with `swagger` (field 1) and `info` (field 2: `title`, `version`), and no definitions.
+const V2_PROTOBUF: &[u8] = b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.37.0";
 
 /// `/version`.
 pub(crate) fn version() -> Response<Body> {
@@ -69,12 +73,16 @@ pub(crate) fn metrics(core: &Core) -> Response<Body> {
 }
 
 /// `/openapi/v2`, in JSON whatever else is asked for besides.
+///
+/// A client that takes nothing but protobuf is kubectl before it applies a `kind: List`: it checks each item against the
+/// definitions it finds here. It lets pass what it does not find, and the server checks every item anyhow.
 pub(crate) fn openapi_v2(headers: &HeaderMap) -> Response<Body> {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains("protobuf") && !accept.contains("json") && !accept.contains("*/*") {
+        return discovery::with_tag(headers, V2_PROTOBUF_TYPE, Bytes::from_static(V2_PROTOBUF), GIT_VERSION);
+    }
     let document = openapi::v2();
-    let wants_named = headers
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.contains("proto-openapi.spec.v2.v1.0+json"));
+    let wants_named = accept.contains("proto-openapi.spec.v2.v1.0+json");
     let kind = if wants_named { V2_TYPE } else { "application/json" };
     discovery::with_tag(headers, kind, document.bytes.clone(), &document.etag)
 }
@@ -147,4 +155,26 @@ pub(crate) fn root() -> Response<Body> {
     ];
     paths.extend(rest.into_iter().map(str::to_owned));
     respond::json_value(StatusCode::OK, &json!({"paths": paths}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openapi_v2_is_protobuf_for_who_takes_nothing_else() {
+        let ask = |accept: &'static str| {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            openapi_v2(&headers).headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned()
+        };
+        assert_eq!(ask("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"), V2_PROTOBUF_TYPE);
+        assert_eq!(
+            ask("application/com.github.proto-openapi.spec.v2.v1.0+protobuf, */*"),
+            "application/json"
+        );
+        assert_eq!(ask("application/json"), "application/json");
+        assert_eq!(ask(V2_TYPE), V2_TYPE);
+        // Field 2 says how long it is.
+        assert_eq!(usize::from(V2_PROTOBUF[6]), V2_PROTOBUF.len() - 7);
+    }
 }
