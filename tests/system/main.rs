@@ -1,0 +1,16 @@
+//! The whole system: the real binary in a network namespace of its own, driven by the real kubectl and curl.
+//! Needs root, busybox-static, kubectl, curl, iproute2.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod bad_input;
+mod binary;
+mod faults;
+mod kubectl_changing;
+mod kubectl_reading;
+mod pods;
+mod security;
+mod services;
+mod streams;
+mod support;
+mod volumes;
+mod workloads;
