@@ -13,6 +13,7 @@ use sampan_daemon::clock;
 use sampan_image::RootfsPlan;
 use tokio_util::sync::CancellationToken;
 
+use super::decide::restarts;
 use super::{Busy, Done, Worker, image};
 use crate::context::Context;
 use crate::events::Subject;
@@ -152,8 +153,11 @@ impl Worker {
                 }
                 seen.runs += 1;
                 events.warning("Failed", format!("Error: {message}"));
-                seen.waiting =
-                    Some(Waiting { reason: "RunContainerError".to_owned(), message: message.clone() });
+                let policy = pod.spec.as_ref().map_or("Always", spec::restart_policy);
+                // Only what is tried again waits; whoever watches for the end must see it.
+                let again = found.is_some_and(|(role, _)| restarts(policy, role, exit_code));
+                seen.waiting = again
+                    .then(|| Waiting { reason: "RunContainerError".to_owned(), message: message.clone() });
                 seen.run = Run::Exited(Termination {
                     id,
                     exit_code,
