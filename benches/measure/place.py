@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -23,6 +24,9 @@ class Place:
         return self
 
     def __exit__(self, *_):
+        # Whoever is impatient now would only leave things behind.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         accounting.leave_groups()
         for action in reversed(self.at_end):
             try:
