@@ -17,7 +17,8 @@ fn root() -> &'static Path {
 /// Every Rust file of ours, relative to the root.
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut queue: Vec<PathBuf> = ["src", "crates", "tests", "benches"].iter().map(|d| root().join(d)).collect();
+    let mut queue: Vec<PathBuf> =
+        ["src", "crates", "tests", "benches"].iter().map(|d| root().join(d)).collect();
     while let Some(dir) = queue.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten() {
             let path = entry.unwrap().path();
@@ -136,7 +137,8 @@ fn the_readme_is_short_and_its_first_screen_has_the_two_commands() {
 #[test]
 fn links_between_documents_lead_somewhere() {
     let mut wrong = Vec::new();
-    let mut documents = vec![PathBuf::from("README.md"), "ARCHITECTURE.md".into(), "STYLE.md".into(), "CHANGELOG.md".into()];
+    let mut documents =
+        vec![PathBuf::from("README.md"), "ARCHITECTURE.md".into(), "STYLE.md".into(), "CHANGELOG.md".into()];
     for dir in ["docs", "docs/decisions"] {
         for entry in fs::read_dir(root().join(dir)).unwrap() {
             let path = entry.unwrap().path();

@@ -109,6 +109,8 @@ pub struct Entry {
     pub inbox: mpsc::Sender<Message>,
     /// What it shows.
     pub view: watch::Receiver<View>,
+    /// Its object is deleted; a successor may have its name.
+    pub gone: bool,
 }
 
 /// The pods of this node by uid.
@@ -133,6 +135,13 @@ impl PodTable {
         self.lock().insert(entry.uid.clone(), entry);
     }
 
+    /// Note that the pod's object is deleted.
+    pub fn mark_gone(&self, uid: &str) {
+        if let Some(entry) = self.lock().get_mut(uid) {
+            entry.gone = true;
+        }
+    }
+
     /// Forget a worker.
     pub fn remove(&self, uid: &str) {
         self.lock().remove(uid);
@@ -155,7 +164,9 @@ impl PodTable {
         };
         let entries = self.lock();
         // A deleted pod may still be ending while its successor of the same name starts: prefer the living.
-        let living = |entry: &&Entry| entry.view.borrow().pod.metadata.deletion_timestamp.is_none();
+        // Deleting without grace sets no deletionTimestamp.
+        let living =
+            |entry: &&Entry| !entry.gone && entry.view.borrow().pod.metadata.deletion_timestamp.is_none();
         let mut found = entries.values().filter(matches);
         let first = found.next()?;
         Some(if living(&first) { first } else { found.find(living).unwrap_or(first) }.clone())

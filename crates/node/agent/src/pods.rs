@@ -141,6 +141,7 @@ async fn apply(ctx: &Arc<Context>, pod: Pod, left: Option<&mut Left>) {
 }
 
 async fn gone(ctx: &Context, uid: &str) {
+    ctx.pods.mark_gone(uid);
     if let Some(entry) = ctx.pods.get(uid) {
         let _ = entry.inbox.send(Message::Gone).await;
     }

@@ -154,7 +154,7 @@ impl Worker {
         let uid = spec::uid(&pod).to_owned();
         let record = adopted.record.unwrap_or_else(|| new_record(&pod));
         let (view, shown) = watch::channel(View { pod: Arc::clone(&pod), record: Arc::new(record.clone()) });
-        ctx.pods.insert(Entry { uid, inbox: sender, view: shown });
+        ctx.pods.insert(Entry { uid, inbox: sender, view: shown, gone: false });
         let name = format!("pod-{}_{}", spec::namespace(&pod), spec::name(&pod));
         let worker = Self {
             events: ctx.recorder.pod(&pod),
@@ -219,8 +219,13 @@ impl Worker {
     fn step(&mut self) {
         let now = clock::now();
         self.wake = None;
+        let settled = self.publisher.is_settled();
         self.decide(now);
         self.publish(now);
+        if !settled && self.publisher.is_settled() && self.pod.metadata.deletion_timestamp.is_some() {
+            // The final delete waits until the API server knows everything, and nothing else would wake it now.
+            self.decide(now);
+        }
         if self.record != self.saved {
             save(&self.ctx, &self.record);
             self.saved = self.record.clone();

@@ -247,18 +247,11 @@ fn finalizers(call: &Call, wishes: &Wishes, object: &Value) -> Vec<Value> {
     } else {
         strategy::default_propagation(call.endpoint.resource)
     });
-    // Pods, and whatever else runs itself down, own nothing.
-    let owns = !matches!(
-        (call.endpoint.resource.group, call.endpoint.resource.plural),
-        ("", "pods" | "events" | "namespaces" | "endpoints" | "configmaps" | "secrets" | "serviceaccounts")
-    );
     names.retain(|finalizer| finalizer != ORPHAN && finalizer != FOREGROUND);
     match propagation {
-        Propagation::Orphan if owns => names.push(ORPHAN.into()),
-        Propagation::Foreground if owns || wishes.propagation == Some(Propagation::Foreground) => {
-            names.push(FOREGROUND.into());
-        }
-        _ => {}
+        Propagation::Orphan => names.push(ORPHAN.into()),
+        Propagation::Foreground => names.push(FOREGROUND.into()),
+        Propagation::Background => {}
     }
     names
 }
