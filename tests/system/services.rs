@@ -154,8 +154,8 @@ fn names_resolve_as_in_kubernetes() {
         lines
     };
     let ip = service_ip(&c, "web");
-    assert_eq!(dig("web.default.svc.cluster.local"), [ip.clone()]);
-    assert_eq!(dig("+tcp web.default.svc.cluster.local"), [ip.clone()]);
+    assert_eq!(dig("web.default.svc.cluster.local"), [ip.as_str()]);
+    assert_eq!(dig("+tcp web.default.svc.cluster.local"), [ip.as_str()]);
     assert_eq!(dig("kubernetes.default.svc.cluster.local"), ["10.43.0.1"]);
     until("the headless Service has the pods' addresses", || {
         let seen = dig("headless.default.svc.cluster.local");
