@@ -18,6 +18,7 @@ use crate::{
     metrics::Metrics,
     options::Options,
     storage::store_error,
+    subresource::idle::Idle,
 };
 
 /// The heart of the server, shared by all connections.
@@ -35,16 +36,20 @@ pub(crate) struct Core {
     pub(crate) connections: Arc<Semaphore>,
     /// Cancelled when no more is accepted: watches end, connections finish what they are at.
     pub(crate) closing: CancellationToken,
+    /// Connections to nodes that wait for the next request.
+    pub(crate) idle: Arc<Idle>,
     ready: AtomicBool,
 }
 
 impl Core {
     pub(crate) fn new(options: Options, supervisor: Supervisor) -> Self {
+        let closing = supervisor.token().child_token();
         Self {
             in_flight: Arc::new(Semaphore::new(options.limits.in_flight)),
             long_running: Arc::new(Semaphore::new(options.limits.long_running)),
             connections: Arc::new(Semaphore::new(options.limits.connections)),
-            closing: supervisor.token().child_token(),
+            idle: Arc::new(Idle::new(closing.clone())),
+            closing,
             supervisor,
             endpoints: Endpoints::new(),
             metrics: Metrics::default(),

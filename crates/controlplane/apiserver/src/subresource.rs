@@ -2,6 +2,7 @@
 
 pub(crate) mod binding;
 pub(crate) mod eviction;
+pub(crate) mod idle;
 pub(crate) mod node;
 pub(crate) mod scale;
 pub(crate) mod token;

@@ -5,7 +5,13 @@
 #[path = "support/server.rs"]
 mod support;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -19,8 +25,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
-/// Starts the node and tells the API of it.
-async fn node(server: &Server) {
+/// Starts the node and tells the API of it. Returns how many connections it has had.
+async fn node(server: &Server) -> Arc<AtomicUsize> {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
     let profile = tls::Profile {
         common_name: "system:node:n1".to_owned(),
         organizations: vec!["system:nodes".to_owned()],
@@ -41,6 +49,7 @@ async fn node(server: &Server) {
     server.supervisor.spawn("node", async move {
         loop {
             let (tcp, _) = listener.accept().await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
             let (acceptor, inner) = (acceptor.clone(), supervisor.clone());
             supervisor.spawn("node-connection", async move {
                 let Ok(tls) = acceptor.accept(tcp).await else { return };
@@ -59,6 +68,7 @@ async fn node(server: &Server) {
     }});
     let answer = server.merge("/api/v1/nodes/n1/status", &status).await;
     assert_eq!(answer.code, 200, "{}", answer.body);
+    accepted
 }
 
 async fn serve(
@@ -72,7 +82,12 @@ async fn serve(
         return Ok(response);
     }
     if !uri.starts_with("/exec/") {
-        return Ok(Response::new(Full::from(uri)));
+        let last = uri.contains("tailLines=9");
+        let mut response = Response::new(Full::from(uri));
+        if last {
+            response.headers_mut().insert("connection", "close".parse().unwrap());
+        }
+        return Ok(response);
     }
     let upgrade = hyper::upgrade::on(&mut request);
     supervisor.spawn("echo", async move {
@@ -137,6 +152,31 @@ async fn logs_come_from_the_node() {
     assert_eq!(waiting.body["message"], "pod waiting does not have a host assigned");
     let negative = server.get(&format!("{PODS}/single/log?tailLines=-1")).await;
     assert_eq!(negative.code, 422, "{}", negative.body);
+}
+
+#[tokio::test]
+async fn logs_share_a_connection_while_the_node_keeps_it() {
+    let server = Server::start().await;
+    server.account("default").await;
+    let accepted = node(&server).await;
+    pod(&server, "single", &["only", "gone"], true).await;
+    let log = async |query: &str| {
+        let answer = server.get(&format!("{PODS}/single/log?container=only{query}")).await;
+        let query = query.replacen('&', "?", 1);
+        assert_eq!(answer.body, format!("/containerLogs/default/single/only{query}"), "{}", answer.code);
+    };
+    log("").await;
+    log("").await;
+    log("&tailLines=3").await;
+    assert_eq!(accepted.load(Ordering::Relaxed), 1);
+    // The node hangs up after this answer.
+    log("&tailLines=9").await;
+    assert_eq!(accepted.load(Ordering::Relaxed), 1);
+    log("").await;
+    log("").await;
+    assert_eq!(accepted.load(Ordering::Relaxed), 2);
+    let shut = server.supervisor.shutdown(std::time::Duration::from_secs(5)).await;
+    assert!(!shut.iter().any(|task| task.contains("node-connection/")), "{shut:?}");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use crate::{
     call::{Call, text},
     core::Core,
     request::Query,
+    subresource::idle::{Lent, Sender},
 };
 
 /// Time to reach a node.
@@ -59,41 +60,80 @@ pub(crate) async fn connect(core: &Arc<Core>, call: &mut Call, what: &str) -> Re
             request.headers_mut().append(HeaderName::from_static(name), value.clone());
         }
     }
-    let authority = format!("{host}:{port}");
-    if let Ok(value) = HeaderValue::from_str(&authority) {
+    let to = Target { authority: format!("{host}:{port}"), host, port, again: what == "log" };
+    if let Ok(value) = HeaderValue::from_str(&to.authority) {
         request.headers_mut().insert(header::HOST, value);
     }
-    let unreachable =
-        |why: String| Status::internal(format!("error dialing backend of node {node} at {authority}: {why}"));
-    let response = send(core, &host, port, request).await.map_err(unreachable)?;
-    answer(core, call, response).await
+    let unreachable = |why: String| {
+        Status::internal(format!("error dialing backend of node {node} at {}: {why}", to.authority))
+    };
+    let (response, lent) = send(core, &to, request).await.map_err(unreachable)?;
+    answer(core, call, response, lent).await
 }
 
-/// Opens a connection to the node and sends the request's head.
-async fn send(
-    core: &Core,
-    host: &str,
+/// Where a request goes.
+struct Target {
+    host: String,
     port: u16,
+    authority: String,
+    /// Whether it changes nothing and upgrades nothing, so that it may be sent twice and on a used connection.
+    again: bool,
+}
+
+type Answer = (Response<hyper::body::Incoming>, Option<Lent>);
+
+/// Sends the request's head, on an idle connection when that will do.
+async fn send(core: &Core, to: &Target, request: Request<Empty<bytes::Bytes>>) -> Result<Answer, String> {
+    let lend = |sender| to.again.then(|| Lent::new(core.idle.clone(), to.authority.clone(), sender));
+    if to.again
+        && let Some(mut sender) = core.idle.take(&to.authority).await
+        // The node may close it in this very moment; then the request goes over a new one.
+        && let Ok(response) = ask(&mut sender, request.clone()).await?
+    {
+        return Ok((response, lend(sender)));
+    }
+    let mut sender = dial(core, to).await?;
+    let response = ask(&mut sender, request).await?.map_err(|e| e.to_string())?;
+    Ok((response, lend(sender)))
+}
+
+/// The inner result is the connection's, the outer one tells of a node that does not answer.
+async fn ask(
+    sender: &mut Sender,
     request: Request<Empty<bytes::Bytes>>,
-) -> Result<Response<hyper::body::Incoming>, String> {
-    let (name, connector) = (host.to_owned(), TlsConnector::from(core.options.node_tls.clone()));
-    let dial = async move {
-        let tcp = TcpStream::connect((name.clone(), port)).await.map_err(|e| e.to_string())?;
+) -> Result<hyper::Result<Response<hyper::body::Incoming>>, String> {
+    let answer = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
+    answer.map_err(|_| "the node did not answer in time".to_owned())
+}
+
+/// Opens a connection to the node.
+async fn dial(core: &Core, to: &Target) -> Result<Sender, String> {
+    let connector = TlsConnector::from(core.options.node_tls.clone());
+    let dial = async {
+        let tcp = TcpStream::connect((to.host.as_str(), to.port)).await.map_err(|e| e.to_string())?;
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
+        let name = ServerName::try_from(to.host.clone()).map_err(|e| e.to_string())?;
         connector.connect(name, tcp).await.map_err(|e| e.to_string())
     };
     let tls = tokio::time::timeout(CONNECT, dial).await.map_err(|_| "timed out".to_owned())??;
-    let (mut sender, connection) =
+    let (sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|e| e.to_string())?;
-    // Ends with the response's body, or with the stream after an upgrade.
-    core.supervisor.spawn(format!("node-connection/{host}:{port}"), async move {
-        if let Err(error) = connection.with_upgrades().await {
+    let (idle, closing) = (core.idle.clone(), core.closing.clone());
+    // Ends when nobody can send on it any more, or with the stream after an upgrade.
+    core.supervisor.spawn(format!("node-connection/{}", to.authority), async move {
+        let mut connection = std::pin::pin!(connection.with_upgrades());
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = closing.cancelled() => {
+                idle.clear();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
             tracing::debug!(%error, "connection to a node ended");
         }
     });
-    let answer = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
-    answer.map_err(|_| "the node did not answer in time".to_owned())?.map_err(|e| e.to_string())
+    Ok(sender)
 }
 
 /// Hands the node's answer to the client; after `101` joins the two connections.
@@ -101,6 +141,7 @@ async fn answer(
     core: &Core,
     call: &mut Call,
     mut response: Response<hyper::body::Incoming>,
+    lent: Option<Lent>,
 ) -> Result<Response<Body>, Status> {
     let permit = call.permit.take();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -131,7 +172,7 @@ async fn answer(
     if !parts.status.is_success() {
         return Err(refusal(parts.status, body).await);
     }
-    let mut out = Response::new(Body::node(body, Box::new(permit)));
+    let mut out = Response::new(Body::node(body, Box::new((permit, lent))));
     *out.status_mut() = parts.status;
     if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
         out.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
