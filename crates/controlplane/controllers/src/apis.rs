@@ -77,8 +77,8 @@ where
     Ok(())
 }
 
-/// Deletes exactly this object, not a namesake that followed it; that it is gone already is fine.
-pub(crate) async fn delete<K>(client: &Client, object: &K) -> Result<()>
+/// Deletes exactly this object, not a namesake that followed it; that it is gone already is fine. Whether it was there.
+pub(crate) async fn delete<K>(client: &Client, object: &K) -> Result<bool>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -89,5 +89,7 @@ where
     let api: Api<K> = namespaced(client, &key.namespace);
     let preconditions = Preconditions { uid: object.meta().uid.clone(), resource_version: None };
     let result = api.delete(&key.name, &DeleteParams::background().preconditions(preconditions)).await;
-    gone_is_fine(result).during(|| format!("deleting {} {key}", K::kind(&())))
+    let there = result.is_ok();
+    gone_is_fine(result).during(|| format!("deleting {} {key}", K::kind(&())))?;
+    Ok(there)
 }

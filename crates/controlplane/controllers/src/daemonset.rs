@@ -87,11 +87,15 @@ impl DaemonSets {
         let results = join_all(plan.delete.iter().map(|pod| apis::delete(&self.client, *pod))).await;
         for (pod, result) in plan.delete.iter().zip(results) {
             let name = pods::name(&pod.metadata);
-            if let Err(error) = result {
-                self.expectations.forget(key);
-                return Err(error);
+            match result {
+                Ok(true) => self.events.normal(set, "SuccessfulDelete", format!("Deleted pod: {name}")),
+                // Somebody else deleted it, and the event of that may have come before it was expected.
+                Ok(false) => self.expectations.deleted(key, pods::uid(&pod.metadata)),
+                Err(error) => {
+                    self.expectations.forget(key);
+                    return Err(error);
+                }
             }
-            self.events.normal(set, "SuccessfulDelete", format!("Deleted pod: {name}"));
         }
         let template = labelled(&set.spec.template, hash);
         let pods = plan.create.iter().map(|node| pod_for(&template, key, set, node)).collect();
@@ -151,6 +155,8 @@ impl Reconciler for DaemonSets {
             return Ok(None);
         }
         let selector = Selector::new(Some(&set.spec.selector));
+        // Before the cache is read: what is settled then is in it.
+        let settled = self.expectations.met(key);
         let owned = claim(&self.client, &*set, &selector, &self.caches.pods).await?;
         let revisions =
             revisions::sync(&self.client, &self.caches, &*set, &selector, &set.spec.template).await?;
@@ -158,7 +164,7 @@ impl Reconciler for DaemonSets {
         let nodes = self.caches.nodes.all();
         let owned_refs = refs(&owned);
         let plan = planner::plan(&set, &refs(&nodes), &owned_refs, &hash, clock::now());
-        if self.expectations.met(key) {
+        if settled {
             self.carry_out(key, &set, &hash, &plan).await?;
         }
         if set.status.as_ref() != Some(&plan.status) {

@@ -113,10 +113,12 @@ impl Jobs {
         let mut outcome = Ok(());
         for (pod, result) in victims.iter().zip(results) {
             match result {
-                Ok(()) => {
+                Ok(true) => {
                     let name = pods::name(&pod.metadata);
                     self.events.normal(job, "SuccessfulDelete", format!("Deleted pod: {name}"));
                 }
+                // Somebody else deleted it, and the event of that may have come before it was expected.
+                Ok(false) => self.expectations.deleted(key, pods::uid(&pod.metadata)),
                 Err(error) => {
                     self.expectations.deleted(key, pods::uid(&pod.metadata));
                     outcome = Err(error);
@@ -226,8 +228,9 @@ impl Reconciler for Jobs {
         if managed_by.is_some_and(|by| by != "kubernetes.io/job-controller") {
             return Ok(None);
         }
-        let owned = claim(&self.client, &*job, &selector(&job), &self.caches.pods).await?;
+        // Before the cache is read: what is settled then is in it.
         let settled = self.expectations.met(key);
+        let owned = claim(&self.client, &*job, &selector(&job), &self.caches.pods).await?;
         let plan = planner::plan(&job, &refs(&owned), settled, clock::now());
         let again = plan.again_at.map(until);
         self.carry_out(key, &job, plan).await?;

@@ -121,7 +121,9 @@ impl ReplicaSets {
         for (pod, result) in victims.iter().zip(join_all(deletions).await) {
             let name = pods::name(&pod.metadata);
             match result {
-                Ok(()) => self.events.normal(set, "SuccessfulDelete", format!("Deleted pod: {name}")),
+                Ok(true) => self.events.normal(set, "SuccessfulDelete", format!("Deleted pod: {name}")),
+                // Somebody else deleted it, and the event of that may have come before it was expected.
+                Ok(false) => self.expectations.deleted(key, pods::uid(&pod.metadata)),
                 Err(error) => {
                     self.expectations.deleted(key, pods::uid(&pod.metadata));
                     self.events.warning(set, "FailedDelete", format!("Error deleting: {error}"));
@@ -158,9 +160,11 @@ impl Reconciler for ReplicaSets {
             return Ok(None);
         };
         let selector = Selector::new(Some(&set.spec.selector));
+        // Before the cache is read: what is settled then is in it.
+        let settled = self.expectations.met(key);
         let owned = claim(&self.client, &*set, &selector, &self.caches.pods).await?;
         let mut outcome = Ok(());
-        if set.meta().deletion_timestamp.is_none() && self.expectations.met(key) {
+        if set.meta().deletion_timestamp.is_none() && settled {
             outcome = self.adjust(key, &set, &owned).await;
         }
         let (failure, error) = match outcome {

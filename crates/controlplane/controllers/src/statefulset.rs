@@ -91,12 +91,18 @@ impl StatefulSets {
         }
         for pod in &plan.delete {
             let name = pods::name(&pod.metadata);
-            if let Err(error) = apis::delete(&self.client, *pod).await {
-                self.expectations.forget(key);
-                return Err(error);
+            match apis::delete(&self.client, *pod).await {
+                Ok(true) => {
+                    let text = format!("delete Pod {name} in StatefulSet {} successful", key.name);
+                    self.events.normal(set, "SuccessfulDelete", text);
+                }
+                // Somebody else deleted it, and the event of that may have come before it was expected.
+                Ok(false) => self.expectations.deleted(key, pods::uid(&pod.metadata)),
+                Err(error) => {
+                    self.expectations.forget(key);
+                    return Err(error);
+                }
             }
-            let text = format!("delete Pod {name} in StatefulSet {} successful", key.name);
-            self.events.normal(set, "SuccessfulDelete", text);
         }
         let api = apis::namespaced::<Pod>(&self.client, &key.namespace);
         for (ordinal, name) in &plan.create {
@@ -129,6 +135,8 @@ impl Reconciler for StatefulSets {
             return Ok(None);
         };
         let selector = Selector::new(Some(&set.spec.selector));
+        // Before the cache is read: what is settled then is in it.
+        let settled = self.expectations.met(key);
         let mut owned = claim(&self.client, &*set, &selector, &self.caches.pods).await?;
         owned.retain(|pod| planner::ordinal(&set, pod).is_some());
         let revisions =
@@ -139,7 +147,7 @@ impl Reconciler for StatefulSets {
             noted.filter(|name| revisions.all.iter().any(|r| r.metadata.name.as_deref() == Some(name)));
         let owned_refs = refs(&owned);
         let plan = planner::plan(&set, &owned_refs, current.unwrap_or(update), update, clock::now());
-        if self.expectations.met(key) {
+        if settled {
             self.carry_out(key, &set, &revisions, &plan).await?;
         }
         if set.status.as_ref() != Some(&plan.status) {
