@@ -15,7 +15,7 @@ use sampan_agent::Agent;
 use sampan_apiserver::{ApiServer, UserInfo};
 use sampan_container::Runtime;
 use sampan_daemon::{Supervisor, tls};
-use sampan_image::{Images, RegistryOptions};
+use sampan_image::Images;
 use sampan_network::{Cidr, DnsOptions, Network, dns::resolv};
 use sampan_store::embedded::Embedded;
 
@@ -211,7 +211,7 @@ fn images(instance: &Instance, settings: &Settings) -> Result<Images> {
     let mut options = crate::commands::image_options(&instance.dir, &settings.insecure);
     for (registry, mirror) in &settings.mirrors {
         let hosts = &mut options.registries.hosts;
-        hosts.entry(registry.clone()).or_insert_with(RegistryOptions::default).mirrors.push(mirror.clone());
+        hosts.entry(registry.clone()).or_default().mirrors.push(mirror.clone());
     }
     Ok(Images::open(options)?)
 }

@@ -41,7 +41,7 @@ fn apply_diff_replace_and_patch() {
     );
 
     let refused = c.sh_with("kubectl apply --server-side -f -", WEB.as_bytes());
-    refused.fails(&["apply"]);
+    refused.fails(&["server-side apply is not served yet", "hint:"]);
 
     c.k(r#"patch deployment web -p '{"spec":{"template":{"spec":{"containers":[{"name":"httpd","image":"busybox:2"}]}}}}'"#);
     let containers = "get deployment web -o jsonpath='{range .spec.template.spec.containers[*]}{.name}={.image} {.command[0]}{end}'";
@@ -103,7 +103,11 @@ fn edit_label_annotate_and_taint() {
     c.k("taint node node-a broken=yes:NoExecute");
     c.wait_gone("tainted");
     c.k("taint node node-a broken-");
-    c.k("delete pod late --force --grace-period=0 --ignore-not-found");
+    c.k("run evicted --image=busybox:1 -- sleep infinity");
+    c.wait_ready("evicted");
+    c.k("drain node-a --force --grace-period=1 --timeout=60s");
+    assert_eq!(c.k("get pods -o name"), "");
+    c.k("uncordon node-a");
 }
 
 #[test]

@@ -90,12 +90,20 @@ fn exec_and_attach() {
     assert!(sums.len() == 3 && sums.iter().all(|s| s[..64] == sums[0][..64]), "{sums:?}");
 
     // A terminal, with its size and its signals.
-    let mut terminal =
-        c.spawn("tty", "script -qefc 'stty rows 33 cols 101; exec kubectl exec -it shell -- sh' /dev/null");
+    let mut terminal = c.spawn(
+        "tty",
+        "script -qefc 'tty > pts; stty rows 33 cols 101; exec kubectl exec -it shell -- sh' /dev/null",
+    );
     terminal.write("stty size; tty; echo $((6*7))\n");
     terminal.says("33 101");
     terminal.says("/dev/pts/");
     terminal.says("42");
+    // It follows when the window changes.
+    c.sh("stty -F $(cat pts) rows 44 cols 122").ok();
+    until("the new size", || {
+        terminal.write("stty size\n");
+        if terminal.output().contains("44 122") { Ok(()) } else { Err(terminal.output()) }
+    });
     terminal.write("sleep 1000\n");
     until("sleep runs", || {
         let processes = c.exec("shell", "ps");
