@@ -70,6 +70,12 @@ fn apply_diff_replace_and_patch() {
     c.k("replace --force -f m.yaml");
 }
 
+/// A pod that ends at once.
+fn run(c: &Cluster, name: &str) {
+    let quick = r#"--overrides='{"spec":{"terminationGracePeriodSeconds":1}}'"#;
+    c.k(&format!("run {name} --image=busybox:1 {quick} -- sleep infinity"));
+}
+
 #[test]
 fn edit_label_annotate_and_taint() {
     let c = Cluster::start();
@@ -87,14 +93,14 @@ fn edit_label_annotate_and_taint() {
 
     c.k("cordon node-a");
     assert!(c.k("get node node-a").contains("Ready,SchedulingDisabled"));
-    c.k("run late --image=busybox:1 -- sleep infinity");
+    run(&c, "late");
     c.wait_pod("late", "is refused by the scheduler", |pod| {
         pod["status"]["conditions"][0]["message"].as_str().is_some_and(|m| m.contains("were unschedulable"))
     });
     c.k("uncordon node-a");
     c.wait_ready("late");
     c.k("taint node node-a dedicated=db:NoSchedule");
-    c.k("run tainted --image=busybox:1 -- sleep infinity");
+    run(&c, "tainted");
     c.wait_pod("tainted", "is kept away by the taint", |pod| {
         pod["status"]["conditions"][0]["message"].as_str().is_some_and(|m| m.contains("untolerated taint"))
     });
@@ -103,7 +109,7 @@ fn edit_label_annotate_and_taint() {
     c.k("taint node node-a broken=yes:NoExecute");
     c.wait_gone("tainted");
     c.k("taint node node-a broken-");
-    c.k("run evicted --image=busybox:1 -- sleep infinity");
+    run(&c, "evicted");
     c.wait_ready("evicted");
     c.k("drain node-a --force --grace-period=1 --timeout=60s");
     assert_eq!(c.k("get pods -o name"), "");

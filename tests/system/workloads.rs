@@ -135,7 +135,10 @@ spec:
     c.wait_ready("db-0");
     c.k("scale statefulset db --replicas=1");
     c.wait_gone("db-1");
-    assert_eq!(c.k("get statefulset db --no-headers").split_whitespace().nth(1), Some("1/1"));
+    until("one of one", || {
+        let line = c.k("get statefulset db --no-headers");
+        if line.split_whitespace().nth(1) == Some("1/1") { Ok(()) } else { Err(line) }
+    });
 
     c.k("rollout status daemonset/each --timeout=60s");
     assert!(c.k("get daemonset each --no-headers").split_whitespace().skip(1).take(5).eq(["1"; 5]));
@@ -186,7 +189,7 @@ fn a_namespace_takes_everything_with_it() {
         let ran = c.sh("kubectl -n team get serviceaccount default");
         if ran.code == 0 { Ok(()) } else { Err(ran.err) }
     });
-    c.k("-n team create deployment app --image=busybox:1 --replicas=2 -- sleep infinity");
+    c.k("-n team create deployment app --image=busybox:1 --replicas=2 -- sh -c 'trap \"exit 0\" TERM; while :; do sleep 0.1; done'");
     c.k("-n team create configmap m");
     c.k("-n team rollout status deployment/app --timeout=60s");
     assert!(c.k("-n team get configmap kube-root-ca.crt -o jsonpath={.data}").contains("BEGIN CERTIFICATE"));
