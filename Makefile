@@ -29,7 +29,8 @@ test:
 	@scripts/say "Lints"
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	@scripts/say "Tests"
-	@$(CARGO) test --workspace --locked
+	@# Most of them wait for something most of the time.
+	@RUST_TEST_THREADS=4 $(CARGO) test --workspace --locked
 
 check:
 	@$(CARGO) fmt --all --check

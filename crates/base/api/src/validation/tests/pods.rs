@@ -306,7 +306,7 @@ fn volumes() {
         merge(&mut volume, source);
         json!({ "spec": { "volumes": [volume] } })
     };
-    let cases: [(Value, &[&str]); 11] = [
+    let cases: [(Value, &[&str]); 9] = [
         (
             json!({ "spec": { "volumes": [{ "name": "v" }, { "name": "v" }, { "name": "A" }] } }),
             &[
@@ -376,6 +376,13 @@ fn volumes() {
             volume(json!({ "nfs": { "server": "s", "path": "rel" } })),
             &["spec.volumes[0].nfs.path: Invalid value: \"rel\": must be an absolute path"],
         ),
+    ];
+    check_creates("", "Pod", &pod(), &cases);
+}
+
+#[test]
+fn volume_mounts() {
+    let cases: [(Value, &[&str]); 2] = [
         (
             container(json!({ "volumeMounts": [
                 { "name": "nope", "mountPath": "/a" }, { "name": "nope", "mountPath": "/a" }, { "name": "" },
