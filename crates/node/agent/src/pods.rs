@@ -1,6 +1,7 @@
 //! Which pods this node has: the watch that starts workers, taking over from an earlier process, and cleaning up.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -16,13 +17,28 @@ use crate::pod::record::PodRecord;
 use crate::pod::spec;
 use crate::worker::{Adopted, Message, Worker};
 
-/// What an earlier process left, until the first list says whose it is.
+/// What an earlier process left, until the first list says whose it is. All of it is read before any worker runs, so
+/// that nothing of a pod that starts meanwhile is among it.
 #[derive(Default)]
 struct Left {
     sandboxes: HashMap<String, PodSandbox>,
     records: HashMap<String, PodRecord>,
-    /// Names under which images were held. Read before any worker runs, so that none of theirs is among them.
+    /// Names under which images were held.
     holders: Vec<String>,
+    /// Ids of network attachments.
+    attached: Vec<String>,
+    /// Pods' uids and what is on disk for them.
+    files: Vec<(String, Leftover)>,
+}
+
+/// Something on disk that belongs to one pod.
+enum Leftover {
+    /// Volumes and other files.
+    Pod(PathBuf),
+    /// Its logs.
+    Logs(PathBuf),
+    /// Its record.
+    Record(PathBuf),
 }
 
 /// Take over what runs, then follow the API.
@@ -34,7 +50,10 @@ pub async fn start(ctx: &Arc<Context>) -> Result<(), Error> {
         left.sandboxes.insert(adopted.sandbox.id().to_owned(), adopted.sandbox);
     }
     let records = ctx.options.run_dir.join("records");
-    left.records = ctx.supervisor.blocking(move || load(&records)).await;
+    let pods_dir = ctx.options.pods_dir.clone();
+    (left.records, left.files) =
+        ctx.supervisor.blocking(move || (load(&records), leftovers(&pods_dir, &records))).await;
+    left.attached = ctx.options.network.attachments().into_keys().collect();
     match ctx.options.images.holders().await {
         Ok(holders) => left.holders = holders.into_iter().map(|holder| holder.holder).collect(),
         Err(error) => tracing::warn!(%error, "image holds not listed; stale ones stay until the next start"),
@@ -53,7 +72,7 @@ pub async fn start(ctx: &Arc<Context>) -> Result<(), Error> {
     Ok(())
 }
 
-fn load(dir: &std::path::Path) -> HashMap<String, PodRecord> {
+fn load(dir: &Path) -> HashMap<String, PodRecord> {
     let mut records = HashMap::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -157,37 +176,46 @@ async fn sweep(ctx: &Arc<Context>, left: Left, known: HashSet<String>) {
             warn("sandbox", error.to_string());
         }
     }
-    let mut in_use: HashSet<String> = ctx.pods.all().into_iter().map(|entry| entry.uid).collect();
-    in_use.extend(known);
-    if let Err(error) = ctx.options.network.reconcile(&in_use).await {
-        warn("network attachment", error.to_string());
+    for id in left.attached.iter().filter(|id| !known.contains(*id)) {
+        if let Err(error) = ctx.options.network.detach(id).await {
+            warn("network attachment", error.to_string());
+        }
     }
-    let (pods_dir, records, keep) =
-        (ctx.options.pods_dir.clone(), ctx.options.run_dir.join("records"), in_use.clone());
-    ctx.supervisor.blocking(move || sweep_files(&pods_dir, &records, &keep)).await;
+    let orphaned = left.files.into_iter().filter(|(uid, _)| !known.contains(uid)).collect();
+    ctx.supervisor.blocking(move || remove_files(orphaned)).await;
     release_images(ctx, left.holders).await;
 }
 
-fn sweep_files(pods_dir: &std::path::Path, records: &std::path::Path, keep: &HashSet<String>) {
-    let names = |dir: &std::path::Path| -> Vec<String> {
+/// What is on disk, by uid. Only what looks like ours is taken: a pod's uid, or a log directory that ends in one.
+fn leftovers(pods_dir: &Path, records: &Path) -> Vec<(String, Leftover)> {
+    let entries = |dir: &Path| {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        entries.filter_map(|e| Some((e.file_name().into_string().ok()?, e.path()))).collect::<Vec<_>>()
     };
-    // Only what looks like ours is removed: a pod's uid, or a log directory that ends in one.
     let is_uid = |name: &str| uuid::Uuid::try_parse(name).is_ok();
-    for name in names(pods_dir).into_iter().filter(|name| is_uid(name) && !keep.contains(name)) {
-        if let Err(error) = crate::volumes::remove(&pods_dir.join(&name)) {
-            tracing::warn!(pod = name, %error, "files of an orphaned pod not removed");
-        }
+    let mut found = Vec::new();
+    for (name, path) in entries(pods_dir) {
+        found.push((name, Leftover::Pod(path)));
     }
-    for name in names(&pods_dir.join("logs")) {
-        if name.rsplit('_').next().is_some_and(|uid| is_uid(uid) && !keep.contains(uid)) {
-            let _ = std::fs::remove_dir_all(pods_dir.join("logs").join(name));
-        }
+    for (name, path) in entries(&pods_dir.join("logs")) {
+        found.push((name.rsplit('_').next().unwrap_or_default().to_owned(), Leftover::Logs(path)));
     }
-    for name in names(records) {
-        if name.strip_suffix(".json").is_some_and(|uid| !keep.contains(uid)) {
-            let _ = std::fs::remove_file(records.join(name));
+    for (name, path) in entries(records) {
+        found.push((name.trim_end_matches(".json").to_owned(), Leftover::Record(path)));
+    }
+    found.retain(|(uid, _)| is_uid(uid));
+    found
+}
+
+fn remove_files(orphaned: Vec<(String, Leftover)>) {
+    for (uid, what) in orphaned {
+        let removed = match &what {
+            Leftover::Pod(path) => crate::volumes::remove(path).map_err(|error| error.to_string()),
+            Leftover::Logs(path) => std::fs::remove_dir_all(path).map_err(|error| error.to_string()),
+            Leftover::Record(path) => std::fs::remove_file(path).map_err(|error| error.to_string()),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(pod = uid, error, "files of an orphaned pod not removed; next start tries again");
         }
     }
 }
