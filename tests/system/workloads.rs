@@ -193,8 +193,11 @@ fn a_namespace_takes_everything_with_it() {
     c.k("-n team create configmap m");
     c.k("-n team rollout status deployment/app --timeout=60s");
     assert!(c.k("-n team get configmap kube-root-ca.crt -o jsonpath={.data}").contains("BEGIN CERTIFICATE"));
+    // Held by a finalizer, so that it is still going when the next command comes.
+    c.k(r#"-n team patch configmap m -p '{"metadata":{"finalizers":["example.com/held"]}}'"#);
     c.k("delete namespace team --wait=false");
     c.sh("kubectl -n team create configmap late").fails(&["forbidden", "because it is being terminated"]);
+    c.k(r#"-n team patch configmap m --type=merge -p '{"metadata":{"finalizers":null}}'"#);
     c.k("wait namespace/team --for=delete --timeout=60s");
     assert_eq!(c.k("get pods,deployments,replicasets -A -o name"), "");
     c.sh("kubectl delete namespace kube-system").fails(&["forbidden"]);

@@ -25,6 +25,9 @@ use crate::{
 /// What a request is told when the server has enough to do.
 const BUSY: &str = "Too many requests, please try again later.";
 
+/// How many times the body's limit is read and thrown away before the connection of a body that is too large is closed.
+const DISCARDED: usize = 8;
+
 /// Who is at the other end, as far as the connection tells.
 #[derive(Clone)]
 pub(crate) enum Peer {
@@ -246,6 +249,7 @@ async fn gather(mut body: RequestBody, limit: usize) -> Result<Bytes, Status> {
             .map_err(|error| Status::bad_request(format!("the request's body could not be read: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + rest.len() + data.len() > limit {
+            discard(body, DISCARDED * limit).await;
             return Err(Status::too_large(limit));
         }
         // Most bodies come in one piece, which is then not copied.
@@ -260,6 +264,17 @@ async fn gather(mut body: RequestBody, limit: usize) -> Result<Bytes, Status> {
     }
     rest.splice(0..0, first);
     Ok(rest.into())
+}
+
+/// Read on without keeping anything, up to `most` bytes: closing a connection on bytes that nobody has read resets it,
+/// and takes the answer along before the client has seen it (RFC 9112, section 9.6).
+async fn discard(mut body: RequestBody, most: usize) {
+    let mut seen = 0;
+    while seen < most
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        seen += frame.data_ref().map_or(0, Bytes::len);
+    }
 }
 
 /// How a request is counted: bounded, whatever a client sends.
