@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use sampan_api::quantity;
 
 /// Which kind of container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,52 +95,16 @@ pub fn qos_class(spec: &PodSpec) -> &'static str {
     }
 }
 
-/// A quantity in thousandths. `None` when it cannot be read (the API server lets none through).
+/// A quantity in thousandths, rounded up. `None` when it cannot be read (the API server lets none through).
 #[must_use]
 pub fn milli(quantity: &Quantity) -> Option<i64> {
-    let text = quantity.0.trim();
-    let split =
-        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(split);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let negative = whole.starts_with('-');
-    let digits: i128 = format!("{}{fraction}", whole.trim_start_matches(['+', '-'])).parse().ok()?;
-    let (multiplier, divisor): (i128, i128) = match suffix {
-        "n" => (1, 1_000_000_000),
-        "u" => (1, 1_000_000),
-        "m" => (1, 1000),
-        "" => (1, 1),
-        "k" => (1000, 1),
-        "M" => (1_000_000, 1),
-        "G" => (1_000_000_000, 1),
-        "T" => (1_000_000_000_000, 1),
-        "P" => (1_000_000_000_000_000, 1),
-        "E" => (1_000_000_000_000_000_000, 1),
-        "Ki" => (1 << 10, 1),
-        "Mi" => (1 << 20, 1),
-        "Gi" => (1 << 30, 1),
-        "Ti" => (1 << 40, 1),
-        "Pi" => (1 << 50, 1),
-        "Ei" => (1 << 60, 1),
-        exponent => {
-            let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let factor = 10i128.checked_pow(power.unsigned_abs())?;
-            if power < 0 { (1, factor) } else { (factor, 1) }
-        }
-    };
-    let scale = 10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let divisor = divisor.checked_mul(scale)?;
-    let value = digits.checked_mul(1000)?.checked_mul(multiplier)?;
-    // Kubernetes rounds up.
-    let value = (value + divisor - 1) / divisor;
-    i64::try_from(if negative { -value } else { value }).ok()
+    Some(quantity::Quantity::parse(quantity.0.trim()).ok()?.to_milli())
 }
 
 /// A quantity in whole units, rounded up.
 #[must_use]
 pub fn units(quantity: &Quantity) -> Option<i64> {
-    // Bytes overflow as thousandths beyond 9 PB; those do not occur on a node.
-    milli(quantity).map(|milli| (milli + 999) / 1000)
+    Some(quantity::Quantity::parse(quantity.0.trim()).ok()?.to_units())
 }
 
 #[cfg(test)]
