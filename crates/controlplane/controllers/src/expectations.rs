@@ -4,9 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use sampan_planner::pods;
 use tokio::time::Instant;
 
-use crate::informer::Key;
+use crate::informer::{Change, Key};
 
 /// After this long the cache is believed whatever was expected.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -45,6 +47,19 @@ impl Expectations {
     pub fn deleted(&self, owner: &Key, uid: &str) {
         if let Some(expected) = self.lock().get_mut(owner) {
             expected.deletions.remove(uid);
+        }
+    }
+
+    /// Counts what happened to a pod of the owner. One that is on its way out is as good as deleted.
+    pub fn observe(&self, owner: &Key, change: &Change<'_, Pod>) {
+        let uid = pods::uid(&change.object().metadata);
+        match change {
+            Change::Added(_) => self.created(owner),
+            Change::Deleted(_) => self.deleted(owner, uid),
+            Change::Updated { .. } => {}
+        }
+        if pods::terminating(change.object()) {
+            self.deleted(owner, uid);
         }
     }
 

@@ -58,14 +58,7 @@ impl Jobs {
     fn pod_changed(&self, change: &Change<'_, Pod>) {
         let meta = &change.object().metadata;
         let Some(owner) = owner_key::<Job>(meta) else { return };
-        match change {
-            Change::Added(_) => self.expectations.created(&owner),
-            Change::Deleted(_) => self.expectations.deleted(&owner, pods::uid(meta)),
-            Change::Updated { .. } => {}
-        }
-        if pods::terminating(change.object()) {
-            self.expectations.deleted(&owner, pods::uid(meta));
-        }
+        self.expectations.observe(&owner, change);
         self.queue.add(owner);
     }
 

@@ -59,14 +59,7 @@ impl ReplicaSets {
             }
             return;
         };
-        match change {
-            Change::Added(_) => self.expectations.created(&owner),
-            Change::Deleted(_) => self.expectations.deleted(&owner, pods::uid(meta)),
-            Change::Updated { .. } => {}
-        }
-        if pods::terminating(change.object()) {
-            self.expectations.deleted(&owner, pods::uid(meta));
-        }
+        self.expectations.observe(&owner, change);
         self.queue.add(owner);
     }
 

@@ -17,7 +17,7 @@ use crate::claim::{claim, controller_reference, owner_key};
 use crate::error::{Context, Result};
 use crate::events::Recorder;
 use crate::expectations::Expectations;
-use crate::informer::{Change, Key};
+use crate::informer::Key;
 use crate::queue::Queue;
 use crate::replicaset::{refs, until};
 use crate::revisions::{self, Revisions};
@@ -49,14 +49,7 @@ impl StatefulSets {
         this.caches.pods.on(move |change| {
             let meta = &change.object().metadata;
             let Some(owner) = owner_key::<StatefulSet>(meta) else { return };
-            match change {
-                Change::Added(_) => own.expectations.created(&owner),
-                Change::Deleted(_) => own.expectations.deleted(&owner, pods::uid(meta)),
-                Change::Updated { .. } => {}
-            }
-            if pods::terminating(change.object()) {
-                own.expectations.deleted(&owner, pods::uid(meta));
-            }
+            own.expectations.observe(&owner, change);
             own.queue.add(owner);
         });
         this
