@@ -23,6 +23,7 @@ mod handler;
 mod jwt;
 mod local;
 mod metrics;
+mod mirror;
 mod options;
 mod protobuf;
 mod request;

@@ -1,0 +1,165 @@
+//! A mirror keeps the objects of one resource parsed and at hand, for decisions that every request needs: read once,
+//! then followed by a store watch. What it shows lags behind the store by the time of one event; who needs more waits
+//! with [`Mirror::reach`].
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use sampan_daemon::{Backoff, Policy, Supervisor};
+use sampan_store::{KeyValue, Range, Revision, Store, Watch, prefix_end};
+use tokio::sync::watch;
+
+/// Objects by key.
+pub(crate) type Objects<T> = BTreeMap<Bytes, Arc<T>>;
+
+/// Makes what is kept of a stored object; nothing when it is of no use.
+type Parse<T> = Box<dyn Fn(&KeyValue) -> Option<T> + Send + Sync>;
+
+/// The objects of one resource.
+pub(crate) struct Mirror<T> {
+    prefix: Bytes,
+    parse: Parse<T>,
+    objects: RwLock<Arc<Objects<T>>>,
+    /// Everything up to this revision has been seen.
+    seen: watch::Sender<Revision>,
+    /// The last revision at which something changed.
+    changed: watch::Sender<Revision>,
+}
+
+impl<T: Send + Sync + 'static> Mirror<T> {
+    /// Reads every object whose key begins with `prefix` and follows them from there on.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) async fn open(
+        prefix: &str,
+        store: Arc<dyn Store>,
+        supervisor: &Supervisor,
+        parse: impl Fn(&KeyValue) -> Option<T> + Send + Sync + 'static,
+    ) -> sampan_store::Result<Arc<Self>> {
+        let mirror = Arc::new(Self {
+            prefix: Bytes::copy_from_slice(prefix.as_bytes()),
+            parse: Box::new(parse),
+            objects: RwLock::default(),
+            seen: watch::Sender::new(0),
+            changed: watch::Sender::new(0),
+        });
+        let mut first = Some(mirror.attach(&*store).await?);
+        let policy = Policy::Restart(Backoff::new(Duration::from_millis(100), Duration::from_secs(10)));
+        let task = mirror.clone();
+        supervisor.supervise(format!("mirror{prefix}"), policy, move || {
+            let (mirror, store, first) = (task.clone(), store.clone(), first.take());
+            async move {
+                let watch = match first {
+                    Some(watch) => watch,
+                    None => mirror.attach(&*store).await?,
+                };
+                mirror.follow(watch).await
+            }
+        });
+        Ok(mirror)
+    }
+
+    /// Every object now.
+    pub(crate) fn objects(&self) -> Arc<Objects<T>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// One object by its key.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<T>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Tells the revision of each change; the current one counts as seen.
+    pub(crate) fn changes(&self) -> watch::Receiver<Revision> {
+        self.changed.subscribe()
+    }
+
+    /// Waits until everything up to the revision is shown; false when that takes longer than `bound`.
+    pub(crate) async fn reach(&self, revision: Revision, bound: Duration) -> bool {
+        let mut seen = self.seen.subscribe();
+        tokio::time::timeout(bound, seen.wait_for(|at| *at >= revision)).await.is_ok_and(|seen| seen.is_ok())
+    }
+
+    /// Reads all there is, and watches from there.
+    async fn attach(&self, store: &dyn Store) -> sampan_store::Result<Watch> {
+        let end = prefix_end(&self.prefix);
+        let range = Range { start: self.prefix.clone(), end: end.clone(), ..Range::default() };
+        let response = store.range(range).await?;
+        let parsed = response.kvs.iter().filter_map(|kv| Some((kv.key.clone(), Arc::new((self.parse)(kv)?))));
+        let objects = Arc::new(parsed.collect());
+        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = objects;
+        self.changed.send_replace(response.revision);
+        self.seen.send_replace(response.revision);
+        store.watch(self.prefix.clone(), end, response.revision + 1, true).await
+    }
+
+    async fn follow(&self, mut watch: Watch) -> sampan_store::Result<()> {
+        while let Some(batch) = watch.next().await {
+            let batch = batch?;
+            if !batch.events.is_empty() {
+                let mut guard = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+                // Copied only while somebody still looks at the state before.
+                let objects = Arc::make_mut(&mut guard);
+                for event in batch.events.iter() {
+                    match (self.parse)(&event.kv).filter(|_| !event.deleted) {
+                        Some(object) => drop(objects.insert(event.kv.key.clone(), Arc::new(object))),
+                        None => drop(objects.remove(&event.kv.key)),
+                    }
+                }
+                drop(guard);
+                self.changed.send_replace(batch.revision);
+            }
+            self.seen.send_replace(batch.revision);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sampan_store::{Op, Txn, TxnResponse, embedded};
+
+    use super::*;
+
+    async fn commit(store: &dyn Store, op: Op) -> Revision {
+        match store.txn(Txn { compare: Vec::new(), ops: vec![op] }).await.unwrap() {
+            TxnResponse::Committed(revision) => revision,
+            TxnResponse::Conflict(..) => panic!("nothing was compared"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_there_and_what_comes_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let supervisor = Supervisor::new();
+        let store: Arc<dyn Store> =
+            Arc::new(embedded::Embedded::open(embedded::Options::new(dir.path())).unwrap());
+        let put = |key: &'static str, value: &'static str| Op::Put {
+            key: key.into(),
+            value: value.into(),
+            lease: 0,
+        };
+        commit(&*store, put("/a/x", "1")).await;
+        commit(&*store, put("/b/x", "9")).await;
+        let parse = |kv: &KeyValue| std::str::from_utf8(&kv.value).ok()?.parse::<u32>().ok();
+        let mirror = Mirror::open("/a/", store.clone(), &supervisor, parse).await.unwrap();
+        assert_eq!(mirror.objects().len(), 1);
+        let before = mirror.objects();
+        let mut changes = mirror.changes();
+        commit(&*store, put("/a/y", "2")).await;
+        let last = commit(&*store, Op::Delete { key: "/a/x".into() }).await;
+        assert!(mirror.reach(last, Duration::from_secs(10)).await);
+        assert!(changes.has_changed().unwrap());
+        assert!(changes.borrow_and_update().to_owned() >= last);
+        assert_eq!(before.len(), 1, "who looks at the state before keeps it");
+        assert!(mirror.get(b"/a/x").is_none());
+        assert_eq!(mirror.get(b"/a/y").map(|n| *n), Some(2));
+        supervisor.shutdown(Duration::from_secs(5)).await;
+    }
+}
