@@ -3,6 +3,7 @@
 //! Objects are `serde_json::Value` here: what a client sent, minus what Kubernetes would drop, plus what it would
 //! fill in. The way of a request body is [`decode`] (or [`patch`]), `defaults`, `strategy`, `validation`.
 
+pub mod apply;
 pub mod decode;
 pub mod defaults;
 pub mod kinds;
