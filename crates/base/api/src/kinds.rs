@@ -2,6 +2,7 @@
 //! subresources, selectable fields, and where its objects are kept. A new kind is a new row of the table.
 
 pub mod events;
+pub mod intern;
 mod table;
 
 /// A group, version and kind.
@@ -53,6 +54,8 @@ pub struct Resource {
     pub version: &'static str,
     /// The kind.
     pub kind: &'static str,
+    /// The kind of a list, where it is not the kind with `List` behind it; else empty.
+    pub listed_as: &'static str,
     /// The plural, which is the name in the path.
     pub plural: &'static str,
     /// The singular name.
@@ -108,7 +111,7 @@ impl Resource {
 
     /// The kind of a list of these objects.
     pub fn list_kind(&self) -> String {
-        format!("{}List", self.kind)
+        if self.listed_as.is_empty() { format!("{}List", self.kind) } else { self.listed_as.to_owned() }
     }
 
     /// The subresource of that name.

@@ -4,6 +4,7 @@
 //! fill in. The way of a request body is [`decode`] (or [`patch`]), `defaults`, `strategy`, `validation`.
 
 pub mod apply;
+pub mod custom;
 pub mod decode;
 pub mod defaults;
 pub mod kinds;

@@ -7,7 +7,7 @@
 
 pub(crate) mod compare;
 mod job;
-mod meta;
+pub(crate) mod meta;
 mod names;
 mod pod;
 mod scale;

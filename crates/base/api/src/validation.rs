@@ -12,7 +12,7 @@ mod discovery;
 mod events;
 mod ip;
 mod labels;
-mod meta;
+pub(crate) mod meta;
 pub(crate) mod names;
 mod node;
 mod pod;

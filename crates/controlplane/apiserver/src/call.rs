@@ -78,6 +78,9 @@ impl Call {
     /// The body as an object of a kind, with the warnings that earns.
     pub(crate) fn decode(&self, kind: Gvk) -> Result<(Value, Vec<String>), Status> {
         let validation = self.validation()?;
+        if self.endpoint.custom.is_some() && kind == self.endpoint.resource.gvk() {
+            return self.endpoint.decode(self.parse()?, validation);
+        }
         match self.content_type() {
             "" | "application/json" => decode::body_of(kind, Format::Json, &self.body, validation),
             "application/yaml" => decode::body_of(kind, Format::Yaml, &self.body, validation),

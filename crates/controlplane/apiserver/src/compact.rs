@@ -31,7 +31,7 @@ async fn run(core: &Arc<Core>) -> Result<(), Infallible> {
 
 async fn step(core: &Core, before: Option<Revision>) -> Result<Revision, String> {
     let endpoint = core.endpoint("", "v1", "namespaces").map_err(|status| status.message)?;
-    let now = list::current(core, endpoint).await.map_err(|status| status.message)?;
+    let now = list::current(core, &endpoint).await.map_err(|status| status.message)?;
     match before {
         Some(revision) if revision > 1 => match core.store().compact(revision).await {
             // Another server was faster.

@@ -73,12 +73,7 @@ impl Core {
     }
 
     /// A resource by its path; 404 when it is not served.
-    pub(crate) fn endpoint(
-        &self,
-        group: &str,
-        version: &str,
-        plural: &str,
-    ) -> Result<&Arc<Endpoint>, Status> {
+    pub(crate) fn endpoint(&self, group: &str, version: &str, plural: &str) -> Result<Arc<Endpoint>, Status> {
         self.endpoints.get(group, version, plural).ok_or_else(Status::no_such_resource)
     }
 

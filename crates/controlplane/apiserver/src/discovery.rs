@@ -1,7 +1,5 @@
 //! What is served: `/api`, `/apis` and below, one by one or aggregated.
 
-use std::sync::OnceLock;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use sampan_api::{
@@ -11,10 +9,10 @@ use sampan_api::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{body::Body, respond};
+use crate::{body::Body, core::Core, endpoint::Served, respond};
 
-/// An answer that only changes with the program: bytes and their tag.
-type Fixed = (Bytes, String);
+/// An answer that only changes with what is served: bytes and their tag.
+pub(crate) type Fixed = (Bytes, String);
 
 fn tagged(bytes: Bytes) -> Fixed {
     let digest = Sha256::digest(&bytes);
@@ -50,9 +48,9 @@ pub(crate) fn with_tag(
 }
 
 /// `/api`.
-pub(crate) fn versions(headers: &HeaderMap, server: &str) -> Result<Response<Body>, Status> {
+pub(crate) fn versions(core: &Core, headers: &HeaderMap, server: &str) -> Result<Response<Body>, Status> {
     if let Some(version) = respond::aggregated(headers) {
-        return Ok(aggregated(headers, version, true));
+        return Ok(aggregated(core, headers, version, true));
     }
     respond::accepts_json(headers)?;
     let body = json!({
@@ -64,12 +62,14 @@ pub(crate) fn versions(headers: &HeaderMap, server: &str) -> Result<Response<Bod
 }
 
 /// `/apis`.
-pub(crate) fn groups(headers: &HeaderMap) -> Result<Response<Body>, Status> {
+pub(crate) fn groups(core: &Core, headers: &HeaderMap) -> Result<Response<Body>, Status> {
     if let Some(version) = respond::aggregated(headers) {
-        return Ok(aggregated(headers, version, false));
+        return Ok(aggregated(core, headers, version, false));
     }
     respond::accepts_json(headers)?;
-    let list: Vec<Value> = named_groups().map(|(name, versions)| group_value(name, versions)).collect();
+    let served = core.endpoints.served();
+    let list: Vec<Value> =
+        named_groups(&served).map(|(name, versions)| group_value(name, versions)).collect();
     Ok(respond::json_value(
         StatusCode::OK,
         &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}),
@@ -77,9 +77,10 @@ pub(crate) fn groups(headers: &HeaderMap) -> Result<Response<Body>, Status> {
 }
 
 /// `/apis/{group}`.
-pub(crate) fn group(headers: &HeaderMap, name: &str) -> Result<Response<Body>, Status> {
+pub(crate) fn group(core: &Core, headers: &HeaderMap, name: &str) -> Result<Response<Body>, Status> {
     respond::accepts_json(headers)?;
-    let found = named_groups().find(|(group, _)| *group == name);
+    let served = core.endpoints.served();
+    let found = named_groups(&served).find(|(group, _)| group == name);
     let (name, versions) = found.ok_or_else(Status::no_such_resource)?;
     let mut value = json!({"kind": "APIGroup", "apiVersion": "v1"});
     if let (Some(out), Value::Object(facts)) = (value.as_object_mut(), group_value(name, versions)) {
@@ -89,13 +90,20 @@ pub(crate) fn group(headers: &HeaderMap, name: &str) -> Result<Response<Body>, S
 }
 
 /// `/api/v1` and `/apis/{group}/{version}`.
-pub(crate) fn resources(headers: &HeaderMap, group: &str, version: &str) -> Result<Response<Body>, Status> {
+pub(crate) fn resources(
+    core: &Core,
+    headers: &HeaderMap,
+    group: &str,
+    version: &str,
+) -> Result<Response<Body>, Status> {
     respond::accepts_json(headers)?;
-    if !kinds::serves(group, version) {
+    let served = core.endpoints.served();
+    if !served.serves(group, version) {
         return Err(Status::no_such_resource());
     }
     let mut list = Vec::new();
-    for resource in kinds::resources().iter().filter(|r| r.group == group && r.version == version) {
+    for endpoint in served.of_version(group, version) {
+        let resource = endpoint.resource;
         list.push(resource_value(resource));
         list.extend(resource.subresources.iter().map(|sub| subresource_value(resource, sub)));
     }
@@ -108,12 +116,12 @@ pub(crate) fn resources(headers: &HeaderMap, group: &str, version: &str) -> Resu
     Ok(respond::json_value(StatusCode::OK, &body))
 }
 
-fn named_groups() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
-    kinds::groups().iter().copied().filter(|(name, _)| !name.is_empty())
+fn named_groups(served: &Served) -> impl Iterator<Item = &(String, Vec<String>)> {
+    served.groups.iter().filter(|(name, _)| !name.is_empty())
 }
 
-fn group_value(name: &str, versions: &[&str]) -> Value {
-    let version = |version: &&str| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+fn group_value(name: &str, versions: &[String]) -> Value {
+    let version = |version: &String| json!({"groupVersion": format!("{name}/{version}"), "version": version});
     let all: Vec<Value> = versions.iter().map(version).collect();
     json!({"name": name, "preferredVersion": all.first(), "versions": all})
 }
@@ -160,11 +168,12 @@ fn subresource_value(resource: &Resource, sub: &Subresource) -> Value {
     value
 }
 
-fn aggregated(headers: &HeaderMap, version: &'static str, core: bool) -> Response<Body> {
-    static CACHE: [OnceLock<Fixed>; 4] = [const { OnceLock::new() }; 4];
+fn aggregated(core: &Core, headers: &HeaderMap, version: &'static str, legacy: bool) -> Response<Body> {
     let beta = version == "v2beta1";
-    let slot = usize::from(beta) * 2 + usize::from(core);
-    let (bytes, tag) = CACHE[slot].get_or_init(|| tagged(aggregate(version, core).to_string().into()));
+    let slot = usize::from(beta) * 2 + usize::from(legacy);
+    let served = core.endpoints.served();
+    let (bytes, tag) =
+        served.documents[slot].get_or_init(|| tagged(aggregate(&served, version, legacy).to_string().into()));
     let content_type = if beta {
         "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
     } else {
@@ -173,11 +182,11 @@ fn aggregated(headers: &HeaderMap, version: &'static str, core: bool) -> Respons
     with_tag(headers, content_type, bytes.clone(), tag)
 }
 
-fn aggregate(version: &str, core: bool) -> Value {
-    let groups = kinds::groups().iter().filter(|(name, _)| name.is_empty() == core);
+fn aggregate(served: &Served, version: &str, core: bool) -> Value {
+    let groups = served.groups.iter().filter(|(name, _)| name.is_empty() == core);
     let items: Vec<Value> = groups
         .map(|(name, versions)| {
-            let versions: Vec<Value> = versions.iter().map(|v| aggregate_version(name, v)).collect();
+            let versions: Vec<Value> = versions.iter().map(|v| aggregate_version(served, name, v)).collect();
             let metadata = if name.is_empty() {
                 json!({"creationTimestamp": null})
             } else {
@@ -194,9 +203,9 @@ fn aggregate(version: &str, core: bool) -> Value {
     })
 }
 
-fn aggregate_version(group: &str, version: &str) -> Value {
-    let resources = kinds::resources().iter().filter(|r| r.group == group && r.version == version);
-    let list: Vec<Value> = resources.map(aggregate_resource).collect();
+fn aggregate_version(served: &Served, group: &str, version: &str) -> Value {
+    let list: Vec<Value> =
+        served.of_version(group, version).map(|e| aggregate_resource(e.resource)).collect();
     json!({"version": version, "resources": list, "freshness": "Current"})
 }
 

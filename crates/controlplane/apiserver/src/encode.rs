@@ -182,11 +182,7 @@ pub(crate) fn push_partial(out: &mut Vec<u8>, stored: &[u8], revision: i64) -> R
 /// Appends `{"kind":"Table",…,` up to and including the column definitions and a comma.
 pub(crate) fn push_table_head(out: &mut Vec<u8>, endpoint: &Endpoint, columns: bool) {
     out.extend_from_slice(br#"{"kind":"Table","apiVersion":"meta.k8s.io/v1","#);
-    let definitions: Value = if columns {
-        sampan_api::table::columns(endpoint.resource).iter().map(|column| column.to_value()).collect()
-    } else {
-        Value::Null
-    };
+    let definitions: Value = if columns { endpoint.columns() } else { Value::Null };
     let _ = write!(out, "\"columnDefinitions\":{definitions},");
 }
 
@@ -199,9 +195,8 @@ pub(crate) fn push_row(
     revision: i64,
 ) -> Result<(), Status> {
     let object = parse(endpoint, stored, revision)?;
-    let cells = Value::Array(sampan_api::table::row(endpoint.resource, &object, sampan_daemon::clock::now()));
-    let _ = write!(out, "{{\"cells\":{cells}");
-    let conditions = sampan_api::table::row_conditions(endpoint.resource, &object);
+    let (cells, conditions) = endpoint.row(&object);
+    let _ = write!(out, "{{\"cells\":{}", Value::Array(cells));
     if !conditions.is_empty() {
         let _ = write!(out, ",\"conditions\":{}", Value::Array(conditions));
     }

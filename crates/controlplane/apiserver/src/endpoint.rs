@@ -1,24 +1,35 @@
-//! The resources that are served, with what each needs at hand: its keys, the head of its stored bytes, its cache.
+//! The resources that are served, with what each needs at hand: its keys, the head of its stored bytes, its cache, and
+//! what its kind does with an object on its way in and out.
+
+mod behaviour;
+mod registry;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sampan_api::kinds::{self, Resource};
+use sampan_api::{custom, kinds::Resource};
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
+
+pub(crate) use self::registry::{Endpoints, Served};
 
 /// One served resource.
 pub(crate) struct Endpoint {
     pub(crate) resource: &'static Resource,
     /// The resource whose form stored objects have: itself for nearly all.
     pub(crate) stored: &'static Resource,
+    /// What a CustomResourceDefinition says of this kind; none for built-in ones.
+    pub(crate) custom: Option<Arc<custom::Kind>>,
     /// The bytes that every stored object of this kind begins with, up to the inside of `metadata`.
     pub(crate) head: String,
     /// All keys of this resource begin with this.
     pub(crate) prefix: String,
     /// Opened by the first watch.
     pub(crate) cache: OnceCell<Arc<Cache>>,
+    /// Cancelled when the definition changed or went: watches end, and clients come back to what is served then.
+    pub(crate) retired: CancellationToken,
 }
 
 impl Endpoint {
@@ -28,14 +39,18 @@ impl Endpoint {
         Self {
             resource,
             stored,
-            head: format!(
-                "{{\"apiVersion\":\"{}\",\"kind\":\"{}\",\"metadata\":{{",
-                stored.api_version(),
-                stored.kind
-            ),
+            custom: None,
+            head: head(stored),
             prefix: format!("/registry/{group}/{}/", stored.plural),
             cache: OnceCell::new(),
+            retired: CancellationToken::new(),
         }
+    }
+
+    /// A version of a custom kind.
+    pub(crate) fn of_custom(kind: Arc<custom::Kind>) -> Self {
+        let resource = kind.resource();
+        Self { custom: Some(kind), ..Self::new(resource) }
     }
 
     /// Stored objects have another form than this resource shows.
@@ -72,16 +87,7 @@ impl Endpoint {
     }
 }
 
-/// All served resources.
-pub(crate) struct Endpoints(Vec<Arc<Endpoint>>);
-
-impl Endpoints {
-    pub(crate) fn new() -> Self {
-        Self(kinds::resources().iter().map(|resource| Arc::new(Endpoint::new(resource))).collect())
-    }
-
-    pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Endpoint>> {
-        let named = |r: &Resource| r.plural == plural && r.group == group && r.version == version;
-        self.0.iter().find(|endpoint| named(endpoint.resource))
-    }
+/// What the stored bytes of a kind begin with.
+pub(crate) fn head(stored: &Resource) -> String {
+    format!("{{\"apiVersion\":\"{}\",\"kind\":\"{}\",\"metadata\":{{", stored.api_version(), stored.kind)
 }

@@ -40,7 +40,7 @@ pub(crate) fn version() -> Response<Body> {
 pub(crate) async fn health(core: &Core, which: &'static str, query: &Query) -> Response<Body> {
     let namespaces = core.endpoint("", "v1", "namespaces");
     let store = match namespaces {
-        Ok(endpoint) => core.fetch(endpoint, None, "default").await.is_ok(),
+        Ok(endpoint) => core.fetch(&endpoint, None, "default").await.is_ok(),
         Err(_) => false,
     };
     let mut checks = vec![("ping", true), ("store", store)];
@@ -134,12 +134,12 @@ pub(crate) fn jwks(core: &Core) -> Response<Body> {
 }
 
 /// `/`: where to go from here.
-pub(crate) fn root() -> Response<Body> {
+pub(crate) fn root(core: &Core) -> Response<Body> {
     let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis"]
         .into_iter()
         .map(str::to_owned)
         .collect();
-    for (group, versions) in sampan_api::kinds::groups().iter().filter(|(name, _)| !name.is_empty()) {
+    for (group, versions) in core.endpoints.served().groups.iter().filter(|(name, _)| !name.is_empty()) {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }

@@ -66,7 +66,7 @@ impl Core {
             upgrade,
         };
         let route = Route::parse(&incoming.path);
-        let (verb, resource) = label(&incoming, &route);
+        let (verb, resource) = self.label(&incoming, &route);
         let headers = incoming.headers.clone();
         let result = if length > self.options.limits.uri {
             Err(Status::new(414, "RequestURITooLong", "the request's path and query are too long"))
@@ -118,12 +118,12 @@ impl Core {
         }
         let headers = &incoming.headers;
         match route {
-            Route::Root => Ok(fixed::root()),
+            Route::Root => Ok(fixed::root(self)),
             Route::Metrics => Ok(fixed::metrics(self)),
-            Route::Versions => discovery::versions(headers, &self.server_address()),
-            Route::Groups => discovery::groups(headers),
-            Route::Group(group) => discovery::group(headers, group),
-            Route::Resources(group, version) => discovery::resources(headers, group, version),
+            Route::Versions => discovery::versions(self, headers, &self.server_address()),
+            Route::Groups => discovery::groups(self, headers),
+            Route::Group(group) => discovery::group(self, headers, group),
+            Route::Resources(group, version) => discovery::resources(self, headers, group, version),
             Route::OpenApiV2 => Ok(fixed::openapi_v2(headers)),
             Route::OpenApiV3 => Ok(fixed::openapi_v3_index(headers)),
             Route::OpenApiV3Group(..) => {
@@ -153,7 +153,7 @@ impl Core {
             return Err(Status::method_not_allowed());
         };
         authz::authorize(&user, &Attributes::Resource { verb, target: &target })?;
-        let endpoint = self.endpoint(&target.group, &target.version, &target.resource)?.clone();
+        let endpoint = self.endpoint(&target.group, &target.version, &target.resource)?;
         if !endpoint.resource.namespaced && target.namespace.is_some() {
             return Err(Status::no_such_resource());
         }
@@ -277,21 +277,24 @@ async fn discard(mut body: RequestBody, most: usize) {
     }
 }
 
-/// How a request is counted: bounded, whatever a client sends.
-fn label(incoming: &Incoming, route: &Route) -> (&'static str, String) {
-    match route {
-        Route::Object(target) => {
-            let verb = request::verb(&incoming.method, target, &incoming.query).unwrap_or("other");
-            match sampan_api::kinds::by_path(&target.group, &target.version, &target.resource) {
-                Some(resource) => {
-                    let sub = target.subresource.as_deref().and_then(|name| resource.subresource(name));
-                    let sub = sub.map(|sub| format!("/{}", sub.name)).unwrap_or_default();
-                    (verb, format!("{}{sub}", resource.plural))
+impl Core {
+    /// How a request is counted: bounded, whatever a client sends.
+    fn label(&self, incoming: &Incoming, route: &Route) -> (&'static str, String) {
+        match route {
+            Route::Object(target) => {
+                let verb = request::verb(&incoming.method, target, &incoming.query).unwrap_or("other");
+                match self.endpoints.get(&target.group, &target.version, &target.resource) {
+                    Some(endpoint) => {
+                        let resource = endpoint.resource;
+                        let sub = target.subresource.as_deref().and_then(|name| resource.subresource(name));
+                        let sub = sub.map(|sub| format!("/{}", sub.name)).unwrap_or_default();
+                        (verb, format!("{}{sub}", resource.plural))
+                    }
+                    None => (verb, "unknown".to_owned()),
                 }
-                None => (verb, "unknown".to_owned()),
             }
+            Route::Unknown => ("other", "unknown".to_owned()),
+            _ => ("path", "fixed".to_owned()),
         }
-        Route::Unknown => ("other", "unknown".to_owned()),
-        _ => ("path", "fixed".to_owned()),
     }
 }

@@ -73,8 +73,8 @@ impl Core {
         name: &str,
     ) -> Result<Option<Value>, Status> {
         let endpoint = self.endpoint(group, version, plural)?;
-        match self.fetch(endpoint, namespace, name).await? {
-            Some(kv) => encode::parse(endpoint, &kv.value, kv.mod_revision).map(Some),
+        match self.fetch(&endpoint, namespace, name).await? {
+            Some(kv) => encode::parse(&endpoint, &kv.value, kv.mod_revision).map(Some),
             None => Ok(None),
         }
     }

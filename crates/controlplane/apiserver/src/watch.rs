@@ -62,6 +62,8 @@ pub(crate) struct WatchStream {
     deadline: Pin<Box<Sleep>>,
     bookmarks: Option<Interval>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The definition of the kind changed or went.
+    retired: Pin<Box<WaitForCancellationFutureOwned>>,
     done: bool,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -88,6 +90,7 @@ impl WatchStream {
             deadline: Box::pin(tokio::time::sleep(order.timeout)),
             bookmarks,
             shutdown: Box::pin(shutdown),
+            retired: Box::pin(order.endpoint.retired.clone().cancelled_owned()),
             done: false,
             _permit: permit,
             order,
@@ -251,7 +254,10 @@ impl Stream for WatchStream {
         if let Some(frame) = this.gather(cx) {
             return Poll::Ready(Some(frame));
         }
-        if this.done || this.shutdown.as_mut().poll(cx).is_ready() {
+        if this.done
+            || this.shutdown.as_mut().poll(cx).is_ready()
+            || this.retired.as_mut().poll(cx).is_ready()
+        {
             this.done = true;
             return Poll::Ready(None);
         }

@@ -39,6 +39,7 @@ const ROW: Resource = Resource {
     group: "",
     version: "v1",
     kind: "",
+    listed_as: "",
     plural: "",
     singular: "",
     short_names: &[],
@@ -49,6 +50,11 @@ const ROW: Resource = Resource {
     fields: &[],
     storage: Storage::Own,
 };
+
+/// What every custom kind says, but for its names.
+pub(super) const fn custom(group: &'static str, version: &'static str) -> Resource {
+    Resource { group, version, ..ROW }
+}
 
 const APPS: Resource = Resource { group: "apps", ..ROW };
 const BATCH: Resource = Resource { group: "batch", ..ROW };

@@ -6,7 +6,7 @@ use crate::defaults::Object;
 use crate::defaults::edit::{absent, child, ensure, text};
 
 /// A new object is not being deleted, and has no resourceVersion yet.
-pub(super) fn prepare_create(object: &mut Object) {
+pub(crate) fn prepare_create(object: &mut Object) {
     let Some(metadata) = ensure(object, "metadata") else { return };
     for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.shift_remove(key);
@@ -15,7 +15,7 @@ pub(super) fn prepare_create(object: &mut Object) {
 }
 
 /// An update keeps uid, creation, deletion and generation; whoever sent another uid is told by validation.
-pub(super) fn prepare_update(object: &mut Object, before: &Object) {
+pub(crate) fn prepare_update(object: &mut Object, before: &Object) {
     let Some(old) = before.get("metadata").and_then(Value::as_object) else { return };
     let Some(metadata) = ensure(object, "metadata") else { return };
     if text(metadata, "uid").is_empty() {
@@ -34,7 +34,7 @@ pub(super) fn prepare_update(object: &mut Object, before: &Object) {
 }
 
 /// Sets the generation to one more than before.
-pub(super) fn bump_generation(object: &mut Object, before: &Object) {
+pub(crate) fn bump_generation(object: &mut Object, before: &Object) {
     let generation = before.get("metadata").and_then(|m| m.get("generation")).and_then(Value::as_i64);
     if let Some(metadata) = child(object, "metadata") {
         metadata.insert("generation".into(), generation.unwrap_or(0).saturating_add(1).into());

@@ -33,7 +33,7 @@ fn name_errors(rule: NameRule, name: &str) -> Vec<String> {
 }
 
 /// The metadata of an object that is created, or of a whole object that is updated.
-pub(super) fn create(out: &mut Errors, resource: &Resource, object: &Value) {
+pub(crate) fn create(out: &mut Errors, resource: &Resource, object: &Value) {
     let path = FieldPath::new("metadata");
     let metadata = get(object, "metadata");
     let rule = rule_of(resource);
@@ -133,7 +133,7 @@ fn managed_fields(out: &mut Errors, path: &FieldPath, metadata: &Value) {
 }
 
 /// What an update may not change in the metadata, then the labels and the like that it brings.
-pub(super) fn update(out: &mut Errors, new: &Value, old: &Value) {
+pub(crate) fn update(out: &mut Errors, new: &Value, old: &Value) {
     let path = FieldPath::new("metadata");
     let (now, before) = (get(new, "metadata"), get(old, "metadata"));
     if has(before, "deletionTimestamp") {

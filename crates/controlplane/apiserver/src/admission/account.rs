@@ -48,8 +48,8 @@ async fn find(core: &Arc<Core>, namespace: &str, name: &str) -> Result<Option<Va
     }
     // Listen first, then look again: what comes between the two looks is heard.
     let endpoint = core.endpoint("", "v1", "serviceaccounts")?;
-    let cache = core.cache(endpoint).await?;
-    let revision = crate::verbs::list::current(core, endpoint).await?;
+    let cache = core.cache(&endpoint).await?;
+    let revision = crate::verbs::list::current(core, &endpoint).await?;
     let Some(mut events) = cache.subscribe(endpoint.key(Some(namespace), name), revision) else {
         return Ok(None);
     };

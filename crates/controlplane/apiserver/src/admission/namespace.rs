@@ -21,10 +21,10 @@ pub(crate) async fn may_create(core: &Core, call: &Call, name: &str) -> Result<G
     let resource = call.endpoint.resource;
     let Some(namespace) = call.namespace().filter(|_| resource.namespaced) else { return Ok(None) };
     let endpoint = core.endpoint("", "v1", "namespaces")?;
-    let Some(kv) = core.fetch(endpoint, None, namespace).await? else {
+    let Some(kv) = core.fetch(&endpoint, None, namespace).await? else {
         return Err(Status::not_found(("", "namespaces"), namespace));
     };
-    let found = encode::parse(endpoint, &kv.value, kv.mod_revision)?;
+    let found = encode::parse(&endpoint, &kv.value, kv.mod_revision)?;
     let leaving = !text(&found, "/metadata/deletionTimestamp").is_empty()
         || text(&found, "/status/phase") == "Terminating";
     if leaving {

@@ -30,7 +30,7 @@ pub(crate) async fn bind_named(core: &Arc<Core>, call: &mut Call) -> Result<Resp
     let (mut binding, _) = call.decode(BINDING)?;
     call::place(call, &mut binding)?;
     call.target.name = Some(text(&binding, "/metadata/name").to_owned());
-    call.endpoint = core.endpoint("", "v1", "pods")?.clone();
+    call.endpoint = core.endpoint("", "v1", "pods")?;
     run(core, call, &binding).await
 }
 

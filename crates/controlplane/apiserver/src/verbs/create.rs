@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use sampan_api::{
-    defaults,
     status::{FieldError, Status},
-    strategy, validation,
+    strategy,
 };
 use sampan_store::TxnResponse;
 use serde_json::Value;
@@ -45,7 +44,7 @@ pub(crate) async fn create(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
         let Some((object, revision)) = insert(core, call, object, dry_run, guard.clone()).await? else {
             continue;
         };
-        warnings.extend(strategy::warnings(call.endpoint.resource, &object, None));
+        warnings.extend(call.endpoint.warnings(&object, None));
         let stored = encode::canonical(&call.endpoint, &object)?;
         let mut response = read::show(call, form, StatusCode::CREATED, &stored, revision)?;
         respond::warn(&mut response, &warnings);
@@ -71,14 +70,14 @@ pub(crate) async fn insert(
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
     stamp(&mut object)?;
-    defaults::apply(resource, &mut object);
+    call.endpoint.defaults(&mut object);
     admission::create(core, call, &mut object).await?;
-    strategy::prepare_create(resource, &mut object);
+    call.endpoint.prepare_create(&mut object);
     let name = text(&object, "/metadata/name").to_owned();
     for _ in 0..ALLOCATION_TRIES {
         let mut complete = object.clone();
         // Validation sees what was asked for; what is allocated afterwards is right by construction.
-        let errors = validation::create(resource, &complete);
+        let errors = call.endpoint.validate_create(&complete);
         refuse(call, &name, &errors)?;
         let claims = crate::allocate::create(core, call, &mut complete).await?;
         let key = call.endpoint.key(text_option(&complete, "/metadata/namespace"), &name);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
-use sampan_api::{decode::FieldValidation, kinds::Gvk, patch, status::Status, strategy};
+use sampan_api::{decode::FieldValidation, kinds::Gvk, patch, status::Status};
 use serde_json::Value;
 
 use crate::{
@@ -21,6 +21,14 @@ use crate::{
 const TYPES: [&str; 3] =
     ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
+/// Those of a custom kind.
+const CUSTOM_TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+
+fn is_custom(call: &Call) -> bool {
+    call.endpoint.custom.is_some()
+}
+
 /// How the body is to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -34,6 +42,10 @@ pub(crate) fn kind(call: &Call) -> Result<Kind, Status> {
     match call.content_type() {
         "application/json-patch+json" => Ok(Kind::Json),
         "application/merge-patch+json" => Ok(Kind::Merge),
+        // The keys by which lists would be merged are known of built-in kinds only.
+        "application/strategic-merge-patch+json" if is_custom(call) => {
+            Err(Status::unsupported_media_type(&CUSTOM_TYPES))
+        }
         "application/strategic-merge-patch+json" => Ok(Kind::Strategic),
         "application/apply-patch+yaml" => {
             let mut status = Status::unsupported_media_type(&TYPES);
@@ -54,7 +66,6 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
     let part = Part::of(call.target.subresource.as_deref());
     let dry_run = call.query.dry_run()?;
     let validation = call.validation()?;
-    let resource = call.endpoint.resource;
     let mut warnings = Vec::new();
     let mut old = Value::Null;
     let changed = update::change(core, call, part, dry_run, |found| {
@@ -68,7 +79,7 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
     })
     .await?;
     if part == Part::Main {
-        warnings.extend(strategy::warnings(resource, &changed.object, Some(&old)));
+        warnings.extend(call.endpoint.warnings(&changed.object, Some(&old)));
     }
     let stored = encode::canonical(&call.endpoint, &changed.object)?;
     let mut response = read::show(call, form, StatusCode::OK, &stored, changed.revision)?;
@@ -93,7 +104,8 @@ fn apply(
     object: &Value,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    apply_to(kind, call.endpoint.resource.gvk(), &call.body, object, validation)
+    let (patched, duplicates) = patched(kind, call.endpoint.resource.gvk(), &call.body, object)?;
+    call.endpoint.patched(patched, duplicates, &call.body, validation)
 }
 
 /// Applies a patch to an object of any kind.
@@ -104,7 +116,13 @@ pub(crate) fn apply_to(
     object: &Value,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    let (patched, duplicates) = match kind {
+    let (patched, duplicates) = patched(kind, gvk, body, object)?;
+    patch::checked(gvk, patched, duplicates, body, validation)
+}
+
+/// The object after the patch as it is, with the members that the patch's body has twice.
+fn patched(kind: Kind, gvk: Gvk, body: &[u8], object: &Value) -> Result<(Value, Vec<String>), Status> {
+    Ok(match kind {
         Kind::Json => (patch::json(object, body)?, Vec::new()),
         Kind::Merge => {
             let parsed = patch::parse(body)?;
@@ -114,6 +132,5 @@ pub(crate) fn apply_to(
             let parsed = patch::parse(body)?;
             (patch::strategic_of(gvk, object, &parsed.value)?, parsed.duplicates)
         }
-    };
-    patch::checked(gvk, patched, duplicates, body, validation)
+    })
 }

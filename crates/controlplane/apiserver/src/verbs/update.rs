@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use sampan_api::{
-    defaults,
     status::{FieldError, Status},
-    strategy, validation,
+    strategy,
 };
 use sampan_store::{Compare, Op, Txn, TxnResponse};
 use serde_json::Value;
@@ -75,7 +74,7 @@ pub(crate) async fn update(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
     })
     .await?;
     if part == Part::Main {
-        warnings.extend(strategy::warnings(resource, &changed.object, Some(&old)));
+        warnings.extend(call.endpoint.warnings(&changed.object, Some(&old)));
     }
     let stored = encode::canonical(&call.endpoint, &changed.object)?;
     let mut response = read::show(call, form, StatusCode::OK, &stored, changed.revision)?;
@@ -171,19 +170,19 @@ fn check_base(call: &Call, new: &Value, found: &Found) -> Result<bool, Status> {
 
 /// Keeps back what this part may not change, and checks the rest.
 fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Result<(), Status> {
-    let resource = call.endpoint.resource;
+    let endpoint = &call.endpoint;
     call::metadata(new)?.shift_remove("managedFields");
     let errors = match part {
         Part::Server => return Ok(()),
         Part::Main => {
-            defaults::apply(resource, new);
-            strategy::prepare_update(resource, new, old);
-            validation::update(resource, new, old)
+            endpoint.defaults(new);
+            endpoint.prepare_update(new, old);
+            endpoint.validate_update(new, old)
         }
         Part::Status => {
-            defaults::apply(resource, new);
-            strategy::prepare_status_update(resource, new, old);
-            validation::update_status(resource, new, old)
+            endpoint.defaults(new);
+            endpoint.prepare_status_update(new, old);
+            endpoint.validate_status_update(new, old)
         }
         Part::Finalize => {
             strategy::prepare_finalize(new, old);

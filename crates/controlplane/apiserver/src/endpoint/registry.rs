@@ -1,0 +1,119 @@
+//! Which endpoints there are: a snapshot that is replaced as a whole when custom kinds come, change or go.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+};
+
+use sampan_api::kinds::{self, Resource};
+use tokio::sync::watch;
+
+use super::Endpoint;
+use crate::discovery::Fixed;
+
+/// What is served at one moment.
+pub(crate) struct Served {
+    /// In the order of discovery: built-in resources first, by group, then custom ones.
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    /// Every group with its versions, the preferred first; the core group is the empty name.
+    pub(crate) groups: Vec<(String, Vec<String>)>,
+    /// By plural, which nearly always names one resource.
+    by_plural: HashMap<&'static str, Vec<Arc<Endpoint>>>,
+    /// The documents of aggregated discovery, made when first asked for.
+    pub(crate) documents: [OnceLock<Fixed>; 4],
+}
+
+impl Served {
+    fn new(endpoints: Vec<Arc<Endpoint>>, groups: Vec<(String, Vec<String>)>) -> Self {
+        let mut by_plural: HashMap<&'static str, Vec<Arc<Endpoint>>> = HashMap::new();
+        for endpoint in &endpoints {
+            by_plural.entry(endpoint.resource.plural).or_default().push(endpoint.clone());
+        }
+        Self { endpoints, groups, by_plural, documents: Default::default() }
+    }
+
+    /// A resource by its path.
+    pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Endpoint>> {
+        let named = |e: &&Arc<Endpoint>| e.resource.group == group && e.resource.version == version;
+        self.by_plural.get(plural)?.iter().find(named)
+    }
+
+    /// The resource of a kind.
+    pub(crate) fn of_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Endpoint>> {
+        let named = |r: &Resource| r.group == group && r.version == version && r.kind == kind;
+        self.endpoints.iter().find(|e| named(e.resource))
+    }
+
+    /// The resources of a version.
+    pub(crate) fn of_version<'a>(
+        &'a self,
+        group: &'a str,
+        version: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+        self.endpoints.iter().filter(move |e| e.resource.group == group && e.resource.version == version)
+    }
+
+    /// Whether the group and version are served, if only with nothing in them.
+    pub(crate) fn serves(&self, group: &str, version: &str) -> bool {
+        self.groups.iter().any(|(name, versions)| name == group && versions.iter().any(|v| v == version))
+    }
+}
+
+/// All served resources.
+pub(crate) struct Endpoints {
+    built_in: Vec<Arc<Endpoint>>,
+    now: RwLock<Arc<Served>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Endpoints {
+    pub(crate) fn new() -> Self {
+        let built_in: Vec<_> =
+            kinds::resources().iter().map(|resource| Arc::new(Endpoint::new(resource))).collect();
+        let served = Served::new(built_in.clone(), built_in_groups());
+        Self { built_in, now: RwLock::new(Arc::new(served)), changed: watch::Sender::new(0) }
+    }
+
+    /// What is served now.
+    pub(crate) fn served(&self) -> Arc<Served> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A resource by its path.
+    pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Endpoint>> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).get(group, version, plural).cloned()
+    }
+
+    /// Tells when other resources are served; what is served now counts as told.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Serves these custom kinds from now on, and no others. Watches of endpoints that are no more end.
+    pub(crate) fn set_custom(&self, custom: Vec<Arc<Endpoint>>, groups: Vec<(String, Vec<String>)>) {
+        let mut all = built_in_groups();
+        for (name, versions) in groups {
+            match all.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => known.extend(versions),
+                None => all.push((name, versions)),
+            }
+        }
+        let endpoints = self.built_in.iter().cloned().chain(custom).collect();
+        let next = Arc::new(Served::new(endpoints, all));
+        let before = {
+            let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *now, next.clone())
+        };
+        self.changed.send_modify(|n| *n += 1);
+        for old in before.endpoints.iter().filter(|e| e.custom.is_some()) {
+            if !next.endpoints.iter().any(|e| Arc::ptr_eq(e, old)) {
+                old.retired.cancel();
+            }
+        }
+    }
+}
+
+fn built_in_groups() -> Vec<(String, Vec<String>)> {
+    let owned = |versions: &[&str]| versions.iter().map(|v| (*v).to_owned()).collect();
+    kinds::groups().iter().map(|(name, versions)| ((*name).to_owned(), owned(versions))).collect()
+}
