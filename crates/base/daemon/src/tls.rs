@@ -2,6 +2,11 @@
 //!
 //! Keys are ECDSA P-256, files with secrets have mode 0600 and appear by rename.
 
+mod der;
+mod live;
+mod request;
+mod sign;
+
 use std::{
     fs,
     io::{self, Write},
@@ -9,17 +14,25 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
+use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PublicKeyData,
 };
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+pub use live::{Identity, live_client_config, live_server_config};
+pub use request::Request;
+
+use crate::clock;
+use sign::{Signer, Unsigned, Usages};
 
 /// Why an identity could not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +102,72 @@ impl std::fmt::Debug for Issued {
     }
 }
 
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Subject CN; the last one when there are several, as Go reads it.
+    pub common_name: String,
+    /// Subject O, repeated.
+    pub organizations: Vec<String>,
+    /// The serial number, hexadecimal.
+    pub serial: String,
+    /// Valid from.
+    pub not_before: Timestamp,
+    /// Valid until.
+    pub not_after: Timestamp,
+}
+
+impl Facts {
+    /// Of the first certificate in a PEM text.
+    ///
+    /// # Errors
+    /// No certificate, or one that does not parse.
+    pub fn of(cert_pem: &str) -> Result<Self, Error> {
+        let der =
+            CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|e| material("certificate")(&e))?;
+        Self::of_der(&der).ok_or_else(|| material("certificate")(&"does not parse"))
+    }
+
+    /// Of a certificate; nothing when it does not parse or its subject is no text.
+    #[must_use]
+    pub fn of_der(der: &[u8]) -> Option<Self> {
+        let (_, cert) = X509Certificate::from_der(der).ok()?;
+        let mut common_name = String::new();
+        for part in cert.subject().iter_common_name() {
+            part.as_str().ok()?.clone_into(&mut common_name);
+        }
+        let groups = cert.subject().iter_organization().map(|part| part.as_str().map(str::to_owned));
+        let validity = cert.validity();
+        Some(Self {
+            common_name,
+            organizations: groups.collect::<Result<_, _>>().ok()?,
+            serial: cert.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+            not_before: Timestamp::from_second(validity.not_before.timestamp()).ok()?,
+            not_after: Timestamp::from_second(validity.not_after.timestamp()).ok()?,
+        })
+    }
+
+    /// When it is time for the next one: after two thirds of its life.
+    #[must_use]
+    pub fn renewal(&self) -> Timestamp {
+        let third = self.not_after.duration_since(self.not_before).checked_div(3);
+        third.and_then(|third| self.not_after.checked_sub(third).ok()).unwrap_or(self.not_after)
+    }
+
+    /// It should be replaced: the time has come, or the clock was set back to before its beginning.
+    #[must_use]
+    pub fn due(&self, now: Timestamp) -> bool {
+        now >= self.renewal() || now < self.not_before
+    }
+}
+
 /// The install's own certificate authority.
 pub struct Ca {
     cert_pem: String,
-    issuer: Issuer<'static, KeyPair>,
+    key: KeyPair,
+    subject: Vec<u8>,
+    key_id: Option<Vec<u8>>,
+    facts: Facts,
 }
 
 impl std::fmt::Debug for Ca {
@@ -110,33 +185,40 @@ impl Ca {
         let (cert_path, key_path) = (dir.join("ca.crt"), dir.join("ca.key"));
         if !key_path.exists() {
             let key = KeyPair::generate().map_err(|e| material("CA key")(&e))?;
-            let mut params = CertificateParams::default();
-            params.distinguished_name = DistinguishedName::new();
-            params.distinguished_name.push(DnType::CommonName, common_name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![
-                KeyUsagePurpose::KeyCertSign,
-                KeyUsagePurpose::CrlSign,
-                KeyUsagePurpose::DigitalSignature,
-            ];
-            validity(&mut params, 3650);
-            let cert = params.self_signed(&key).map_err(|e| material("CA certificate")(&e))?;
+            let cert_pem = self_signed(&key, common_name)?;
             // The certificate first: a crash in between leaves no key, so the next start makes both anew.
-            write_file(&cert_path, cert.pem().as_bytes(), 0o644)?;
+            write_file(&cert_path, cert_pem.as_bytes(), 0o644)?;
             write_file(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
         }
         let cert_pem = read_file(&cert_path)?;
         let key_pem = read_file(&key_path)?;
         let bad = |path: &Path| material(&path.display().to_string())(&"does not parse");
         let key = KeyPair::from_pem(&key_pem).map_err(|_| bad(&key_path))?;
-        let issuer = Issuer::from_ca_cert_pem(&cert_pem, key).map_err(|_| bad(&cert_path))?;
-        Ok(Self { cert_pem, issuer })
+        Self::new(cert_pem, key).ok_or_else(|| bad(&cert_path))
+    }
+
+    fn new(cert_pem: String, key: KeyPair) -> Option<Self> {
+        let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).ok()?;
+        let (_, cert) = X509Certificate::from_der(&der).ok()?;
+        let key_id = cert.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        });
+        let subject = cert.subject().as_raw().to_vec();
+        let facts = Facts::of_der(&der)?;
+        Some(Self { cert_pem, key, subject, key_id, facts })
     }
 
     /// The CA's certificate, PEM.
     #[must_use]
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem
+    }
+
+    /// What the CA's certificate says.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// Issue a certificate with a fresh key.
@@ -146,39 +228,121 @@ impl Ca {
     pub fn issue(&self, profile: &Profile) -> Result<Issued, Error> {
         let bad = material(&profile.common_name);
         let key = KeyPair::generate().map_err(|e| bad(&e))?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, profile.common_name.as_str());
-        for organization in &profile.organizations {
-            params.distinguished_name.push(DnType::OrganizationName, organization.as_str());
-        }
+        let organizations = profile.organizations.iter().map(|name| der::attribute(&[0x55, 4, 10], name));
+        let mut subject: Vec<Vec<u8>> = organizations.collect();
+        subject.push(der::attribute(&[0x55, 4, 3], &profile.common_name));
+        let mut names = Vec::new();
         for name in &profile.dns {
-            let name = name.as_str().try_into().map_err(|e: rcgen::Error| bad(&e))?;
-            params.subject_alt_names.push(SanType::DnsName(name));
+            if !name.is_ascii() {
+                return Err(bad(&format!("{name:?} is no DNS name")));
+            }
+            names.extend(der::tlv(0x82, &[name.as_bytes()]));
         }
-        params.subject_alt_names.extend(profile.ips.iter().copied().map(SanType::IpAddress));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        if profile.usage != Usage::Client {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        for ip in &profile.ips {
+            names.extend(match ip {
+                IpAddr::V4(ip) => der::tlv(0x87, &[&ip.octets()]),
+                IpAddr::V6(ip) => der::tlv(0x87, &[&ip.octets()]),
+            });
         }
-        if profile.usage != Usage::Server {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        let names = (!names.is_empty()).then(|| der::sequence(&[&names]));
+        let usages: &[&str] = match profile.usage {
+            Usage::Server => &["digital signature", "server auth"],
+            Usage::Client => &["digital signature", "client auth"],
+            Usage::Both => &["digital signature", "server auth", "client auth"],
+        };
+        let (not_before, not_after) = validity(i64::from(profile.days));
+        let cert_pem = self.sign(&Unsigned {
+            subject: &der::sequence(&[&subject.concat()]),
+            key: &key.subject_public_key_info(),
+            alternatives: names.as_deref(),
+            usages: Usages::parse(usages).map_err(|usage| bad(&usage))?,
+            not_before,
+            not_after: not_after.min(self.facts.not_after),
+        })?;
+        Ok(Issued { cert_pem, key_pem: key.serialize_pem() })
+    }
+
+    /// Sign what somebody asked for: the subject, key and alternative names of the request as they are, with these
+    /// usages (in `certificates.k8s.io`'s words), for `life` from now on. Short lives are not shortened by what is
+    /// dated back for clocks that differ. Nothing outlives the CA. Gives PEM.
+    ///
+    /// # Errors
+    /// A usage that nobody knows, or a CA that has expired.
+    pub fn sign_request(
+        &self,
+        request: &Request,
+        usages: &[String],
+        life: Duration,
+    ) -> Result<String, Error> {
+        const BACK: SignedDuration = SignedDuration::from_mins(5);
+        const SHORT: Duration = Duration::from_secs(8 * 3600);
+        let bad = material("certificate request");
+        let usages =
+            Usages::parse(usages).map_err(|usage| bad(&format!("unrecognized usage values: [{usage:?}]")))?;
+        let now = clock::now();
+        if now >= self.facts.not_after {
+            let text = format!("the signer has expired: NotAfter={}", clock::rfc3339(self.facts.not_after));
+            return Err(bad(&text));
         }
-        validity(&mut params, profile.days);
-        let cert = params.signed_by(&key, &self.issuer).map_err(|e| bad(&e))?;
-        Ok(Issued { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
+        let mut until = now.checked_add(life).map_err(|e| bad(&e))?;
+        if life >= SHORT {
+            until = until.checked_sub(BACK).map_err(|e| bad(&e))?;
+        }
+        self.sign(&Unsigned {
+            subject: &request.subject,
+            key: &request.key,
+            alternatives: request.alternatives.as_deref(),
+            usages,
+            not_before: now.checked_sub(BACK).map_err(|e| bad(&e))?,
+            not_after: until.min(self.facts.not_after),
+        })
+    }
+
+    fn sign(&self, cert: &Unsigned<'_>) -> Result<String, Error> {
+        let signer = Signer { key: &self.key, subject: &self.subject, key_id: self.key_id.as_deref() };
+        Ok(pem("CERTIFICATE", &sign::sign(&signer, cert)?))
     }
 }
 
-fn validity(params: &mut CertificateParams, days: u32) {
-    let now = time::OffsetDateTime::now_utc();
-    // An hour back, for machines whose clocks differ a little.
-    params.not_before = now - time::Duration::hours(1);
-    params.not_after = now + time::Duration::days(i64::from(days));
+fn self_signed(key: &KeyPair, common_name: &str) -> Result<String, Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    let (from, until) = validity(3650);
+    let date = |at: Timestamp| {
+        time::OffsetDateTime::from_unix_timestamp(at.as_second()).map_err(|e| material("CA certificate")(&e))
+    };
+    params.not_before = date(from)?;
+    params.not_after = date(until)?;
+    let cert = params.self_signed(key).map_err(|e| material("CA certificate")(&e))?;
+    Ok(cert.pem())
 }
 
-/// A server's rustls configuration, offering HTTP/2 and HTTP/1.1. With `client_ca_pem`, client certificates are
-/// verified when sent, and demanded when `require_client`.
+/// From an hour ago, for machines whose clocks differ a little.
+fn validity(days: i64) -> (Timestamp, Timestamp) {
+    let now = clock::now();
+    let from = now.checked_sub(SignedDuration::from_hours(1)).unwrap_or(now);
+    let until = now.checked_add(SignedDuration::from_hours(24 * days)).unwrap_or(Timestamp::MAX);
+    (from, until)
+}
+
+/// A PEM block (RFC 7468).
+fn pem(label: &str, der: &[u8]) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let text = STANDARD.encode(der);
+    let mut out = format!("-----BEGIN {label}-----\n");
+    for line in text.as_bytes().chunks(64) {
+        out.push_str(&String::from_utf8_lossy(line));
+        out.push('\n');
+    }
+    out.push_str(&format!("-----END {label}-----\n"));
+    out
+}
+
+/// A server's rustls configuration with an identity that stays; see [`live_server_config`].
 ///
 /// # Errors
 /// PEM that does not parse or match.
@@ -187,40 +351,15 @@ pub fn server_config(
     client_ca_pem: Option<&str>,
     require_client: bool,
 ) -> Result<Arc<ServerConfig>, Error> {
-    let bad = material("server identity");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| bad(&e))?;
-    let builder = match client_ca_pem {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(pem)?), provider);
-            let verifier = if require_client { verifier } else { verifier.allow_unauthenticated() };
-            builder.with_client_cert_verifier(verifier.build().map_err(|e| bad(&e))?)
-        }
-    };
-    let mut config =
-        builder.with_single_cert(chain(identity)?, private_key(identity)?).map_err(|e| bad(&e))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    live_server_config(Identity::new(identity.clone())?, client_ca_pem, require_client)
 }
 
-/// A client's rustls configuration that trusts `ca_pem` alone. Sets no ALPN: HTTP/1.1 unless the caller says more.
+/// A client's rustls configuration with an identity that stays; see [`live_client_config`].
 ///
 /// # Errors
 /// PEM that does not parse or match.
 pub fn client_config(ca_pem: &str, identity: Option<&Issued>) -> Result<Arc<ClientConfig>, Error> {
-    let bad = material("client identity");
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| bad(&e))?
-        .with_root_certificates(roots(ca_pem)?);
-    let config = match identity {
-        None => builder.with_no_client_auth(),
-        Some(id) => builder.with_client_auth_cert(chain(id)?, private_key(id)?).map_err(|e| bad(&e))?,
-    };
-    Ok(Arc::new(config))
+    live_client_config(ca_pem, identity.cloned().map(Identity::new).transpose()?)
 }
 
 fn roots(ca_pem: &str) -> Result<RootCertStore, Error> {
@@ -325,6 +464,73 @@ mod tests {
         handshake(config.clone(), client_config(ours.cert_pem(), Some(&friend)).unwrap()).unwrap();
         assert!(handshake(config.clone(), client_config(ours.cert_pem(), Some(&stranger)).unwrap()).is_err());
         assert!(handshake(config, client_config(other.cert_pem(), Some(&friend)).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_replaced_identity_is_shown_to_who_comes_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(dir.path(), "ca").unwrap();
+        let identity = Identity::new(ca.issue(&profile("api", Usage::Server)).unwrap()).unwrap();
+        let server = live_server_config(identity.clone(), Some(ca.cert_pem()), false).unwrap();
+        let client = client_config(ca.cert_pem(), None).unwrap();
+        handshake(server.clone(), client.clone()).unwrap();
+        let before = identity.facts().serial;
+        identity.replace(ca.issue(&profile("api", Usage::Server)).unwrap()).unwrap();
+        assert_ne!(before, identity.facts().serial);
+        handshake(server, client).unwrap();
+    }
+
+    #[test]
+    fn a_request_is_signed_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(dir.path(), "ca").unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["a.example".to_owned(), "10.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "jane");
+        params.distinguished_name.push(DnType::OrganizationName, "one");
+        params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 10]), "two");
+        let asked = params.serialize_request(&key).unwrap().pem().unwrap();
+        let request = Request::parse(asked.as_bytes()).unwrap();
+        assert_eq!((request.common_name.as_str(), request.dns.len(), request.ips.len()), ("jane", 1, 1));
+        let usages = ["client auth".to_owned(), "digital signature".to_owned()];
+        let cert = ca.sign_request(&request, &usages, Duration::from_secs(3600)).unwrap();
+        let facts = Facts::of(&cert).unwrap();
+        assert_eq!(facts.organizations, ["one", "two"]);
+        assert!(!facts.due(clock::now()));
+        let server = ca.issue(&profile("api", Usage::Server)).unwrap();
+        let server = server_config(&server, Some(ca.cert_pem()), true).unwrap();
+        let jane = Issued { cert_pem: cert, key_pem: key.serialize_pem() };
+        handshake(server, client_config(ca.cert_pem(), Some(&jane)).unwrap()).unwrap();
+        assert!(ca.sign_request(&request, &["nonsense".to_owned()], Duration::from_secs(3600)).is_err());
+
+        let mut der = asked.clone().into_bytes();
+        let middle = der.len() / 2;
+        der[middle] = if der[middle] == b'A' { b'B' } else { b'A' };
+        assert!(Request::parse(&der).is_err());
+    }
+
+    #[test]
+    fn nothing_that_is_sent_as_a_request_makes_it_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(dir.path(), "ca").unwrap();
+        let params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        let asked = params.serialize_request(&KeyPair::generate().unwrap()).unwrap();
+        let der: &[u8] = asked.der();
+        let cert = CertificateDer::from_pem_slice(ca.cert_pem().as_bytes()).unwrap();
+        for round in 0..4000 {
+            for source in [der, &cert] {
+                let mut bytes = source.to_vec();
+                for _ in 0..=round % 4 {
+                    let at = rand::random_range(0..bytes.len());
+                    bytes[at] = rand::random();
+                }
+                bytes.truncate(rand::random_range(1..=bytes.len() + round % 2).min(bytes.len()));
+                let _ = Facts::of_der(&bytes);
+                let _ = Request::parse(pem("CERTIFICATE REQUEST", &bytes).as_bytes());
+                let _ = Request::parse(&bytes);
+            }
+        }
     }
 
     #[test]
