@@ -12,8 +12,8 @@ A type is a line `T NAME [gvk=GROUP/VERSION/KIND]...`, its fields follow, one an
     s string   b base64 bytes   i int32   l int64   d double   f bool
     t Time     u MicroTime      q Quantity  x IntOrString   * anything
     @NAME another type   [SHAPE a list   {SHAPE a map from strings
-Names lose the prefixes `io.k8s.api.` (becomes nothing) and `io.k8s.apimachinery.pkg.` (becomes `~`). A type whose
-map type is atomic says so on its own line (`map=atomic`). Only what ROOTS reach is written.
+Names lose the prefixes `io.k8s.api.` (becomes nothing) and `io.k8s.apimachinery.pkg.` (becomes `~`); those of other
+modules lose `io.k8s.` for `^`. A type whose map type is atomic says so on its own line (`map=atomic`). Only what ROOTS reach is written.
 """
 import json
 import sys
@@ -21,19 +21,39 @@ import sys
 API = "io.k8s.api."
 MACHINERY = "io.k8s.apimachinery.pkg."
 META = MACHINERY + "apis.meta.v1."
+EXTENSIONS = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1."
+AGGREGATION = "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1."
 
 KINDS = {
-    "core.v1": "Binding ConfigMap Endpoints Event Namespace Node Pod PodTemplate Secret Service ServiceAccount",
+    "core.v1": "Binding ComponentStatus ConfigMap Endpoints Event LimitRange Namespace Node PersistentVolume "
+               "PersistentVolumeClaim Pod PodTemplate ReplicationController ResourceQuota Secret Service "
+               "ServiceAccount",
+    "admissionregistration.v1": "MutatingAdmissionPolicy MutatingAdmissionPolicyBinding "
+                                "MutatingWebhookConfiguration ValidatingAdmissionPolicy "
+                                "ValidatingAdmissionPolicyBinding ValidatingWebhookConfiguration",
     "apps.v1": "ControllerRevision DaemonSet Deployment ReplicaSet StatefulSet",
-    "events.v1": "Event",
+    "authentication.v1": "SelfSubjectReview TokenReview TokenRequest",
+    "authorization.v1": "LocalSubjectAccessReview SelfSubjectAccessReview SelfSubjectRulesReview "
+                        "SubjectAccessReview",
+    "autoscaling.v1": "HorizontalPodAutoscaler Scale",
+    "autoscaling.v2": "HorizontalPodAutoscaler",
     "batch.v1": "CronJob Job",
+    "certificates.v1": "CertificateSigningRequest ClusterTrustBundle PodCertificateRequest",
     "coordination.v1": "Lease",
     "discovery.v1": "EndpointSlice",
-    "authentication.v1": "SelfSubjectReview TokenReview TokenRequest",
-    "authorization.v1": "SelfSubjectAccessReview SubjectAccessReview",
-    "autoscaling.v1": "Scale",
-    "policy.v1": "Eviction",
+    "events.v1": "Event",
+    "flowcontrol.v1": "FlowSchema PriorityLevelConfiguration",
+    "networking.v1": "IPAddress Ingress IngressClass NetworkPolicy ServiceCIDR",
+    "node.v1": "RuntimeClass",
+    "policy.v1": "Eviction PodDisruptionBudget",
+    "rbac.v1": "ClusterRole ClusterRoleBinding Role RoleBinding",
+    "resource.v1": "DeviceClass DeviceTaintRule ResourceClaim ResourceClaimTemplate ResourceSlice",
+    "scheduling.v1": "PriorityClass",
+    "storage.v1": "CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass",
+    "storagemigration.v1": "StorageVersionMigration",
 }
+# Kinds that other modules than k8s.io/api define, by their whole names.
+OTHERS = [EXTENSIONS + "CustomResourceDefinition", AGGREGATION + "APIService"]
 META_KINDS = "Status DeleteOptions APIResourceList APIGroup APIGroupList APIVersions WatchEvent"
 
 SCALARS = {
@@ -44,6 +64,10 @@ SCALARS = {
     MACHINERY + "api.resource.Quantity": "q",
     MACHINERY + "util.intstr.IntOrString": "x",
     MACHINERY + "runtime.RawExtension": "*",
+    EXTENSIONS + "JSON": "*",
+    EXTENSIONS + "JSONSchemaPropsOrArray": "*",
+    EXTENSIONS + "JSONSchemaPropsOrBool": "*",
+    EXTENSIONS + "JSONSchemaPropsOrStringArray": "*",
 }
 PRIMITIVES = {
     ("string", None): "s",
@@ -60,6 +84,8 @@ def short(name):
         return "~" + name[len(MACHINERY):]
     if name.startswith(API):
         return name[len(API):]
+    if name in OTHERS or name.startswith((EXTENSIONS, AGGREGATION)):
+        return "^" + name[len("io.k8s."):]
     sys.exit(f"a type with an unknown prefix: {name}")
 
 
@@ -69,6 +95,9 @@ def roots(definitions):
             yield f"{API}{group}.{kind}"
             if f"{API}{group}.{kind}List" in definitions:
                 yield f"{API}{group}.{kind}List"
+    for name in OTHERS:
+        yield name
+        yield name + "List"
     for kind in META_KINDS.split():
         yield META + kind
 
@@ -124,7 +153,7 @@ def main():
         node = definitions[name]
         head = ["T", short(name)]
         head += [f"gvk={g['group']}/{g['version']}/{g['kind']}" for g in gvks(node)
-                 if g["group"] in served and g["version"] == "v1"]
+                 if g["group"] in served and g["version"] in ("v1", "v2") and (len(gvks(node)) == 1 or g["version"] == "v1")]
         if "x-kubernetes-map-type" in node:
             head.append("map=" + node["x-kubernetes-map-type"])
         required = node.get("required", [])

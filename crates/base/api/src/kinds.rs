@@ -1,7 +1,9 @@
 //! Which kinds are served, and everything that is true of a kind by name: path, verbs, short names, categories,
 //! subresources, selectable fields, and where its objects are kept. A new kind is a new row of the table.
 
-pub mod events;
+mod autoscalers;
+pub mod convert;
+mod events;
 pub mod intern;
 mod table;
 
@@ -140,9 +142,9 @@ impl Resource {
     }
 }
 
-/// Every resource, in the order in which discovery shows them: by group, in a group by plural.
+/// Every resource, in the order in which discovery shows them: by group, in a group by version and plural.
 pub fn resources() -> &'static [Resource] {
-    table::RESOURCES
+    table::resources()
 }
 
 /// The resource under a path.

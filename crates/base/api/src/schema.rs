@@ -117,8 +117,11 @@ impl Type {
 
     /// The name as OpenAPI has it: `io.k8s.api.core.v1.Pod`.
     pub fn openapi_name(&self) -> String {
-        match self.name.strip_prefix('~') {
-            Some(rest) => format!("io.k8s.apimachinery.pkg.{rest}"),
+        if let Some(rest) = self.name.strip_prefix('~') {
+            return format!("io.k8s.apimachinery.pkg.{rest}");
+        }
+        match self.name.strip_prefix('^') {
+            Some(rest) => format!("io.k8s.{rest}"),
             None => format!("io.k8s.api.{}", self.name),
         }
     }

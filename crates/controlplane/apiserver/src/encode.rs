@@ -35,7 +35,7 @@ pub(crate) enum Include {
 pub(crate) fn canonical(endpoint: &Endpoint, object: &Value) -> Result<Bytes, Status> {
     let converted;
     let object = if endpoint.foreign() {
-        converted = kinds::events::to_stored(endpoint.resource, object.clone());
+        converted = kinds::convert::to_stored(endpoint.resource, object.clone());
         &converted
     } else {
         object
@@ -96,7 +96,7 @@ pub(crate) fn parse(endpoint: &Endpoint, stored: &[u8], revision: i64) -> Result
     let mut object: Value = serde_json::from_slice(stored)
         .map_err(|e| Status::internal(format!("stored object is damaged: {e}")))?;
     if endpoint.foreign() {
-        object = kinds::events::from_stored(endpoint.resource, object);
+        object = kinds::convert::from_stored(endpoint.resource, object);
     }
     set_revision(&mut object, revision);
     Ok(object)

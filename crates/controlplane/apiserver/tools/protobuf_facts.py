@@ -12,7 +12,8 @@ import sys
 
 API = ["core/v1", "apps/v1", "batch/v1", "authentication/v1", "authorization/v1", "autoscaling/v1", "autoscaling/v2",
        "coordination/v1", "discovery/v1", "events/v1", "policy/v1", "networking/v1", "rbac/v1", "scheduling/v1",
-       "storage/v1", "node/v1", "admissionregistration/v1", "certificates/v1"]
+       "storage/v1", "node/v1", "admissionregistration/v1", "certificates/v1",
+       "flowcontrol/v1", "resource/v1", "storagemigration/v1"]
 SPECIAL = {"Time": "t", "MicroTime": "u", "Duration": "d", "Quantity": "q", "IntOrString": "o", "RawExtension": "r",
            "FieldsV1": "x"}
 BASIC = {"string": "s", "bool": "b", "int32": "i", "int64": "i", "int": "i", "uint32": "i", "uint8": "i",
@@ -26,7 +27,8 @@ def show(repo, path):
 
 def main():
     sources = {group: show(sys.argv[1], f"{group}/types.go") for group in API}
-    sources["meta/v1"] = show(sys.argv[2], "pkg/apis/meta/v1/types.go")
+    sources["meta/v1"] = "".join(
+        show(sys.argv[2], f"pkg/apis/meta/v1/{name}.go") for name in ("types", "group_version"))
     structs, named = {}, {}
     for group, text in sources.items():
         text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)

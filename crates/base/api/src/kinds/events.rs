@@ -3,8 +3,6 @@
 
 use serde_json::{Map, Value};
 
-use super::Resource;
-
 /// Field names: core, events.k8s.io.
 const NAMES: &[(&str, &str)] = &[
     ("involvedObject", "regarding"),
@@ -19,20 +17,14 @@ const NAMES: &[(&str, &str)] = &[
 const CORE_VERSION: &str = "v1";
 const NEW_VERSION: &str = "events.k8s.io/v1";
 
-/// Turns an object of the resource into the form in which it is kept. Only events of events.k8s.io change.
-pub fn to_stored(resource: &Resource, object: Value) -> Value {
-    if resource.is_new_event() { rename(object, CORE_VERSION, |(core, new)| (new, core)) } else { object }
+/// The core form of an event of events.k8s.io.
+pub(super) fn to_core(object: Value) -> Value {
+    rename(object, CORE_VERSION, |(core, new)| (new, core))
 }
 
-/// Turns a kept object into the form that the resource shows. Only events of events.k8s.io change.
-pub fn from_stored(resource: &Resource, object: Value) -> Value {
-    if resource.is_new_event() { rename(object, NEW_VERSION, |(core, new)| (core, new)) } else { object }
-}
-
-impl Resource {
-    fn is_new_event(&self) -> bool {
-        self.group == "events.k8s.io" && self.plural == "events"
-    }
+/// The events.k8s.io form of a core event.
+pub(super) fn from_core(object: Value) -> Value {
+    rename(object, NEW_VERSION, |(core, new)| (core, new))
 }
 
 /// Renames members, keeps their order, sets the apiVersion. A member that already has a target name is dropped, so
@@ -61,8 +53,10 @@ fn rename(
 mod tests {
     use serde_json::json;
 
-    use super::*;
-    use crate::kinds::by_path;
+    use crate::kinds::{
+        by_path,
+        convert::{from_stored, to_stored},
+    };
 
     #[test]
     fn a_new_event_is_kept_as_a_core_event_and_comes_back() {

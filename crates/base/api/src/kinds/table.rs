@@ -1,26 +1,55 @@
-//! The rows: one for each kind that is served.
+//! The rows: one for each kind that is served, as they share them; a file for some groups.
+
+mod cluster;
+mod core;
+mod workloads;
+
+use std::sync::OnceLock;
 
 use super::{Gvk, Resource, SelectableField, Storage, Subresource};
+
+/// The registry: the groups in the order of their priority, in a group by plural.
+pub(super) fn resources() -> &'static [Resource] {
+    static ALL: OnceLock<Vec<Resource>> = OnceLock::new();
+    ALL.get_or_init(|| [core::ROWS, workloads::ROWS, cluster::ROWS].concat())
+}
 
 const EVERY: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const NO_COLLECTION_DELETE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
 const GET: &[&str] = &["get"];
+const READ: &[&str] = &["get", "list"];
 const CONNECT: &[&str] = &["create", "get"];
 const CHANGE: &[&str] = &["get", "patch", "update"];
 const UPDATE: &[&str] = &["update"];
+const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 const ALL: &[&str] = &["all"];
+const EXTENSIONS: &[&str] = &["api-extensions"];
 
 /// Every group with its versions, the preferred first.
 pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("", &["v1"]),
+    ("apiregistration.k8s.io", &["v1"]),
     ("apps", &["v1"]),
     ("events.k8s.io", &["v1"]),
     ("authentication.k8s.io", &["v1"]),
     ("authorization.k8s.io", &["v1"]),
+    ("autoscaling", &["v2", "v1"]),
     ("batch", &["v1"]),
+    ("certificates.k8s.io", &["v1"]),
+    ("networking.k8s.io", &["v1"]),
+    ("policy", &["v1"]),
+    ("rbac.authorization.k8s.io", &["v1"]),
+    ("storage.k8s.io", &["v1"]),
+    ("admissionregistration.k8s.io", &["v1"]),
+    ("apiextensions.k8s.io", &["v1"]),
+    ("scheduling.k8s.io", &["v1"]),
     ("coordination.k8s.io", &["v1"]),
+    ("node.k8s.io", &["v1"]),
     ("discovery.k8s.io", &["v1"]),
+    ("resource.k8s.io", &["v1"]),
+    ("flowcontrol.apiserver.k8s.io", &["v1"]),
+    ("storagemigration.k8s.io", &["v1"]),
 ];
 
 /// Kinds that travel but have no path of their own.
@@ -56,11 +85,25 @@ pub(super) const fn custom(group: &'static str, version: &'static str) -> Resour
     Resource { group, version, ..ROW }
 }
 
-const APPS: Resource = Resource { group: "apps", ..ROW };
-const BATCH: Resource = Resource { group: "batch", ..ROW };
+/// What most rows say of a kind that belongs to no namespace.
+const CLUSTER: Resource = Resource { namespaced: false, ..ROW };
 
-/// A question of a cluster-wide group that is answered at once and never kept.
-const REVIEW: Resource = Resource { namespaced: false, verbs: CREATE, storage: Storage::Virtual, ..ROW };
+const APPS: Resource = Resource { group: "apps", ..ROW };
+const AUTOSCALING: Resource = Resource { group: "autoscaling", ..ROW };
+const BATCH: Resource = Resource { group: "batch", ..ROW };
+const NETWORKING: Resource = Resource { group: "networking.k8s.io", ..ROW };
+const RBAC: Resource = Resource { group: "rbac.authorization.k8s.io", ..ROW };
+const RESOURCE: Resource = Resource { group: "resource.k8s.io", ..ROW };
+const CERTIFICATES: Resource = Resource { group: "certificates.k8s.io", ..CLUSTER };
+const FLOW: Resource = Resource { group: "flowcontrol.apiserver.k8s.io", ..CLUSTER };
+const STORAGE: Resource = Resource { group: "storage.k8s.io", ..CLUSTER };
+const ADMISSION: Resource =
+    Resource { group: "admissionregistration.k8s.io", categories: EXTENSIONS, ..CLUSTER };
+
+/// A question that is answered at once and never kept.
+const REVIEW: Resource = Resource { verbs: CREATE, storage: Storage::Virtual, ..CLUSTER };
+const AUTHENTICATION: Resource = Resource { group: "authentication.k8s.io", ..REVIEW };
+const AUTHORIZATION: Resource = Resource { group: "authorization.k8s.io", ..REVIEW };
 
 const fn own(name: &'static str, group: &'static str, kind: &'static str) -> Subresource {
     Subresource { name, group, version: "v1", kind, verbs: CHANGE }
@@ -68,6 +111,10 @@ const fn own(name: &'static str, group: &'static str, kind: &'static str) -> Sub
 
 const fn verbs(sub: Subresource, verbs: &'static [&'static str]) -> Subresource {
     Subresource { verbs, ..sub }
+}
+
+const fn version(version: &'static str, sub: Subresource) -> Subresource {
+    Subresource { version, ..sub }
 }
 
 const SCALE: Subresource = own("scale", "autoscaling", "Scale");
@@ -120,196 +167,6 @@ const NEW_EVENT_FIELDS: &[SelectableField] = &[
     text("type", &["type"]),
 ];
 
-/// The registry.
-pub(super) const RESOURCES: &[Resource] = &[
-    Resource {
-        kind: "Binding",
-        plural: "bindings",
-        singular: "binding",
-        verbs: CREATE,
-        storage: Storage::Virtual,
-        ..ROW
-    },
-    Resource { kind: "ConfigMap", plural: "configmaps", singular: "configmap", short_names: &["cm"], ..ROW },
-    Resource { kind: "Endpoints", plural: "endpoints", singular: "endpoints", short_names: &["ep"], ..ROW },
-    Resource {
-        kind: "Event",
-        plural: "events",
-        singular: "event",
-        short_names: &["ev"],
-        fields: EVENT_FIELDS,
-        ..ROW
-    },
-    Resource {
-        kind: "Namespace",
-        plural: "namespaces",
-        singular: "namespace",
-        short_names: &["ns"],
-        namespaced: false,
-        verbs: NO_COLLECTION_DELETE,
-        subresources: &[verbs(own("finalize", "", "Namespace"), UPDATE), own("status", "", "Namespace")],
-        fields: &[text("status.phase", &["status.phase"])],
-        ..ROW
-    },
-    Resource {
-        kind: "Node",
-        plural: "nodes",
-        singular: "node",
-        short_names: &["no"],
-        namespaced: false,
-        subresources: &[own("status", "", "Node")],
-        fields: &[typed("spec.unschedulable", &["spec.unschedulable"], "false")],
-        ..ROW
-    },
-    Resource {
-        kind: "Pod",
-        plural: "pods",
-        singular: "pod",
-        short_names: &["po"],
-        categories: ALL,
-        subresources: &[
-            verbs(own("attach", "", "PodAttachOptions"), CONNECT),
-            verbs(own("binding", "", "Binding"), CREATE),
-            verbs(own("eviction", "policy", "Eviction"), CREATE),
-            verbs(own("exec", "", "PodExecOptions"), CONNECT),
-            verbs(own("log", "", "Pod"), GET),
-            verbs(own("portforward", "", "PodPortForwardOptions"), CONNECT),
-            own("status", "", "Pod"),
-        ],
-        fields: POD_FIELDS,
-        ..ROW
-    },
-    Resource { kind: "PodTemplate", plural: "podtemplates", singular: "podtemplate", ..ROW },
-    Resource {
-        kind: "Secret",
-        plural: "secrets",
-        singular: "secret",
-        fields: &[text("type", &["type"])],
-        ..ROW
-    },
-    Resource {
-        kind: "ServiceAccount",
-        plural: "serviceaccounts",
-        singular: "serviceaccount",
-        short_names: &["sa"],
-        subresources: &[verbs(own("token", "authentication.k8s.io", "TokenRequest"), CREATE)],
-        ..ROW
-    },
-    Resource {
-        kind: "Service",
-        plural: "services",
-        singular: "service",
-        short_names: &["svc"],
-        categories: ALL,
-        subresources: &[own("status", "", "Service")],
-        fields: &[text("spec.clusterIP", &["spec.clusterIP"]), text("spec.type", &["spec.type"])],
-        ..ROW
-    },
-    Resource {
-        kind: "ControllerRevision",
-        plural: "controllerrevisions",
-        singular: "controllerrevision",
-        ..APPS
-    },
-    Resource {
-        kind: "DaemonSet",
-        plural: "daemonsets",
-        singular: "daemonset",
-        short_names: &["ds"],
-        categories: ALL,
-        subresources: &[own("status", "apps", "DaemonSet")],
-        ..APPS
-    },
-    Resource {
-        kind: "Deployment",
-        plural: "deployments",
-        singular: "deployment",
-        short_names: &["deploy"],
-        categories: ALL,
-        subresources: &[SCALE, own("status", "apps", "Deployment")],
-        ..APPS
-    },
-    Resource {
-        kind: "ReplicaSet",
-        plural: "replicasets",
-        singular: "replicaset",
-        short_names: &["rs"],
-        categories: ALL,
-        subresources: &[SCALE, own("status", "apps", "ReplicaSet")],
-        fields: &[typed("status.replicas", &["status.replicas"], "0")],
-        ..APPS
-    },
-    Resource {
-        kind: "StatefulSet",
-        plural: "statefulsets",
-        singular: "statefulset",
-        short_names: &["sts"],
-        categories: ALL,
-        subresources: &[SCALE, own("status", "apps", "StatefulSet")],
-        ..APPS
-    },
-    Resource {
-        group: "events.k8s.io",
-        kind: "Event",
-        plural: "events",
-        singular: "event",
-        short_names: &["ev"],
-        fields: NEW_EVENT_FIELDS,
-        storage: Storage::Shared("", "v1", "events"),
-        ..ROW
-    },
-    Resource {
-        group: "authentication.k8s.io",
-        kind: "SelfSubjectReview",
-        plural: "selfsubjectreviews",
-        singular: "selfsubjectreview",
-        ..REVIEW
-    },
-    Resource {
-        group: "authentication.k8s.io",
-        kind: "TokenReview",
-        plural: "tokenreviews",
-        singular: "tokenreview",
-        ..REVIEW
-    },
-    Resource {
-        group: "authorization.k8s.io",
-        kind: "SelfSubjectAccessReview",
-        plural: "selfsubjectaccessreviews",
-        singular: "selfsubjectaccessreview",
-        ..REVIEW
-    },
-    Resource {
-        group: "authorization.k8s.io",
-        kind: "SubjectAccessReview",
-        plural: "subjectaccessreviews",
-        singular: "subjectaccessreview",
-        ..REVIEW
-    },
-    Resource {
-        kind: "CronJob",
-        plural: "cronjobs",
-        singular: "cronjob",
-        short_names: &["cj"],
-        categories: ALL,
-        subresources: &[own("status", "batch", "CronJob")],
-        ..BATCH
-    },
-    Resource {
-        kind: "Job",
-        plural: "jobs",
-        singular: "job",
-        categories: ALL,
-        subresources: &[own("status", "batch", "Job")],
-        fields: &[typed("status.successful", &["status.succeeded"], "0")],
-        ..BATCH
-    },
-    Resource { group: "coordination.k8s.io", kind: "Lease", plural: "leases", singular: "lease", ..ROW },
-    Resource {
-        group: "discovery.k8s.io",
-        kind: "EndpointSlice",
-        plural: "endpointslices",
-        singular: "endpointslice",
-        ..ROW
-    },
-];
+const REPLICAS: &[SelectableField] = &[typed("status.replicas", &["status.replicas"], "0")];
+
+const SIGNER: SelectableField = text("spec.signerName", &["spec.signerName"]);

@@ -202,8 +202,8 @@ mod tests {
 
     #[test]
     fn numbers_and_flags_have_texts() {
-        let rs = by_path("apps", "v1", "replicasets").unwrap();
-        let none = FieldSelector::parse(rs, "status.replicas=0").unwrap();
+        let rc = by_path("", "v1", "replicationcontrollers").unwrap();
+        let none = FieldSelector::parse(rc, "status.replicas=0").unwrap();
         assert!(none.matches(&json!({"status": {"replicas": 0}})) && none.matches(&json!({})));
         let nodes = by_path("", "v1", "nodes").unwrap();
         let out = FieldSelector::parse(nodes, "spec.unschedulable=true").unwrap();
