@@ -1,19 +1,161 @@
-//! What is decided about an object on its way in that needs to look at other objects.
+//! What is decided about a request that would change something, once it is known to be well-formed and permitted.
+//!
+//! [`mutate`] completes the object, [`validate`] refuses it; between the two the caller prepares and checks what
+//! came out, so that nothing that a plugin adds goes unchecked. [`quota::charge`] comes last and inside the loop that
+//! stores, because what it decides is part of the transaction. The order is that of Kubernetes' plugins
+//! (`pkg/kubeapiserver/options/plugins.go`). Nothing is copied or parsed for a plugin that has nothing to say.
 
 pub(crate) mod account;
 pub(crate) mod namespace;
+pub(crate) mod policy;
+pub(crate) mod quota;
+pub(crate) mod state;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 
-use sampan_api::status::Status;
+use sampan_api::{
+    kinds::{Gvk, Resource},
+    status::Status,
+};
+use sampan_store::Compare;
 use serde_json::Value;
 
-use crate::{call::Call, core::Core};
+use crate::{
+    call::{Call, text},
+    core::Core,
+};
 
-/// Completes or refuses an object that is to be created.
-pub(crate) async fn create(core: &Arc<Core>, call: &Call, object: &mut Value) -> Result<(), Status> {
-    match (call.endpoint.resource.group, call.endpoint.resource.plural) {
-        ("", "pods") => account::pod(core, call, object).await,
-        _ => Ok(()),
+/// What a request would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// Make an object, or act through a subresource that takes a POST.
+    Create,
+    /// Change an object or a part of it.
+    Update,
+    /// Remove an object.
+    Delete,
+    /// Open a stream to what an object stands for.
+    Connect,
+}
+
+impl Operation {
+    /// The word of `AdmissionReview`.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
     }
+}
+
+/// One object on its way in (or out), with what is known of the request.
+pub(crate) struct Review<'a> {
+    /// Who asks, how, and where warnings and audit annotations go.
+    pub(crate) call: &'a Call,
+    /// What is about to happen.
+    pub(crate) operation: Operation,
+    /// The resource that the path names.
+    pub(crate) resource: &'static Resource,
+    /// The subresource that the path names; empty for the object itself.
+    pub(crate) subresource: &'a str,
+    /// The kind of `object`: a subresource may have its own.
+    pub(crate) kind: Gvk,
+    /// The object as it would be; `null` for a delete.
+    pub(crate) object: Value,
+    /// The object as it is stored, for an update or a delete.
+    pub(crate) old: Option<&'a Value>,
+    /// Nothing is to be changed in earnest.
+    pub(crate) dry_run: bool,
+    /// What the transaction has to demand for the decision to hold.
+    pub(crate) guard: namespace::Guard,
+}
+
+impl<'a> Review<'a> {
+    /// The request with the object it carries.
+    pub(crate) fn new(call: &'a Call, operation: Operation, object: Value, dry_run: bool) -> Self {
+        Self {
+            call,
+            operation,
+            resource: call.endpoint.resource,
+            subresource: call.target.subresource.as_deref().unwrap_or_default(),
+            kind: call.body_kind(),
+            object,
+            old: None,
+            dry_run,
+            guard: None,
+        }
+    }
+
+    /// The same, of an object that is there already.
+    #[must_use]
+    pub(crate) fn over(mut self, old: &'a Value) -> Self {
+        self.old = Some(old);
+        self
+    }
+
+    /// The namespace; for a namespace itself its own name, as everywhere in admission.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        if self.is("", "namespaces") {
+            return Some(self.name()).filter(|name| !name.is_empty());
+        }
+        self.call.namespace().filter(|_| self.resource.namespaced)
+    }
+
+    /// The object's name; empty while it is still to be generated.
+    pub(crate) fn name(&self) -> &str {
+        let named = self.call.name();
+        if !named.is_empty() {
+            return named;
+        }
+        match self.old {
+            // One of many that are deleted together.
+            Some(old) => text(old, "/metadata/name"),
+            None => text(&self.object, "/metadata/name"),
+        }
+    }
+
+    /// Whether the request is about this resource.
+    pub(crate) fn is(&self, group: &str, plural: &str) -> bool {
+        self.resource.plural == plural && self.resource.group == group
+    }
+
+    /// Whether the request is about objects of this resource, not about a part of one.
+    pub(crate) fn is_main(&self, group: &str, plural: &str) -> bool {
+        self.subresource.is_empty() && self.is(group, plural)
+    }
+
+    /// 403 as plugins word it.
+    pub(crate) fn forbidden(&self, why: impl std::fmt::Display) -> Status {
+        Status::forbidden(self.resource, self.name(), why)
+    }
+}
+
+/// Completes the object; a refusal is final.
+pub(crate) async fn mutate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
+    namespace::admit(core, review).await?;
+    if review.operation == Operation::Create && review.is_main("", "pods") {
+        account::pod(core, review).await?;
+    }
+    policy::mutate(core, review).await?;
+    webhook::mutate(core, review).await
+}
+
+/// Refuses an object that is complete and well-formed.
+pub(crate) async fn validate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
+    policy::validate(core, review).await?;
+    webhook::validate(core, review).await
+}
+
+/// [`mutate`] and [`validate`] for what is not stored or has nothing to check in between.
+pub(crate) async fn decide(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
+    mutate(core, review).await?;
+    validate(core, review).await
+}
+
+/// What a transaction has to demand besides, for admission's decisions to hold.
+pub(crate) fn conditions(review: &Review<'_>, charges: &quota::Charges) -> Vec<Compare> {
+    review.guard.iter().chain(&charges.compare).cloned().collect()
 }

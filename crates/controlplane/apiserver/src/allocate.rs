@@ -77,7 +77,8 @@ impl Claims {
     }
 }
 
-fn is_service(call: &Call) -> bool {
+/// Whether the request is about a Service, which holds addresses and ports.
+pub(crate) fn is_service(call: &Call) -> bool {
     call.endpoint.resource.group.is_empty() && call.endpoint.resource.plural == "services"
 }
 

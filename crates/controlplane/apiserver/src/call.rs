@@ -1,6 +1,6 @@
 //! One request to a resource, ready to be carried out.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
@@ -33,6 +33,45 @@ pub(crate) struct Call {
     pub(crate) permit: Option<OwnedSemaphorePermit>,
     /// The connection after a switch of protocols.
     pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// What is told besides the answer.
+    pub(crate) notes: Notes,
+}
+
+/// Warnings for the client and annotations for the audit log, gathered while a request is carried out.
+#[derive(Debug, Default)]
+pub(crate) struct Notes(Mutex<(Vec<String>, Vec<(String, String)>)>);
+
+/// Warnings and annotations of one request that are kept; more are dropped.
+const MOST_NOTES: usize = 64;
+
+impl Notes {
+    /// Warns the client, once, whatever becomes of the request.
+    pub(crate) fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let (warnings, _) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if warnings.len() < MOST_NOTES && !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// Notes something for the audit log; the first value of a key stays.
+    pub(crate) fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        let key = key.into();
+        let (_, annotations) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if annotations.len() < MOST_NOTES && !annotations.iter().any(|(known, _)| *known == key) {
+            annotations.push((key, value.into()));
+        }
+    }
+
+    /// The warnings so far.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// The annotations so far.
+    pub(crate) fn annotations(&self) -> Vec<(String, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
 }
 
 impl Call {

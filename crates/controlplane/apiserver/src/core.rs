@@ -1,7 +1,7 @@
 //! What every request handler has at hand.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -12,10 +12,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::state::State,
     cache::Cache,
     endpoint::{Endpoint, Endpoints},
     events::EventLease,
     metrics::Metrics,
+    mirror::Written,
     options::Options,
     storage::store_error,
     subresource::idle::Idle,
@@ -36,6 +38,10 @@ pub(crate) struct Core {
     pub(crate) connections: Arc<Semaphore>,
     /// Cancelled when no more is accepted: watches end, connections finish what they are at.
     pub(crate) closing: CancellationToken,
+    /// What admission keeps at hand; there once the server has started.
+    pub(crate) admission: OnceLock<State>,
+    /// Which mirrors a write has to be shown by.
+    pub(crate) written: Written,
     /// Connections to nodes that wait for the next request.
     pub(crate) idle: Arc<Idle>,
     ready: AtomicBool,
@@ -54,6 +60,8 @@ impl Core {
             endpoints: Endpoints::new(),
             metrics: Metrics::default(),
             event_lease: EventLease::default(),
+            admission: OnceLock::new(),
+            written: Written::default(),
             ready: AtomicBool::new(false),
             options,
         }

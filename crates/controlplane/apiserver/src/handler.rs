@@ -13,7 +13,7 @@ use crate::{
     authn,
     authz::{self, Attributes},
     body::{Body, RequestBody},
-    call::Call,
+    call::{Call, Notes},
     core::Core,
     discovery, fixed,
     request::{self, Query, Route, Target},
@@ -178,11 +178,20 @@ impl Core {
             body: Bytes::new(),
             permit: Some(permit),
             upgrade: incoming.upgrade,
+            notes: Notes::default(),
         };
         if !matches!(verb, "get" | "list" | "watch") && call.upgrade.is_none() {
             call.body = self.read(body).await?;
         }
-        self.carry_out(&mut call).await
+        let result = self.carry_out(&mut call).await;
+        let warnings = call.notes.warnings();
+        if warnings.is_empty() {
+            return result;
+        }
+        // A refusal carries them as well.
+        let mut response = result.unwrap_or_else(|status| respond::status(&status));
+        respond::warn(&mut response, &warnings);
+        Ok(response)
     }
 
     /// A place among the requests under way, or 429.

@@ -4,14 +4,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::StreamExt;
 use sampan_daemon::{Backoff, Policy, Supervisor};
-use sampan_store::{KeyValue, Range, Revision, Store, Watch, prefix_end};
+use sampan_store::{KeyValue, Op, Range, Revision, Store, Watch, prefix_end};
 use tokio::sync::watch;
 
 /// Objects by key.
@@ -29,6 +32,34 @@ pub(crate) struct Mirror<T> {
     seen: watch::Sender<Revision>,
     /// The last revision at which something changed.
     changed: watch::Sender<Revision>,
+    /// The last revision at which this server wrote something.
+    written: Arc<AtomicI64>,
+}
+
+/// A mirror that lags further behind than this is looked at as it is.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Which mirrors have to show a write before it counts as done: what a client was told is true for its next request.
+#[derive(Default)]
+pub(crate) struct Written(RwLock<Vec<(Bytes, Arc<AtomicI64>)>>);
+
+impl Written {
+    /// From now on writes below the mirror's prefix are told to it.
+    pub(crate) fn register<T: Send + Sync + 'static>(&self, mirror: &Mirror<T>) {
+        let entry = (mirror.prefix.clone(), mirror.written.clone());
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(entry);
+    }
+
+    /// The mirrors that these steps concern.
+    pub(crate) fn touched(&self, ops: &[Op]) -> Vec<Arc<AtomicI64>> {
+        let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let concerns = |prefix: &Bytes| {
+            ops.iter().any(|op| match op {
+                Op::Put { key, .. } | Op::Delete { key } => key.starts_with(prefix),
+            })
+        };
+        entries.iter().filter(|(prefix, _)| concerns(prefix)).map(|(_, written)| written.clone()).collect()
+    }
 }
 
 impl<T: Send + Sync + 'static> Mirror<T> {
@@ -48,6 +79,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
             objects: RwLock::default(),
             seen: watch::Sender::new(0),
             changed: watch::Sender::new(0),
+            written: Arc::default(),
         });
         let mut first = Some(mirror.attach(&*store).await?);
         let policy = Policy::Restart(Backoff::new(Duration::from_millis(100), Duration::from_secs(10)));
@@ -78,6 +110,14 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     /// Tells the revision of each change; the current one counts as seen.
     pub(crate) fn changes(&self) -> watch::Receiver<Revision> {
         self.changed.subscribe()
+    }
+
+    /// Waits until every write that this server has answered is shown: nearly always at once.
+    pub(crate) async fn settle(&self) {
+        let written = self.written.load(Ordering::Acquire);
+        if *self.seen.borrow() < written {
+            self.reach(written, SETTLE).await;
+        }
     }
 
     /// Waits until everything up to the revision is shown; false when that takes longer than `bound`.
@@ -123,7 +163,7 @@ impl<T: Send + Sync + 'static> Mirror<T> {
 
 #[cfg(test)]
 mod tests {
-    use sampan_store::{Op, Txn, TxnResponse, embedded};
+    use sampan_store::{Txn, TxnResponse, embedded};
 
     use super::*;
 

@@ -7,6 +7,7 @@ use sampan_api::status::{FieldError, Status};
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{self, Operation, Review},
     authz::{self, Attributes},
     body::Body,
     call::{Call, text},
@@ -19,7 +20,10 @@ use crate::{
 /// Answers a question that was posted.
 pub(crate) async fn answer(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
     respond::accepts_json(&call.headers)?;
-    let (mut review, _) = call.decode(call.endpoint.resource.gvk())?;
+    let (review, _) = call.decode(call.endpoint.resource.gvk())?;
+    let mut asked = Review::new(call, Operation::Create, review, call.query.dry_run()?);
+    admission::decide(core, &mut asked).await?;
+    let mut review = asked.object;
     match call.endpoint.resource.plural {
         "selfsubjectreviews" => review["status"] = json!({"userInfo": call.user.to_value()}),
         "tokenreviews" => token(core, &mut review).await?,

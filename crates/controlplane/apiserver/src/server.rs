@@ -6,7 +6,10 @@ use sampan_api::status::Status;
 use sampan_daemon::Supervisor;
 use tokio::net::TcpListener;
 
-use crate::{bootstrap, compact, core::Core, local::LocalService, options::Options, serve, user::UserInfo};
+use crate::{
+    admission::state::State, bootstrap, compact, core::Core, local::LocalService, options::Options, serve,
+    user::UserInfo,
+};
 
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +76,9 @@ impl ApiServer {
     pub async fn start(self, supervisor: &Supervisor) -> Result<Handle, Error> {
         let addresses = self.addresses().into();
         let core = Arc::new(Core::new(self.options, supervisor.child("apiserver")));
+        let state = State::open(&core).await.map_err(Error::Bootstrap)?;
+        // Nobody else has the core yet.
+        let _ = core.admission.set(state);
         bootstrap::run(&core).await.map_err(Error::Bootstrap)?;
         for (listener, address) in self.listeners {
             serve::listen(&core, listener, address);

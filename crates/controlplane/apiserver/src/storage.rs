@@ -1,5 +1,10 @@
 //! Objects in the store: read one, commit a change, and what the store's errors mean to a client.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
 use sampan_api::status::Status;
 use sampan_store::{Compare, Error, KeyValue, Op, Range, Revision, Txn, TxnResponse};
 use serde_json::Value;
@@ -21,6 +26,15 @@ pub(crate) fn store_error(error: &Error) -> Status {
         Error::TooLarge { .. } => Status::request_entity_too_large(error),
         Error::NoSpace(_) | Error::Unavailable(_) => Status::service_unavailable(error.to_string()),
         Error::LeaseNotFound(_) | Error::Corrupt(_) => Status::internal(error),
+    }
+}
+
+/// Tells mirrors how far they have to be before they are asked.
+fn tell(touched: &[Arc<AtomicI64>], response: &TxnResponse) {
+    if let TxnResponse::Committed(revision) = response {
+        for written in touched {
+            written.fetch_max(*revision, Ordering::AcqRel);
+        }
     }
 }
 
@@ -81,7 +95,10 @@ impl Core {
 
     /// Runs a transaction.
     pub(crate) async fn commit(&self, txn: Txn) -> Result<TxnResponse, Status> {
-        self.store().txn(txn).await.map_err(|e| store_error(&e))
+        let touched = self.written.touched(&txn.ops);
+        let response = self.store().txn(txn).await.map_err(|e| store_error(&e))?;
+        tell(&touched, &response);
+        Ok(response)
     }
 
     /// Puts an object that must be absent, with further steps in the same transaction.
@@ -101,9 +118,14 @@ impl Core {
             };
             txn.compare.extend(more.compare.iter().cloned());
             txn.ops.extend(more.ops.iter().cloned());
+            let touched = self.written.touched(&txn.ops);
             match self.store().txn(txn).await {
                 Err(Error::LeaseNotFound(_)) => self.event_lease.forget().await,
-                other => return other.map_err(|e| store_error(&e)),
+                Err(error) => return Err(store_error(&error)),
+                Ok(response) => {
+                    tell(&touched, &response);
+                    return Ok(response);
+                }
             }
         }
         Err(Status::server_timeout(endpoint.resource, "create", 1))

@@ -5,16 +5,15 @@ use std::{sync::Arc, time::Duration};
 use sampan_api::{status::Status, strategy};
 use serde_json::Value;
 
-use crate::{
-    call::{Call, text},
-    core::Core,
-};
+use super::Review;
+use crate::{call::text, core::Core};
 
 /// A new namespace gets its default account a moment later; a pod may wait this long for it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Gives the pod its account and the account's token.
-pub(crate) async fn pod(core: &Arc<Core>, call: &Call, pod: &mut Value) -> Result<(), Status> {
+pub(crate) async fn pod(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
+    let pod = &mut review.object;
     if pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
         return Ok(());
     }
@@ -29,12 +28,12 @@ pub(crate) async fn pod(core: &Arc<Core>, call: &Call, pod: &mut Value) -> Resul
         spec.insert("serviceAccountName".to_owned(), name.clone().into());
         spec.insert("serviceAccount".to_owned(), name.clone().into());
     }
-    let namespace = call.namespace().unwrap_or_default();
+    let namespace = review.call.namespace().unwrap_or_default();
     let Some(account) = find(core, namespace, &name).await? else {
         let why = format!(
             "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
         );
-        return Err(Status::forbidden(call.endpoint.resource, text(pod, "/metadata/name"), why));
+        return Err(Status::forbidden(review.resource, text(pod, "/metadata/name"), why));
     };
     strategy::apply_service_account(pod, &account);
     Ok(())

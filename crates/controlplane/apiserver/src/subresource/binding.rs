@@ -7,12 +7,13 @@ use sampan_api::{kinds::Gvk, status::Status, validation};
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{self, Operation, Review},
     body::Body,
     call::{self, Call, text},
     core::Core,
     storage::Found,
     subresource::done,
-    verbs::update::{self, Part},
+    verbs::update::{Change, Part},
 };
 
 const BINDING: Gvk = Gvk { group: "", version: "v1", kind: "Binding" };
@@ -22,7 +23,7 @@ pub(crate) async fn bind(core: &Arc<Core>, call: &Call) -> Result<Response<Body>
     let (mut binding, _) = call.decode(BINDING)?;
     call::place(call, &mut binding)?;
     call::check_name(call, &mut binding)?;
-    run(core, call, &binding).await
+    run(core, call, binding).await
 }
 
 /// Binds the pod that a `Binding` posted to `/bindings` names.
@@ -31,19 +32,23 @@ pub(crate) async fn bind_named(core: &Arc<Core>, call: &mut Call) -> Result<Resp
     call::place(call, &mut binding)?;
     call.target.name = Some(text(&binding, "/metadata/name").to_owned());
     call.endpoint = core.endpoint("", "v1", "pods")?;
-    run(core, call, &binding).await
+    run(core, call, binding).await
 }
 
-async fn run(core: &Arc<Core>, call: &Call, binding: &Value) -> Result<Response<Body>, Status> {
-    let errors = validation::binding(binding);
+async fn run(core: &Arc<Core>, call: &Call, binding: Value) -> Result<Response<Body>, Status> {
+    let dry_run = call.query.dry_run()?;
+    let mut review = Review::new(call, Operation::Create, binding, dry_run);
+    (review.subresource, review.kind) = ("binding", BINDING);
+    admission::mutate(core, &mut review).await?;
+    let errors = validation::binding(&review.object);
     if !errors.is_empty() {
         return Err(Status::invalid(("", "Binding"), call.name(), &errors));
     }
+    admission::validate(core, &mut review).await?;
+    let binding = &review.object;
     let node = text(binding, "/target/name");
-    update::change(core, call, Part::Server, call.query.dry_run()?, |found| {
-        assign(call, found, binding, node)
-    })
-    .await?;
+    let change = Change { call, part: Part::Server, dry_run, view: None };
+    change.run(core, |found| assign(call, found, binding, node)).await?;
     Ok(done())
 }
 

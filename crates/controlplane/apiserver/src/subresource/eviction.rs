@@ -6,6 +6,7 @@ use http::Response;
 use sampan_api::status::Status;
 
 use crate::{
+    admission::{self, Operation, Review},
     body::Body,
     call::{self, Call},
     core::Core,
@@ -18,8 +19,11 @@ pub(crate) async fn evict(core: &Arc<Core>, call: &Call) -> Result<Response<Body
     let (mut eviction, _) = call.decode(call.body_kind())?;
     call::place(call, &mut eviction)?;
     call::check_name(call, &mut eviction)?;
-    let mut wishes = Wishes::from_options(call, &eviction["deleteOptions"])?;
-    wishes.dry_run |= call.query.dry_run()?;
-    delete::remove(core, call, call.name(), &wishes).await?;
+    let dry_run = call.query.dry_run()?;
+    let mut review = Review::new(call, Operation::Create, eviction, dry_run);
+    admission::decide(core, &mut review).await?;
+    let mut wishes = Wishes::from_options(call, &review.object["deleteOptions"])?;
+    wishes.dry_run |= dry_run;
+    delete::remove(core, call, call.name(), &wishes, false).await?;
     Ok(done())
 }

@@ -10,11 +10,12 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use sampan_api::status::Status;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    admission::{self, Operation, Review},
     body::Body,
     call::{Call, text},
     core::Core,
@@ -47,6 +48,11 @@ const FORWARDED: [&str; 8] = [
 pub(crate) async fn connect(core: &Arc<Core>, call: &mut Call, what: &str) -> Result<Response<Body>, Status> {
     let pod = core.find(&call.endpoint, call.namespace(), call.name()).await?.object;
     let path = path(call, what, &pod)?;
+    if what != "log" {
+        let options = stream_options(call, what);
+        let mut review = Review::new(call, Operation::Connect, options, false);
+        admission::decide(core, &mut review).await?;
+    }
     let node = text(&pod, "/spec/nodeName").to_owned();
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {} does not have a host assigned", call.name())));
@@ -69,6 +75,31 @@ pub(crate) async fn connect(core: &Arc<Core>, call: &mut Call, what: &str) -> Re
     };
     let (response, lent) = send(core, &to, request).await.map_err(unreachable)?;
     answer(core, call, response, lent).await
+}
+
+/// What the query asks of a stream, as the object that admission sees.
+fn stream_options(call: &Call, what: &str) -> Value {
+    let mut options = json!({"apiVersion": "v1", "kind": call.body_kind().kind});
+    if what == "portforward" {
+        let ports = call.query.all("ports").flat_map(|list| list.split(','));
+        let ports: Vec<i64> = ports.filter_map(|port| port.parse().ok()).collect();
+        if !ports.is_empty() {
+            options["ports"] = ports.into();
+        }
+        return options;
+    }
+    for key in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.flag(key) == Some(true) {
+            options[key] = true.into();
+        }
+    }
+    if let Some(container) = call.query.get("container") {
+        options["container"] = container.into();
+    }
+    if what == "exec" {
+        options["command"] = call.query.all("command").collect();
+    }
+    options
 }
 
 /// Where a request goes.

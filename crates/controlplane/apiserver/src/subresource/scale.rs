@@ -14,7 +14,7 @@ use crate::{
     storage::Found,
     verbs::{
         patch,
-        update::{self, Part},
+        update::{Change, Part, View},
     },
 };
 
@@ -27,25 +27,18 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
     }
     let dry_run = call.query.dry_run()?;
     let given = if call.verb == "update" { Some(call.decode(call.body_kind())?.0) } else { None };
-    let changed = update::change(core, call, Part::Main, dry_run, |found| {
+    let view = Some(View { show: scale_of, apply: with_scale });
+    let change = Change { call, part: Part::Main, dry_run, view };
+    let make = |found: &Found| {
         let mut scale = match &given {
             Some(given) => given.clone(),
             None => patched(call, found)?,
         };
         call::place(call, &mut scale)?;
         call::check_name(call, &mut scale)?;
-        check(call, &scale)?;
-        let mut object = found.object.clone();
-        // What the Scale says of its base counts, not what was read just now.
-        call::metadata(&mut object)?.shift_remove("resourceVersion");
-        strategy::apply_scale(call.endpoint.resource, &mut object, &scale);
-        let uid = text(&scale, "/metadata/uid");
-        if !uid.is_empty() {
-            call::metadata(&mut object)?.insert("uid".to_owned(), uid.into());
-        }
-        Ok(object)
-    })
-    .await?;
+        Ok(scale)
+    };
+    let changed = change.run(core, make).await?;
     let mut object = changed.object;
     encode::set_revision(&mut object, changed.revision);
     Ok(respond::json_value(StatusCode::OK, &scale_of(call, &object)?))
@@ -53,6 +46,20 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
 
 fn scale_of(call: &Call, object: &Value) -> Result<Value, Status> {
     strategy::scale_of(call.endpoint.resource, object).ok_or_else(Status::no_such_resource)
+}
+
+/// The object with the replicas of the Scale, based on what the Scale is based on.
+fn with_scale(call: &Call, stored: &Value, scale: &Value) -> Result<Value, Status> {
+    check(call, scale)?;
+    let mut object = stored.clone();
+    // What the Scale says of its base counts, not what was read just now.
+    call::metadata(&mut object)?.shift_remove("resourceVersion");
+    strategy::apply_scale(call.endpoint.resource, &mut object, scale);
+    let uid = text(scale, "/metadata/uid");
+    if !uid.is_empty() {
+        call::metadata(&mut object)?.insert("uid".to_owned(), uid.into());
+    }
+    Ok(object)
 }
 
 fn patched(call: &Call, found: &Found) -> Result<Value, Status> {

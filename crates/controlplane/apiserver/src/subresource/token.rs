@@ -8,6 +8,7 @@ use sampan_daemon::clock;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::{self, Operation, Review},
     body::Body,
     call::{self, Call, text},
     core::Core,
@@ -27,6 +28,9 @@ pub(crate) async fn request(core: &Arc<Core>, call: &Call) -> Result<Response<Bo
     let (mut request, _) = call.decode(call.body_kind())?;
     call::place(call, &mut request)?;
     call::check_name(call, &mut request)?;
+    let mut review = Review::new(call, Operation::Create, request, call.query.dry_run()?);
+    admission::decide(core, &mut review).await?;
+    let mut request = review.object;
     let account = core.find(&call.endpoint, call.namespace(), call.name()).await?.object;
     let life = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT);
     check_life(call, life)?;

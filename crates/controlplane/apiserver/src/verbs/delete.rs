@@ -12,7 +12,8 @@ use sampan_store::{Compare, Op, Txn, TxnResponse};
 use serde_json::{Value, json};
 
 use crate::{
-    admission, allocate,
+    admission::{self, Operation, Review},
+    allocate,
     body::Body,
     call::{self, Call, text},
     core::Core,
@@ -93,7 +94,7 @@ impl Wishes {
 pub(crate) async fn delete(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
     let form = respond::form(&call.headers, &call.query)?;
     let wishes = Wishes::read(call)?;
-    match remove(core, call, call.name(), &wishes).await? {
+    match remove(core, call, call.name(), &wishes, true).await? {
         Outcome::Marked(object, revision) => {
             let stored = encode::canonical(&call.endpoint, &object)?;
             read::show(call, form, StatusCode::OK, &stored, revision)
@@ -125,7 +126,7 @@ pub(crate) async fn delete_collection(core: &Arc<Core>, call: &Call) -> Result<R
     let mut items = Vec::with_capacity(listed.items.len());
     for kv in &listed.items {
         let (_, name) = call.endpoint.names(&kv.key);
-        match remove(core, call, name, &wishes).await {
+        match remove(core, call, name, &wishes, true).await {
             Ok(Outcome::Gone(object) | Outcome::Marked(object, _)) => items.push(object),
             Err(status) if status.code == 404 => {}
             Err(status) => return Err(status),
@@ -140,18 +141,23 @@ pub(crate) async fn delete_collection(core: &Arc<Core>, call: &Call) -> Result<R
     Ok(respond::json_value(StatusCode::OK, &body))
 }
 
-/// Deletes an object, or marks it when something has to happen first.
+/// Deletes an object, or marks it when something has to happen first. An eviction was admitted as what it is, and asks
+/// for nothing to be admitted again.
 pub(crate) async fn remove(
     core: &Arc<Core>,
     call: &Call,
     name: &str,
     wishes: &Wishes,
+    admit: bool,
 ) -> Result<Outcome, Status> {
-    admission::namespace::may_delete(call)?;
     for _ in 0..TRIES {
         let found = core.find(&call.endpoint, call.namespace(), name).await?;
         check(call, name, wishes, &found)?;
         let plan = plan(call, wishes, &found)?;
+        if admit && plan.is_some() {
+            let review = Review::new(call, Operation::Delete, Value::Null, wishes.dry_run);
+            admission::decide(core, &mut review.over(&found.object)).await?;
+        }
         let compare = vec![Compare::ModRevision(found.kv.key.clone(), found.kv.mod_revision)];
         let (ops, outcome) = match plan {
             None => return Ok(Outcome::Marked(found.object, found.kv.mod_revision)),

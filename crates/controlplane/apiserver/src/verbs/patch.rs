@@ -11,9 +11,10 @@ use crate::{
     call::{self, Call},
     core::Core,
     encode, respond,
+    storage::Found,
     verbs::{
         read,
-        update::{self, Part},
+        update::{Change, Part},
     },
 };
 
@@ -66,25 +67,18 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
     let part = Part::of(call.target.subresource.as_deref());
     let dry_run = call.query.dry_run()?;
     let validation = call.validation()?;
-    let mut warnings = Vec::new();
-    let mut old = Value::Null;
-    let changed = update::change(core, call, part, dry_run, |found| {
-        old = found.object.clone();
-        let (mut new, told) = apply(kind, call, &found.object, validation)?;
-        warnings = told;
+    let change = Change { call, part, dry_run, view: None };
+    let make = |found: &Found| {
+        let (mut new, warnings) = apply(kind, call, &found.object, validation)?;
+        warnings.into_iter().for_each(|warning| call.notes.warn(warning));
         unpin(&mut new, &found.object)?;
         call::place(call, &mut new)?;
         call::check_name(call, &mut new)?;
         Ok(new)
-    })
-    .await?;
-    if part == Part::Main {
-        warnings.extend(call.endpoint.warnings(&changed.object, Some(&old)));
-    }
+    };
+    let changed = change.run(core, make).await?;
     let stored = encode::canonical(&call.endpoint, &changed.object)?;
-    let mut response = read::show(call, form, StatusCode::OK, &stored, changed.revision)?;
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+    read::show(call, form, StatusCode::OK, &stored, changed.revision)
 }
 
 /// A resourceVersion that the patch did not touch is not a condition: whoever is second applies it again.

@@ -5,19 +5,23 @@ use std::sync::Arc;
 use http::{Response, StatusCode};
 use sampan_api::{
     status::{FieldError, Status},
-    strategy,
+    strategy, validation,
 };
 use sampan_store::{Compare, Op, Txn, TxnResponse};
 use serde_json::Value;
 
 use crate::{
+    admission::{self, Operation, Review, quota::Charges},
     allocate,
     body::Body,
     call::{self, Call, text},
     core::Core,
     encode, respond,
     storage::Found,
-    verbs::{create::refuse, read},
+    verbs::{
+        create::{self, refuse},
+        read,
+    },
 };
 
 /// Rounds when somebody else changes the object meanwhile.
@@ -32,7 +36,11 @@ pub(crate) enum Part {
     Status,
     /// A namespace's finalizers.
     Finalize,
-    /// What the server changes itself: nothing is kept back, nothing is checked.
+    /// The ephemeral containers of a pod.
+    EphemeralContainers,
+    /// The resources of a pod's containers.
+    Resize,
+    /// What the server changes itself: nothing is kept back, nothing is admitted or checked.
     Server,
 }
 
@@ -42,9 +50,32 @@ impl Part {
         match subresource {
             Some("status") => Self::Status,
             Some("finalize") => Self::Finalize,
+            Some("ephemeralcontainers") => Self::EphemeralContainers,
+            Some("resize") => Self::Resize,
             _ => Self::Main,
         }
     }
+}
+
+/// How a subresource shows an object: a Scale, for example. Clients and admission see that; what is stored and checked
+/// is the object.
+pub(crate) struct View {
+    /// What is shown of an object.
+    pub(crate) show: fn(&Call, &Value) -> Result<Value, Status>,
+    /// The object as it is to be, from the one stored and what was asked.
+    pub(crate) apply: fn(&Call, &Value, &Value) -> Result<Value, Status>,
+}
+
+/// A change of a stored object.
+pub(crate) struct Change<'a> {
+    /// The request.
+    pub(crate) call: &'a Call,
+    /// What of the object it is about.
+    pub(crate) part: Part,
+    /// Nothing is stored.
+    pub(crate) dry_run: bool,
+    /// Set when clients see something else than the object.
+    pub(crate) view: Option<View>,
 }
 
 /// A changed object.
@@ -56,9 +87,10 @@ pub(crate) struct Changed {
 /// Replaces an object by the body.
 pub(crate) async fn update(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
     let form = respond::form(&call.headers, &call.query)?;
-    let (mut object, mut warnings) = call.decode(call.body_kind())?;
+    let (mut object, warnings) = call.decode(call.body_kind())?;
+    warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     call::place(call, &mut object)?;
-    check_name(call, &mut object)?;
+    call::check_name(call, &mut object)?;
     let resource = call.endpoint.resource;
     if strategy::needs_resource_version(resource) && text(&object, "/metadata/resourceVersion").is_empty() {
         let why = "must be specified for an update";
@@ -67,83 +99,198 @@ pub(crate) async fn update(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
     }
     let part = Part::of(call.target.subresource.as_deref());
     let dry_run = call.query.dry_run()?;
-    let mut old = Value::Null;
-    let changed = change(core, call, part, dry_run, |found| {
-        old = found.object.clone();
-        Ok(object.clone())
-    })
-    .await?;
-    if part == Part::Main {
-        warnings.extend(call.endpoint.warnings(&changed.object, Some(&old)));
+    if part == Part::Main && strategy::creates_on_update(resource) && !exists(core, call).await? {
+        let (object, revision) = make_anew(core, call, object, dry_run).await?;
+        let stored = encode::canonical(&call.endpoint, &object)?;
+        return read::show(call, form, StatusCode::CREATED, &stored, revision);
     }
+    let change = Change { call, part, dry_run, view: None };
+    let changed = change.run(core, |_| Ok(object.clone())).await?;
     let stored = encode::canonical(&call.endpoint, &changed.object)?;
-    let mut response = read::show(call, form, StatusCode::OK, &stored, changed.revision)?;
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+    read::show(call, form, StatusCode::OK, &stored, changed.revision)
 }
 
-fn check_name(call: &Call, object: &mut Value) -> Result<(), Status> {
-    call::check_name(call, object)
+async fn exists(core: &Core, call: &Call) -> Result<bool, Status> {
+    Ok(core.fetch(&call.endpoint, call.namespace(), call.name()).await?.is_some())
 }
 
-/// Changes a stored object: `make` turns what is stored into what is wanted; it may be called again when somebody
-/// else was faster and the wanted object names no resourceVersion.
-pub(crate) async fn change(
+/// A PUT to a name that is not there.
+async fn make_anew(
     core: &Arc<Core>,
     call: &Call,
-    part: Part,
+    mut object: Value,
     dry_run: bool,
-    mut make: impl FnMut(&Found) -> Result<Value, Status>,
-) -> Result<Changed, Status> {
-    let resource = call.endpoint.resource;
-    for _ in 0..TRIES {
-        let found = core.find(&call.endpoint, call.namespace(), call.name()).await?;
-        let mut new = make(&found)?;
-        let pinned = check_base(call, &new, &found)?;
-        // Who names no base means the latest.
-        encode::set_revision(&mut new, found.kv.mod_revision);
-        prepare(call, part, &mut new, &found.object)?;
+) -> Result<(Value, i64), Status> {
+    let uid = text(&object, "/metadata/uid");
+    if !uid.is_empty() {
+        return Err(Status::uid_mismatch(call.endpoint.resource, call.name(), uid, ""));
+    }
+    let version = text(&object, "/metadata/resourceVersion");
+    if !version.is_empty() && version != "0" {
+        return Err(Status::not_found(call.endpoint.resource, call.name()));
+    }
+    call::metadata(&mut object)?.shift_remove("resourceVersion");
+    create::make(core, call, object, dry_run).await
+}
+
+impl Change<'_> {
+    /// Changes a stored object: `make` turns what is stored into what is wanted; it may be called again when somebody
+    /// else was faster and the wanted object names no resourceVersion.
+    pub(crate) async fn run(
+        &self,
+        core: &Arc<Core>,
+        mut make: impl FnMut(&Found) -> Result<Value, Status>,
+    ) -> Result<Changed, Status> {
+        let call = self.call;
+        for _ in 0..TRIES {
+            let found = core.find(&call.endpoint, call.namespace(), call.name()).await?;
+            let (new, pinned) = self.admitted(core, make(&found)?, &found).await?;
+            if let Some(changed) = self.store(core, new, found, pinned).await? {
+                return Ok(changed);
+            }
+        }
+        Err(Status::conflict(call.endpoint.resource, call.name()))
+    }
+
+    /// The object as admission, the kind's strategy and its rules leave it; and whether it names its base.
+    async fn admitted(
+        &self,
+        core: &Arc<Core>,
+        wanted: Value,
+        found: &Found,
+    ) -> Result<(Value, bool), Status> {
+        let (call, old) = (self.call, &found.object);
+        if self.part == Part::Server {
+            let mut new = wanted;
+            let pinned = check_base(call, &new, found)?;
+            encode::set_revision(&mut new, found.kv.mod_revision);
+            return Ok((new, pinned));
+        }
+        let shown = self.view.as_ref().map(|view| (view.show)(call, old)).transpose()?;
+        let mut review = Review::new(call, Operation::Update, wanted, self.dry_run);
+        review.old = Some(shown.as_ref().unwrap_or(old));
+        if self.view.is_none() {
+            let pinned = check_base(call, &review.object, found)?;
+            self.complete(&mut review.object, found)?;
+            admission::mutate(core, &mut review).await?;
+            self.prepare(&mut review.object, old)?;
+            admission::validate(core, &mut review).await?;
+            return Ok((review.object, pinned));
+        }
+        admission::mutate(core, &mut review).await?;
+        let apply = self.view.as_ref().map(|view| (view.apply)(call, old, &review.object));
+        let mut new = apply.transpose()?.unwrap_or_default();
+        let pinned = check_base(call, &new, found)?;
+        self.complete(&mut new, found)?;
+        self.prepare(&mut new, old)?;
+        admission::validate(core, &mut review).await?;
+        Ok((new, pinned))
+    }
+
+    /// What every change of this part has, whoever asks: the latest base where none is named, and defaults.
+    fn complete(&self, new: &mut Value, found: &Found) -> Result<(), Status> {
+        encode::set_revision(new, found.kv.mod_revision);
+        call::metadata(new)?.shift_remove("managedFields");
+        if self.part != Part::Finalize {
+            self.call.endpoint.defaults(new);
+        }
+        Ok(())
+    }
+
+    /// Keeps back what this part may not change, and checks the rest.
+    fn prepare(&self, new: &mut Value, old: &Value) -> Result<(), Status> {
+        let (call, endpoint) = (self.call, &self.call.endpoint);
+        let errors = match self.part {
+            Part::Server => return Ok(()),
+            Part::Main => {
+                endpoint.prepare_update(new, old);
+                endpoint.validate_update(new, old)
+            }
+            Part::Status => {
+                endpoint.prepare_status_update(new, old);
+                endpoint.validate_status_update(new, old)
+            }
+            Part::Finalize => {
+                strategy::prepare_finalize(new, old);
+                validation::finalize(new, old)
+            }
+            Part::EphemeralContainers => {
+                strategy::prepare_ephemeral_containers(new, old);
+                validation::ephemeral_containers(new, old)
+            }
+            Part::Resize => {
+                strategy::prepare_resize(new, old);
+                validation::resize(new, old)
+            }
+        };
+        refuse(call, call.name(), &errors)?;
+        if self.part == Part::Main && self.view.is_none() {
+            endpoint.warnings(new, Some(old)).into_iter().for_each(|w| call.notes.warn(w));
+        }
+        Ok(())
+    }
+
+    /// Stores the new object, or removes it when nothing holds it any more. None when somebody else was faster.
+    async fn store(
+        &self,
+        core: &Arc<Core>,
+        mut new: Value,
+        found: Found,
+        pinned: bool,
+    ) -> Result<Option<Changed>, Status> {
+        let call = self.call;
         let mut claims = allocate::Claims::default();
-        if part == Part::Main {
+        if self.part == Part::Main {
             claims = allocate::update(core, call, &mut new, &found.object).await?;
         }
-        let gone = part != Part::Server && is_finished(&new) && !is_finished(&found.object);
+        let gone = self.part != Part::Server && is_finished(&new) && !is_finished(&found.object);
+        let revision = found.kv.mod_revision;
         // The order of members does not count: who writes the same in another order changes nothing.
-        if (new == found.object || dry_run) && !gone {
-            return Ok(Changed { object: new, revision: found.kv.mod_revision });
+        if new == found.object && !gone {
+            return Ok(Some(Changed { object: new, revision }));
+        }
+        let charges = self.charge(core, &new, &found.object).await?;
+        if self.dry_run {
+            return Ok(Some(Changed { object: new, revision }));
         }
         let mut txn = if gone { Txn::default() } else { claims.txn() };
-        txn.compare.insert(0, Compare::ModRevision(found.kv.key.clone(), found.kv.mod_revision));
-        if gone && !dry_run {
+        let claimed = txn.compare.len();
+        txn.compare.insert(0, Compare::ModRevision(found.kv.key.clone(), revision));
+        txn.compare.extend(charges.compare.iter().cloned());
+        txn.ops.extend(charges.ops.iter().cloned());
+        if gone {
             // The last finalizer went: so does the object.
             txn.ops.extend(allocate::release(call, &found.object));
-            txn.ops.push(Op::Delete { key: found.kv.key.clone() });
+            txn.ops.push(Op::Delete { key: found.kv.key });
         } else {
             let lease = core.event_lease.lease_for(&call.endpoint, core.store()).await?;
             let value = encode::canonical(&call.endpoint, &new)?;
-            txn.ops.push(Op::Put { key: found.kv.key.clone(), value, lease });
-        }
-        if dry_run {
-            return Ok(Changed { object: new, revision: found.kv.mod_revision });
+            txn.ops.push(Op::Put { key: found.kv.key, value, lease });
         }
         match core.commit(txn).await? {
             TxnResponse::Committed(revision) => {
                 encode::set_revision(&mut new, revision);
-                return Ok(Changed { object: new, revision });
+                Ok(Some(Changed { object: new, revision }))
             }
             TxnResponse::Conflict(_, state) => {
-                let unchanged = state
-                    .first()
-                    .is_some_and(|kv| kv.as_ref().is_some_and(|kv| kv.mod_revision == found.kv.mod_revision));
-                if unchanged {
-                    claims.taken(call, &new, &state[1..])?;
+                let now = state.first().and_then(|kv| kv.as_ref()).map(|kv| kv.mod_revision);
+                if now == Some(revision) {
+                    claims.taken(call, &new, &state[1..(1 + claimed).min(state.len())])?;
                 } else if pinned {
-                    return Err(Status::conflict(resource, call.name()));
+                    return Err(Status::conflict(call.endpoint.resource, call.name()));
                 }
+                Ok(None)
             }
         }
     }
-    Err(Status::conflict(resource, call.name()))
+
+    /// What the change costs the namespace's quotas.
+    async fn charge(&self, core: &Arc<Core>, new: &Value, old: &Value) -> Result<Charges, Status> {
+        if !matches!(self.part, Part::Main | Part::Resize) {
+            return Ok(Charges::default());
+        }
+        admission::quota::charge_update(core, self.call, new, old).await
+    }
 }
 
 /// Compares what the new object says of its base with what is stored. True when it names a resourceVersion.
@@ -166,30 +313,6 @@ fn check_base(call: &Call, new: &Value, found: &Found) -> Result<bool, Status> {
         return Err(Status::conflict(resource, call.name()));
     }
     Ok(true)
-}
-
-/// Keeps back what this part may not change, and checks the rest.
-fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Result<(), Status> {
-    let endpoint = &call.endpoint;
-    call::metadata(new)?.shift_remove("managedFields");
-    let errors = match part {
-        Part::Server => return Ok(()),
-        Part::Main => {
-            endpoint.defaults(new);
-            endpoint.prepare_update(new, old);
-            endpoint.validate_update(new, old)
-        }
-        Part::Status => {
-            endpoint.defaults(new);
-            endpoint.prepare_status_update(new, old);
-            endpoint.validate_status_update(new, old)
-        }
-        Part::Finalize => {
-            strategy::prepare_finalize(new, old);
-            Vec::new()
-        }
-    };
-    refuse(call, call.name(), &errors)
 }
 
 /// Whether nothing holds a deleted object any more.
