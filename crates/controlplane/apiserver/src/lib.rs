@@ -14,6 +14,7 @@ mod cache;
 mod call;
 mod compact;
 mod core;
+mod crypt;
 mod discovery;
 mod encode;
 mod endpoint;
@@ -39,6 +40,7 @@ mod verbs;
 mod watch;
 
 pub use body::{Body, BoxError};
+pub use crypt::{ConfigError, Encrypted, Encryption, Rules as EncryptionRules};
 pub use fixed::GIT_VERSION;
 pub use jwt::{Error as KeyError, SigningKey};
 pub use local::LocalService;

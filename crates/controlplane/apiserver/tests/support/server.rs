@@ -49,6 +49,20 @@ impl Server {
     }
 
     pub async fn on(dir: tempfile::TempDir, advertise: &str, limits: Limits) -> Self {
+        Self::shaped(dir, advertise, limits, |_| {}).await
+    }
+
+    /// A server whose options were changed by a test.
+    pub async fn changed(change: impl FnOnce(&mut Options)) -> Self {
+        Self::shaped(tempfile::tempdir().unwrap(), "192.0.2.10:6443", Limits::default(), change).await
+    }
+
+    pub async fn shaped(
+        dir: tempfile::TempDir,
+        advertise: &str,
+        limits: Limits,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
         let store = Arc::new(Embedded::open(embedded::Options::new(dir.path().join("store"))).unwrap());
         std::fs::create_dir_all(dir.path().join("tls")).unwrap();
         let ca = tls::Ca::load_or_create(&dir.path().join("tls"), "test-ca").unwrap();
@@ -63,7 +77,7 @@ impl Server {
         let serving = ca.issue(&profile("apiserver", &[], tls::Usage::Server)).unwrap();
         let client = ca.issue(&profile("apiserver", &[], tls::Usage::Client)).unwrap();
         let key = SigningKey::from_pem(&SigningKey::generate_pem().unwrap()).unwrap();
-        let options = Options {
+        let mut options = Options {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             tls: tls::server_config(&serving, Some(ca.cert_pem()), false).unwrap(),
             node_tls: tls::client_config(ca.cert_pem(), Some(&client)).unwrap(),
@@ -77,6 +91,7 @@ impl Server {
             store: store.clone(),
             limits,
         };
+        change(&mut options);
         let supervisor = Supervisor::new();
         let handle = ApiServer::bind(options).await.unwrap().start(&supervisor).await.unwrap();
         Self { handle, supervisor, store, dir, ca }
