@@ -22,6 +22,7 @@ use sampan_store::Compare;
 use serde_json::Value;
 
 use crate::{
+    authz::escalation,
     call::{Call, text},
     core::Core,
 };
@@ -140,7 +141,8 @@ pub(crate) async fn mutate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<
         account::pod(core, review).await?;
     }
     policy::mutate(core, review).await?;
-    webhook::mutate(core, review).await
+    webhook::mutate(core, review).await?;
+    escalation::check(core, review)
 }
 
 /// Refuses an object that is complete and well-formed.

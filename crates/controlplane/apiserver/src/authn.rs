@@ -5,12 +5,7 @@ use sampan_api::status::Status;
 use serde_json::Value;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{
-    authz::{self, Attributes},
-    core::Core,
-    request::Target,
-    user::UserInfo,
-};
+use crate::{core::Core, user::UserInfo};
 
 /// The user of a verified client certificate: CN is the name, O are the groups.
 pub(crate) fn certificate_user(der: &[u8]) -> Option<UserInfo> {
@@ -35,45 +30,8 @@ pub(crate) struct Accepted {
     pub(crate) audiences: Vec<String>,
 }
 
-/// The user that the request wants to act as, when it names one and its own user may do so.
-pub(crate) fn impersonate(user: UserInfo, headers: &HeaderMap) -> Result<UserInfo, Status> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .filter_map(|value| value.to_str().ok().map(str::to_owned))
-        .collect();
-    let Some(name) = text("impersonate-user").filter(|name| !name.is_empty()) else {
-        if groups.is_empty() {
-            return Ok(user);
-        }
-        return Err(Status::bad_request("requested groups without impersonating a user"));
-    };
-    let ask = |resource: &str, name: &str| {
-        let target =
-            Target { resource: resource.to_owned(), name: Some(name.to_owned()), ..Target::default() };
-        authz::authorize(&user, &Attributes::Resource { verb: "impersonate", target: &target })
-    };
-    ask("users", &name)?;
-    for group in &groups {
-        ask("groups", group)?;
-    }
-    let mut own: Vec<&str> = groups.iter().map(String::as_str).collect();
-    let mut by_namespace = String::new();
-    if let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':'))
-    {
-        by_namespace = format!("system:serviceaccounts:{namespace}");
-    }
-    if own.is_empty() && !by_namespace.is_empty() {
-        own.extend(["system:serviceaccounts", by_namespace.as_str()]);
-    }
-    let mut other = UserInfo::new(name, &own);
-    other.uid = text("impersonate-uid");
-    Ok(other)
-}
-
 impl Core {
-    /// The user of a request, or 401.
+    /// The user of a request, anonymous for one that brings nothing, or 401 for one that brings what does not hold.
     pub(crate) async fn authenticate(
         &self,
         certificate: Option<&UserInfo>,
@@ -82,7 +40,7 @@ impl Core {
         if let Some(user) = certificate {
             return Ok(user.clone());
         }
-        let Some(token) = bearer(headers) else { return Err(Status::unauthorized("")) };
+        let Some(token) = bearer(headers) else { return Ok(UserInfo::anonymous()) };
         match self.token_user(token, &self.options.audiences).await {
             Ok(accepted) => Ok(accepted.user),
             Err(_) => Err(Status::unauthorized("")),

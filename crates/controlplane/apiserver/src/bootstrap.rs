@@ -14,6 +14,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 /// Makes what is missing, and sets the endpoint of `kubernetes` to where the server is now.
 pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
     let client = Client(LocalService::new(core.clone(), UserInfo::admin("system:apiserver")));
+    crate::authz::bootstrap::run(core).await?;
     for name in NAMESPACES {
         let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         client.ensure("/api/v1/namespaces", &body).await?;

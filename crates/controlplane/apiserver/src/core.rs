@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::state::State,
+    authz::Authorizer,
     cache::Cache,
     endpoint::{Endpoint, Endpoints},
     events::EventLease,
@@ -30,6 +31,7 @@ pub(crate) struct Core {
     pub(crate) endpoints: Endpoints,
     pub(crate) metrics: Metrics,
     pub(crate) event_lease: EventLease,
+    pub(crate) authz: Authorizer,
     /// Ordinary requests under way.
     pub(crate) in_flight: Arc<Semaphore>,
     /// Watches and streams under way.
@@ -62,6 +64,7 @@ impl Core {
             event_lease: EventLease::default(),
             admission: OnceLock::new(),
             written: Written::default(),
+            authz: Authorizer::default(),
             ready: AtomicBool::new(false),
             options,
         }

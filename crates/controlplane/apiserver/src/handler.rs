@@ -10,12 +10,11 @@ use sampan_api::status::Status;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    authn,
-    authz::{self, Attributes},
+    authz::Attributes,
     body::{Body, RequestBody},
     call::{Call, Notes},
     core::Core,
-    discovery, fixed,
+    discovery, fixed, impersonate,
     request::{self, Query, Route, Target},
     respond, reviews, subresource,
     user::UserInfo,
@@ -89,10 +88,9 @@ impl Core {
         body: RequestBody,
         peer: &Peer,
     ) -> Result<Response<Body>, Status> {
-        match route {
-            Route::Health(which) => return Ok(fixed::health(self, which, &incoming.query).await),
-            Route::Version => return Ok(fixed::version()),
-            _ => {}
+        // Whoever asks for health is answered, also before there are roles.
+        if let Route::Health(which) = route {
+            return Ok(fixed::health(self, which, &incoming.query).await);
         }
         let user = match peer {
             Peer::Local(user) => UserInfo::clone(user),
@@ -100,7 +98,7 @@ impl Core {
                 self.authenticate(certificate.as_deref(), &incoming.headers).await?
             }
         };
-        let user = authn::impersonate(user, &incoming.headers)?;
+        let user = impersonate::wanted(self, &user, &incoming.headers)?.unwrap_or(user);
         match route {
             Route::Object(target) => self.object(incoming, target, body, user).await,
             route => self.path(&incoming, &route, &user),
@@ -109,7 +107,7 @@ impl Core {
 
     fn path(&self, incoming: &Incoming, route: &Route, user: &UserInfo) -> Result<Response<Body>, Status> {
         let verb = incoming.method.as_str().to_ascii_lowercase();
-        authz::authorize(user, &Attributes::Path { verb: &verb, path: &incoming.path })?;
+        self.authorize(user, &Attributes::Path { verb: &verb, path: &incoming.path })?;
         if *route == Route::Unknown {
             return Err(Status::no_such_resource());
         }
@@ -118,6 +116,7 @@ impl Core {
         }
         let headers = &incoming.headers;
         match route {
+            Route::Version => Ok(fixed::version()),
             Route::Root => Ok(fixed::root(self)),
             Route::Metrics => Ok(fixed::metrics(self)),
             Route::Versions => discovery::versions(self, headers, &self.server_address()),
@@ -132,9 +131,7 @@ impl Core {
             }
             Route::OidcConfig => Ok(fixed::oidc(self)),
             Route::Jwks => Ok(fixed::jwks(self)),
-            Route::Health(_) | Route::Version | Route::Object(_) | Route::Unknown => {
-                Err(Status::no_such_resource())
-            }
+            Route::Health(_) | Route::Object(_) | Route::Unknown => Err(Status::no_such_resource()),
         }
     }
 
@@ -152,7 +149,7 @@ impl Core {
         let Some(verb) = request::verb(&incoming.method, &target, &incoming.query) else {
             return Err(Status::method_not_allowed());
         };
-        authz::authorize(&user, &Attributes::Resource { verb, target: &target })?;
+        self.permit(&user, verb, &target, &incoming.query).await?;
         let endpoint = self.endpoint(&target.group, &target.version, &target.resource)?;
         if !endpoint.resource.namespaced && target.namespace.is_some() {
             return Err(Status::no_such_resource());
@@ -184,6 +181,9 @@ impl Core {
             call.body = self.read(body).await?;
         }
         let result = self.carry_out(&mut call).await;
+        if call.target.group == "rbac.authorization.k8s.io" && !matches!(verb, "get" | "list" | "watch") {
+            self.authz.settle().await;
+        }
         let warnings = call.notes.warnings();
         if warnings.is_empty() {
             return result;
@@ -192,6 +192,34 @@ impl Core {
         let mut response = result.unwrap_or_else(|status| respond::status(&status));
         respond::warn(&mut response, &warnings);
         Ok(response)
+    }
+
+    /// Lets pass what the user may do with a resource.
+    async fn permit(
+        &self,
+        user: &UserInfo,
+        verb: &str,
+        target: &Target,
+        query: &Query,
+    ) -> Result<(), Status> {
+        let fields = query.get("fieldSelector");
+        let named = fields.and_then(|fields| request::named(verb, target, fields));
+        let target = named.as_ref().unwrap_or(target);
+        let attributes = Attributes::Resource { verb, target, fields };
+        if self.authz.allows(user, &attributes) {
+            return self.permit_stream(user, verb, target);
+        }
+        self.authz.second_thought(user).await;
+        self.authorize(user, &attributes)
+    }
+
+    /// A stream into a pod changes it, whichever method opens it: a WebSocket can only be opened by GET.
+    fn permit_stream(&self, user: &UserInfo, verb: &str, target: &Target) -> Result<(), Status> {
+        let stream = matches!(target.subresource.as_deref(), Some("exec" | "attach" | "portforward"));
+        if verb == "get" && stream && target.resource == "pods" && target.group.is_empty() {
+            return self.authorize(user, &Attributes::resource("create", target));
+        }
+        Ok(())
     }
 
     /// A place among the requests under way, or 429.

@@ -21,6 +21,7 @@ mod endpoint;
 mod events;
 mod fixed;
 mod handler;
+mod impersonate;
 mod jwt;
 mod local;
 mod metrics;

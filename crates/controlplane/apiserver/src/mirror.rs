@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Bound,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
@@ -105,6 +106,17 @@ impl<T: Send + Sync + 'static> Mirror<T> {
     /// One object by its key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<T>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Whether any object whose key begins with `prefix` is such a one. Holds back changes meanwhile: be short.
+    pub(crate) fn any(&self, prefix: &[u8], mut is: impl FnMut(&T) -> bool) -> bool {
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let mut within = objects
+            .range::<[u8], _>(from)
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(_, object)| object);
+        within.any(|object| is(object))
     }
 
     /// Tells the revision of each change; the current one counts as seen.

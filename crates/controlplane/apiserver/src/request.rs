@@ -176,6 +176,19 @@ pub(crate) fn verb(method: &Method, target: &Target, query: &Query) -> Option<&'
     })
 }
 
+/// The target with the name that a list or watch is limited to by `metadata.name=…`, as authorization sees it.
+pub(crate) fn named(verb: &str, target: &Target, fields: &str) -> Option<Target> {
+    if !matches!(verb, "list" | "watch") || target.name.is_some() {
+        return None;
+    }
+    let value = fields.split(',').find_map(|term| {
+        let value = term.trim().strip_prefix("metadata.name=")?;
+        Some(value.strip_prefix('=').unwrap_or(value))
+    })?;
+    let plain = !value.is_empty() && value != "." && value != ".." && !value.contains(['/', '%', '\\']);
+    plain.then(|| Target { name: Some(value.to_owned()), ..target.clone() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,8 @@ use sampan_daemon::Supervisor;
 use tokio::net::TcpListener;
 
 use crate::{
-    admission::state::State, bootstrap, compact, core::Core, local::LocalService, options::Options, serve,
-    user::UserInfo,
+    admission::state::State, authz, bootstrap, compact, core::Core, local::LocalService, options::Options,
+    serve, user::UserInfo,
 };
 
 /// Why the server does not start.
@@ -79,7 +79,9 @@ impl ApiServer {
         let state = State::open(&core).await.map_err(Error::Bootstrap)?;
         // Nobody else has the core yet.
         let _ = core.admission.set(state);
+        authz::start(&core).await.map_err(Error::Bootstrap)?;
         bootstrap::run(&core).await.map_err(Error::Bootstrap)?;
+        authz::node::start(&core);
         for (listener, address) in self.listeners {
             serve::listen(&core, listener, address);
         }

@@ -30,6 +30,13 @@ impl UserInfo {
         Self::new(name, &["system:masters"])
     }
 
+    /// Who says nothing of himself. Roles decide what he may do.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        let groups = vec!["system:unauthenticated".to_owned()];
+        Self { name: "system:anonymous".to_owned(), groups, ..Self::default() }
+    }
+
     /// True when the user belongs to the group.
     #[must_use]
     pub fn in_group(&self, group: &str) -> bool {

@@ -63,11 +63,12 @@ async fn who_comes_without_a_name_is_sent_away() {
     }
     for path in ["/api", "/api/v1/pods", "/metrics", "/nowhere"] {
         let (code, _, body) = over_tls(&server, None, get(path, None), true).await;
-        assert_eq!(code, 401, "{path}");
-        assert_eq!(json_of(&body)["message"], "Unauthorized");
+        assert_eq!(code, 403, "{path}");
+        let message = json_of(&body)["message"].as_str().unwrap().to_owned();
+        assert!(message.contains("User \"system:anonymous\" cannot "), "{message}");
     }
-    let (code, ..) = over_tls(&server, None, get("/api", Some("nonsense")), false).await;
-    assert_eq!(code, 401);
+    let (code, _, body) = over_tls(&server, None, get("/api", Some("nonsense")), false).await;
+    assert_eq!((code, json_of(&body)["message"].as_str()), (401, Some("Unauthorized")));
 }
 
 #[tokio::test]
