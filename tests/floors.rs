@@ -7,9 +7,10 @@ use std::{collections::BTreeMap, process::Command};
 const FLOORS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("daemon", &[]),
+    ("cel", &["api"]),
     ("store", &["daemon"]),
     ("planner", &["api"]),
-    ("apiserver", &["api", "daemon", "store"]),
+    ("apiserver", &["api", "cel", "daemon", "store"]),
     ("controllers", &["api", "daemon", "planner"]),
     ("container", &["daemon"]),
     ("image", &["daemon"]),

@@ -13,7 +13,7 @@ mod events;
 mod ip;
 mod labels;
 pub(crate) mod meta;
-pub(crate) mod names;
+pub mod names;
 mod node;
 mod pod;
 mod read;

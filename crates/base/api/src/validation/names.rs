@@ -49,7 +49,7 @@ fn is_subdomain(text: &str) -> bool {
 }
 
 /// A DNS label: the names of containers, volumes, namespaces.
-pub(crate) fn dns1123_label(text: &str) -> Vec<String> {
+pub fn dns1123_label(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > LABEL_MAX {
         out.push(longest(LABEL_MAX));
@@ -70,7 +70,7 @@ pub(crate) fn dns1123_label(text: &str) -> Vec<String> {
 }
 
 /// A DNS name: the names of most kinds.
-pub(crate) fn dns1123_subdomain(text: &str) -> Vec<String> {
+pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > SUBDOMAIN_MAX {
         out.push(longest(SUBDOMAIN_MAX));
@@ -108,7 +108,7 @@ pub(crate) fn dns1123_subdomain_with_underscore(text: &str) -> Vec<String> {
 }
 
 /// `prefix/name` or `name`: keys of labels and annotations, finalizers, resources.
-pub(crate) fn qualified(text: &str) -> Vec<String> {
+pub fn qualified(text: &str) -> Vec<String> {
     let sentence = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
                     alphanumeric character";
     let examples = ["MyName", "my.name", "123-abc"];
@@ -152,7 +152,7 @@ fn is_key(text: &str) -> bool {
 }
 
 /// The value of a label.
-pub(crate) fn label_value(text: &str) -> Vec<String> {
+pub fn label_value(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > LABEL_MAX {
         out.push(longest_bytes(LABEL_MAX));
