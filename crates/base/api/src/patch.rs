@@ -12,6 +12,7 @@ use crate::kinds::{Gvk, Resource};
 use crate::status::{FieldError, Status};
 
 pub use json::MAX_OPERATIONS;
+pub(crate) use strategic::go_value;
 
 /// Applies a JSON patch (RFC 6902): at most [`MAX_OPERATIONS`], copies bounded.
 pub fn json(object: &Value, patch: &[u8]) -> Result<Value, Status> {

@@ -173,10 +173,6 @@ impl Root {
         });
         made.clone()
     }
-
-    pub(crate) fn node(&self) -> &Node {
-        self.types.node(self.at)
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use self::clean::clean;
 use self::error::PatchError;
+pub(crate) use self::error::go_value;
 use crate::kinds::Gvk;
 use crate::schema::{self, Field, Schema, Shape, Type};
 use crate::status::Status;

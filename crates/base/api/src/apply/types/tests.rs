@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 fn at<'a>(root: &'a Root, path: &[&str]) -> &'a Node {
-    path.iter().fold(root.node(), |node, name| {
+    path.iter().fold(root.types.node(root.at), |node, name| {
         let inner = match (&node.map, &node.list) {
             (Some(map), _) => map.member(name),
             (_, Some(list)) => Some(list.element),

@@ -60,7 +60,7 @@ impl PatchError {
 const SHOWN: usize = 512;
 
 /// A value as Go's `%v` prints it.
-pub(super) fn go_value(value: &Value) -> String {
+pub(crate) fn go_value(value: &Value) -> String {
     let mut out = String::new();
     print(value, &mut out);
     out

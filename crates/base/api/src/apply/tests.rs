@@ -1,0 +1,5 @@
+//! Who owns what, after upstream's tests of field managers.
+
+mod applies;
+mod support;
+mod updates;
