@@ -73,6 +73,11 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<Parsed, Status> {
     yaml::parse(bytes).map_err(|why| Status::bad_request(format!("error converting YAML to JSON: {why}")))
 }
 
+/// Writes JSON as YAML; nothing when it is no JSON.
+pub fn to_yaml(json: &[u8]) -> Option<String> {
+    yaml::write(json)
+}
+
 /// Reads a body and decodes it as the resource's kind: [`parse_json`] or [`parse_yaml`], then [`decode`].
 pub fn body(
     resource: &Resource,

@@ -1,11 +1,13 @@
 //! Request and response bodies.
 
 use std::{
+    io::Write,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use futures::Stream;
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -16,11 +18,12 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// A request's body, whichever client it comes from.
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// A response's body: bytes at hand, a stream of frames, or what a node sends.
+/// A response's body: bytes at hand or to be made, a stream of frames, or what a node sends.
 pub struct Body(Inner);
 
 enum Inner {
     Full(Bytes),
+    Chunks(Box<dyn Iterator<Item = Bytes> + Send>, usize),
     Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
     Node { incoming: hyper::body::Incoming, _held: Box<dyn Send + Sync> },
 }
@@ -36,6 +39,26 @@ impl Body {
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         Self(Inner::Full(bytes.into()))
+    }
+
+    /// Bytes that are made when they are about to be sent, `about` so many in all.
+    pub(crate) fn chunks(chunks: impl Iterator<Item = Bytes> + Send + 'static, about: usize) -> Self {
+        Self(Inner::Chunks(Box::new(chunks), about))
+    }
+
+    /// The body in gzip, cheaply, when it is longer than `above`; and whether it is.
+    pub(crate) fn compress(self, above: usize) -> (Self, bool) {
+        match self.0 {
+            Inner::Full(bytes) if bytes.len() > above => {
+                let packed = Packed::new(std::iter::once(bytes)).fold(Vec::new(), |mut all, chunk| {
+                    all.extend_from_slice(&chunk);
+                    all
+                });
+                (Self::full(packed), true)
+            }
+            Inner::Chunks(chunks, about) if about > above => (Self::chunks(Packed::new(chunks), about), true),
+            _ => (self, false),
+        }
     }
 
     pub(crate) fn stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Self {
@@ -67,6 +90,7 @@ impl http_body::Body for Body {
         match &mut self.0 {
             Inner::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Inner::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Inner::Chunks(chunks, _) => Poll::Ready(chunks.next().map(|chunk| Ok(Frame::data(chunk)))),
             Inner::Stream(stream) => {
                 stream.as_mut().poll_next(cx).map(|next| next.map(|b| Ok(Frame::data(b))))
             }
@@ -79,7 +103,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Full(bytes) => bytes.is_empty(),
-            Inner::Stream(_) => false,
+            Inner::Stream(_) | Inner::Chunks(..) => false,
             Inner::Node { incoming, .. } => incoming.is_end_stream(),
         }
     }
@@ -87,8 +111,41 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Inner::Stream(_) => SizeHint::default(),
+            Inner::Stream(_) | Inner::Chunks(..) => SizeHint::default(),
             Inner::Node { incoming, .. } => incoming.size_hint(),
         }
+    }
+}
+
+/// Packed bytes are given out in chunks of about this size.
+const PACKED: usize = 16 << 10;
+
+/// Chunks in gzip, at the level that costs least.
+struct Packed<I> {
+    chunks: I,
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl<I> Packed<I> {
+    fn new(chunks: I) -> Self {
+        Self { chunks, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
+    }
+}
+
+impl<I: Iterator<Item = Bytes>> Iterator for Packed<I> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        while let Some(encoder) = &mut self.encoder {
+            // Writing to a Vec cannot fail.
+            match self.chunks.next() {
+                Some(chunk) => encoder.write_all(&chunk).ok()?,
+                None => return self.encoder.take()?.finish().ok().map(Bytes::from),
+            }
+            if encoder.get_ref().len() >= PACKED {
+                return Some(std::mem::take(encoder.get_mut()).into());
+            }
+        }
+        None
     }
 }

@@ -12,7 +12,12 @@ use sampan_store::{Event, Range, Revision, Store, Watch, prefix_end};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::{encode, endpoint::Endpoint, options::Limits};
+use crate::{
+    encode::{self, Encoding},
+    endpoint::Endpoint,
+    options::Limits,
+    select::Selection,
+};
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +49,7 @@ pub(crate) struct CachedEvent {
     pub(crate) previous: Option<Bytes>,
     now: OnceLock<Option<Value>>,
     before: OnceLock<Option<Value>>,
-    line: OnceLock<Bytes>,
+    frames: [OnceLock<Option<Bytes>>; encode::SHARED],
 }
 
 impl CachedEvent {
@@ -68,7 +73,7 @@ impl CachedEvent {
             previous,
             now: OnceLock::new(),
             before: OnceLock::new(),
-            line: OnceLock::new(),
+            frames: Default::default(),
         }
     }
 
@@ -90,15 +95,16 @@ impl CachedEvent {
         self.before.get_or_init(|| encode::selectable(self.previous.as_ref()?)).as_ref()
     }
 
-    /// The watch line of the whole object.
-    pub(crate) fn line(&self, endpoint: &Endpoint) -> &Bytes {
-        self.line.get_or_init(|| {
+    /// The frame that all watchers with this encoding share; none when it is not shared.
+    pub(crate) fn frame(&self, encoding: Encoding, endpoint: &Endpoint) -> Option<&Bytes> {
+        let frame = self.frames.get(encoding.slot()?)?.get_or_init(|| {
             let mut out = Vec::with_capacity(self.value.len() + 80);
-            encode::open_frame(&mut out, self.change.word());
-            encode::push_stored(&mut out, endpoint, &self.value, self.revision);
-            encode::close_frame(&mut out);
-            out.into()
-        })
+            let stored = (&*self.value, self.revision);
+            let word = self.change.word();
+            encode::push_frame(&mut out, encoding, word, endpoint, stored, false).ok()?;
+            Some(out.into())
+        });
+        frame.as_ref()
     }
 
     /// What it costs to remember, about.
@@ -127,6 +133,7 @@ struct State {
 
 struct Watcher {
     scope: Bytes,
+    selection: Arc<Selection>,
     queue: mpsc::Sender<Arc<CachedEvent>>,
 }
 
@@ -207,18 +214,21 @@ impl Cache {
             let batch = batch?;
             let events: Vec<_> =
                 batch.events.iter().map(|event| Arc::new(CachedEvent::new(event, endpoint))).collect();
-            self.deliver(events, batch.revision);
+            self.deliver(endpoint, events, batch.revision);
         }
         Err(sampan_store::Error::Unavailable("the store ended the watch".to_owned()))
     }
 
-    fn deliver(&self, events: Vec<Arc<CachedEvent>>, revision: Revision) {
+    fn deliver(&self, endpoint: &Endpoint, events: Vec<Arc<CachedEvent>>, revision: Revision) {
         let mut guard = self.lock();
         let state = &mut *guard;
         for event in events {
-            // A watcher that is full or gone is forgotten; its stream ends after what it still holds.
+            // Who does not hear of it is not woken. A watcher that is full or gone is forgotten; its stream ends after
+            // what it still holds.
             state.watchers.retain(|_, watcher| {
-                !event.key.starts_with(&watcher.scope) || watcher.queue.try_send(event.clone()).is_ok()
+                !event.key.starts_with(&watcher.scope)
+                    || watcher.selection.shows(endpoint, &event).is_none()
+                    || watcher.queue.try_send(event.clone()).is_ok()
             });
             state.bytes += event.size();
             state.ring.push_back(event);
@@ -232,7 +242,12 @@ impl Cache {
     }
 
     /// Joins the watchers of `scope` after a revision; none when the ring does not reach back that far.
-    pub(crate) fn subscribe(self: &Arc<Self>, scope: Bytes, after: Revision) -> Option<Subscription> {
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        scope: Bytes,
+        selection: Arc<Selection>,
+        after: Revision,
+    ) -> Option<Subscription> {
         let mut state = self.lock();
         if after < state.since {
             return None;
@@ -248,7 +263,7 @@ impl Cache {
         let (sender, queue) = mpsc::channel(self.limits.watch_queue.max(1));
         let id = state.next;
         state.next += 1;
-        state.watchers.insert(id, Watcher { scope, queue: sender });
+        state.watchers.insert(id, Watcher { scope, selection, queue: sender });
         drop(state);
         let missed = missed.into_iter().rev().collect();
         Some(Subscription { missed, queue, cache: self.clone(), id })

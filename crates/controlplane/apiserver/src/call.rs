@@ -13,7 +13,9 @@ use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    encode::Form,
     endpoint::Endpoint,
+    negotiate::Accepted,
     protobuf,
     request::{Query, Target},
     user::UserInfo,
@@ -28,6 +30,8 @@ pub(crate) struct Call {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
+    /// In what form the client takes the answer.
+    pub(crate) accepted: Accepted,
     pub(crate) body: Bytes,
     /// The place among the long-running requests, for a watch or a stream to keep.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
@@ -77,6 +81,11 @@ impl Notes {
 impl Call {
     pub(crate) fn namespace(&self) -> Option<&str> {
         self.target.namespace.as_deref()
+    }
+
+    /// As what the client wants objects.
+    pub(crate) fn form(&self) -> Result<Form, Status> {
+        self.accepted.form(&self.query)
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -9,7 +9,7 @@ use sampan_api::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{body::Body, core::Core, endpoint::Served, respond};
+use crate::{body::Body, core::Core, endpoint::Served, negotiate, respond};
 
 /// An answer that only changes with what is served: bytes and their tag.
 pub(crate) type Fixed = (Bytes, String);
@@ -49,7 +49,7 @@ pub(crate) fn with_tag(
 
 /// `/api`.
 pub(crate) fn versions(core: &Core, headers: &HeaderMap, server: &str) -> Result<Response<Body>, Status> {
-    if let Some(version) = respond::aggregated(headers) {
+    if let Some(version) = negotiate::aggregated(headers) {
         return Ok(aggregated(core, headers, version, true));
     }
     respond::accepts_json(headers)?;
@@ -63,7 +63,7 @@ pub(crate) fn versions(core: &Core, headers: &HeaderMap, server: &str) -> Result
 
 /// `/apis`.
 pub(crate) fn groups(core: &Core, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-    if let Some(version) = respond::aggregated(headers) {
+    if let Some(version) = negotiate::aggregated(headers) {
         return Ok(aggregated(core, headers, version, false));
     }
     respond::accepts_json(headers)?;

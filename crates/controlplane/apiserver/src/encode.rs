@@ -10,7 +10,7 @@ use sampan_api::{kinds, status::Status};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use crate::endpoint::Endpoint;
+use crate::{endpoint::Endpoint, protobuf};
 
 /// How the client wants objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,31 @@ pub(crate) enum Include {
     Metadata,
     Object,
     Nothing,
+}
+
+/// In what form and media type objects are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Encoding {
+    pub(crate) form: Form,
+    /// In protobuf instead of JSON.
+    pub(crate) protobuf: bool,
+}
+
+/// Encodings whose watch frames are shared between watchers.
+pub(crate) const SHARED: usize = 5;
+
+impl Encoding {
+    /// Where the frame of this encoding is kept; none when it is not worth it.
+    pub(crate) fn slot(self) -> Option<usize> {
+        match (self.form, self.protobuf) {
+            (Form::Object, false) => Some(0),
+            (Form::Object, true) => Some(1),
+            (Form::Partial, false) => Some(2),
+            (Form::Partial, true) => Some(3),
+            (Form::Table(Include::Metadata), false) => Some(4),
+            _ => None,
+        }
+    }
 }
 
 /// The bytes to store: head first, no resourceVersion.
@@ -164,6 +189,49 @@ pub(crate) fn push_form(
     Ok(())
 }
 
+/// Appends a stored object in protobuf, in its envelope.
+fn push_protobuf(
+    out: &mut Vec<u8>,
+    form: Form,
+    endpoint: &Endpoint,
+    stored: &[u8],
+    revision: i64,
+) -> Result<(), Status> {
+    let unfit = |why: &str| Status::internal(format!("stored object has no protobuf form: {why}"));
+    if form == Form::Partial {
+        let message = protobuf::partial().ok_or_else(|| unfit("its metadata is not known"))?;
+        let kind = ("meta.k8s.io/v1", "PartialObjectMetadata");
+        return protobuf::push_object(out, kind, message, stored, Some(revision)).map_err(unfit);
+    }
+    let message = endpoint.message.ok_or_else(|| unfit("its kind is not known"))?;
+    let kind = (endpoint.api_version.as_str(), endpoint.resource.kind);
+    if endpoint.foreign() {
+        let mut json = Vec::with_capacity(stored.len() + 64);
+        push_stored(&mut json, endpoint, stored, revision);
+        return protobuf::push_object(out, kind, message, &json, None).map_err(unfit);
+    }
+    protobuf::push_object(out, kind, message, stored, Some(revision)).map_err(unfit)
+}
+
+/// Appends a stored object as an item of a list in protobuf.
+pub(crate) fn push_protobuf_item(
+    out: &mut Vec<u8>,
+    form: Form,
+    endpoint: &Endpoint,
+    stored: &[u8],
+    revision: i64,
+) -> Result<(), Status> {
+    let unfit = |why: &str| Status::internal(format!("stored object has no protobuf form: {why}"));
+    let message = if form == Form::Partial { protobuf::partial() } else { endpoint.message };
+    let message = message.ok_or_else(|| unfit("its kind is not known"))?;
+    if endpoint.foreign() {
+        let mut json = Vec::with_capacity(stored.len() + 64);
+        push_stored(&mut json, endpoint, stored, revision);
+        return protobuf::push_item(out, message, &json, revision).map_err(unfit);
+    }
+    protobuf::push_item(out, message, stored, revision).map_err(unfit)
+}
+
 /// Appends `PartialObjectMetadata`.
 pub(crate) fn push_partial(out: &mut Vec<u8>, stored: &[u8], revision: i64) -> Result<(), Status> {
     let only: OnlyMetadata<'_> = serde_json::from_slice(stored)
@@ -215,13 +283,13 @@ pub(crate) fn push_row(
     Ok(())
 }
 
-/// The bookmark's object: only a kind and a position.
-pub(crate) fn bookmark(form: Form, endpoint: &Endpoint, revision: i64, initial_end: bool) -> Vec<u8> {
+/// A bookmark: only a kind and a position.
+pub(crate) fn bookmark(encoding: Encoding, endpoint: &Endpoint, revision: i64, initial_end: bool) -> Vec<u8> {
     let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
     if initial_end {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
-    let object = match form {
+    let object = match encoding.form {
         Form::Object => json!({
             "kind": endpoint.resource.kind,
             "apiVersion": endpoint.resource.api_version(),
@@ -241,24 +309,56 @@ pub(crate) fn bookmark(form: Form, endpoint: &Endpoint, revision: i64, initial_e
             })
         }
     };
-    frame("BOOKMARK", object.to_string().as_bytes())
+    frame(encoding.protobuf, "BOOKMARK", object.to_string().as_bytes())
 }
 
-/// One line of a watch.
-pub(crate) fn frame(kind: &str, object: &[u8]) -> Vec<u8> {
+/// One event of a watch that is about no stored object.
+pub(crate) fn frame(protobuf: bool, change: &str, object: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(object.len() + 40);
-    open_frame(&mut out, kind);
-    out.extend_from_slice(object);
-    close_frame(&mut out);
+    match protobuf::transcode(object).filter(|_| protobuf) {
+        Some(object) => protobuf::push_frame(&mut out, change, &object),
+        None => {
+            open_frame(&mut out, change);
+            out.extend_from_slice(object);
+            close_frame(&mut out);
+        }
+    }
     out
 }
 
+/// Appends an event of a watch. `columns`: a table names its columns.
+pub(crate) fn push_frame(
+    out: &mut Vec<u8>,
+    encoding: Encoding,
+    change: &str,
+    endpoint: &Endpoint,
+    (stored, revision): (&[u8], i64),
+    columns: bool,
+) -> Result<(), Status> {
+    if encoding.protobuf {
+        let mut object = Vec::with_capacity(stored.len() + 64);
+        push_protobuf(&mut object, encoding.form, endpoint, stored, revision)?;
+        protobuf::push_frame(out, change, &object);
+        return Ok(());
+    }
+    let start = out.len();
+    open_frame(out, change);
+    match push_form(out, encoding.form, endpoint, stored, revision, columns) {
+        Ok(()) => close_frame(out),
+        Err(status) => {
+            out.truncate(start);
+            return Err(status);
+        }
+    }
+    Ok(())
+}
+
 /// Appends what precedes the object in a line of a watch.
-pub(crate) fn open_frame(out: &mut Vec<u8>, kind: &str) {
+fn open_frame(out: &mut Vec<u8>, kind: &str) {
     let _ = write!(out, "{{\"type\":\"{kind}\",\"object\":");
 }
 
 /// Appends what follows the object.
-pub(crate) fn close_frame(out: &mut Vec<u8>) {
+fn close_frame(out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }

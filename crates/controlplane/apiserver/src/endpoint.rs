@@ -11,7 +11,7 @@ use sampan_api::{custom, kinds::Resource};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::Cache;
+use crate::{cache::Cache, negotiate::Asked, protobuf};
 
 pub(crate) use self::registry::{Endpoints, Served};
 
@@ -24,6 +24,12 @@ pub(crate) struct Endpoint {
     pub(crate) custom: Option<Arc<custom::Kind>>,
     /// The bytes that every stored object of this kind begins with, up to the inside of `metadata`.
     pub(crate) head: String,
+    /// `apiVersion` of the objects that are shown.
+    pub(crate) api_version: String,
+    /// The kind of a list of them.
+    pub(crate) list_kind: String,
+    /// How they lie in protobuf.
+    pub(crate) message: Option<protobuf::Message>,
     /// All keys of this resource begin with this.
     pub(crate) prefix: String,
     /// Opened by the first watch.
@@ -41,6 +47,9 @@ impl Endpoint {
             stored,
             custom: None,
             head: head(stored),
+            api_version: resource.api_version(),
+            list_kind: resource.list_kind(),
+            message: protobuf::Message::find(&resource.api_version(), resource.kind),
             prefix: format!("/registry/{group}/{}/", stored.plural),
             cache: OnceCell::new(),
             retired: CancellationToken::new(),
@@ -50,7 +59,12 @@ impl Endpoint {
     /// A version of a custom kind.
     pub(crate) fn of_custom(kind: Arc<custom::Kind>) -> Self {
         let resource = kind.resource();
-        Self { custom: Some(kind), ..Self::new(resource) }
+        Self { custom: Some(kind), message: None, ..Self::new(resource) }
+    }
+
+    /// In which forms the objects can be had.
+    pub(crate) fn asked(&self) -> Asked {
+        if self.message.is_some() { Asked::Object } else { Asked::Custom }
     }
 
     /// Stored objects have another form than this resource shows.

@@ -15,6 +15,7 @@ use crate::{
     call::{Call, Notes},
     core::Core,
     discovery, fixed, impersonate,
+    negotiate::{self, Accepted, Asked},
     request::{self, Query, Route, Target},
     respond, reviews, subresource,
     user::UserInfo,
@@ -42,6 +43,8 @@ struct Incoming {
     path: String,
     query: Query,
     headers: HeaderMap,
+    /// None when nothing that is there is accepted.
+    accepted: Option<Accepted>,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
@@ -57,24 +60,29 @@ impl Core {
             request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let length = parts.uri.path_and_query().map_or(0, |both| both.as_str().len());
+        let (route, query) = (Route::parse(parts.uri.path()), Query::parse(parts.uri.query()));
+        let accepted = Accepted::read(&parts.headers, &query, self.asked(&route));
+        let (packed, negotiated) = (respond::takes_gzip(&parts.headers), route.is_negotiated());
         let incoming = Incoming {
-            query: Query::parse(parts.uri.query()),
+            query,
             path: parts.uri.path().to_owned(),
             method: parts.method,
             headers: parts.headers,
+            accepted,
             upgrade,
         };
-        let route = Route::parse(&incoming.path);
         let (verb, resource) = self.label(&incoming, &route);
-        let headers = incoming.headers.clone();
         let result = if length > self.options.limits.uri {
             Err(Status::new(414, "RequestURITooLong", "the request's path and query are too long"))
         } else {
             self.route(incoming, route, body, &peer).await
         };
         let mut response = result.unwrap_or_else(|status| respond::status(&status));
-        if matches!(peer, Peer::Network(_)) {
-            respond::compress(&headers, &mut response);
+        if negotiated || response.status().is_client_error() {
+            negotiate::finish(accepted.unwrap_or_default(), &mut response);
+        }
+        if packed && matches!(peer, Peer::Network(_)) {
+            respond::compress(&mut response);
         }
         // Nothing is measured of a watch but its beginning.
         self.metrics.record(verb, &resource, response.status().as_u16(), started.elapsed());
@@ -163,6 +171,8 @@ impl Core {
                 Status::no_such_resource()
             });
         }
+        let asked = endpoint.asked();
+        let accepted = incoming.accepted.ok_or_else(|| negotiate::refusal(asked))?;
         let permit = self.admit(verb, &target)?;
         let mut call = Call {
             user,
@@ -172,6 +182,7 @@ impl Core {
             endpoint,
             query: incoming.query,
             headers: incoming.headers,
+            accepted,
             body: Bytes::new(),
             permit: Some(permit),
             upgrade: incoming.upgrade,
@@ -315,6 +326,17 @@ async fn discard(mut body: RequestBody, most: usize) {
 }
 
 impl Core {
+    /// What kind of answer a path has.
+    fn asked(&self, route: &Route) -> Asked {
+        match route {
+            Route::Object(target) => self
+                .endpoints
+                .get(&target.group, &target.version, &target.resource)
+                .map_or(Asked::Other, |endpoint| endpoint.asked()),
+            _ => Asked::Other,
+        }
+    }
+
     /// How a request is counted: bounded, whatever a client sends.
     fn label(&self, incoming: &Incoming, route: &Route) -> (&'static str, String) {
         match route {

@@ -26,6 +26,7 @@ mod jwt;
 mod local;
 mod metrics;
 mod mirror;
+mod negotiate;
 mod options;
 mod protobuf;
 mod request;

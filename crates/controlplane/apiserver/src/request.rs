@@ -29,6 +29,11 @@ impl Query {
         Some(!matches!(value.as_str(), "0" | "false" | "False" | "FALSE" | "f" | "F"))
     }
 
+    /// Whether the answer is to be indented; none when the query does not say.
+    pub(crate) fn pretty(&self) -> Option<bool> {
+        self.get("pretty").map(|value| matches!(value, "1" | "t" | "T" | "TRUE" | "true" | "True"))
+    }
+
     /// A whole number.
     pub(crate) fn number(&self, key: &str) -> Result<Option<i64>, Status> {
         let Some(text) = self.get(key) else { return Ok(None) };
@@ -87,6 +92,19 @@ pub(crate) enum Route {
 }
 
 impl Route {
+    /// Whether answers come in the form that the client accepts; other paths have one form.
+    pub(crate) fn is_negotiated(&self) -> bool {
+        matches!(
+            self,
+            Self::Versions
+                | Self::Groups
+                | Self::Group(_)
+                | Self::Resources(..)
+                | Self::Object(_)
+                | Self::Version
+        )
+    }
+
     pub(crate) fn parse(path: &str) -> Self {
         let decoded: Option<Vec<String>> = path
             .split('/')

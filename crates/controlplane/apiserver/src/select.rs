@@ -1,5 +1,6 @@
 //! Which objects a list, watch or deletecollection is about.
 
+use bytes::Bytes;
 use sampan_api::{
     selector::{FieldSelector, LabelSelector},
     status::Status,
@@ -8,6 +9,7 @@ use sampan_store::KeyValue;
 use serde_json::Value;
 
 use crate::{
+    cache::{CachedEvent, Change},
     encode,
     endpoint::Endpoint,
     request::{Query, Target},
@@ -40,6 +42,12 @@ impl Selection {
         Ok(Self { labels, fields, name, everything })
     }
 
+    /// All objects.
+    pub(crate) fn everything() -> Self {
+        let (labels, fields) = (LabelSelector::everything(), FieldSelector::everything());
+        Self { labels, fields, name: None, everything: true }
+    }
+
     pub(crate) fn is_everything(&self) -> bool {
         self.everything
     }
@@ -52,6 +60,32 @@ impl Selection {
     /// Whether an object whose key may match does, by its stored form.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         self.labels.matches_object(object) && self.fields.matches(object)
+    }
+
+    /// What a watcher is to hear of an event: nothing, or a change with the bytes to show.
+    pub(crate) fn shows<'a>(
+        &self,
+        endpoint: &Endpoint,
+        event: &'a CachedEvent,
+    ) -> Option<(Change, &'a Bytes)> {
+        if self.everything {
+            return Some((event.change, &event.value));
+        }
+        if !self.may_match_key(endpoint, &event.key) {
+            return None;
+        }
+        let before = event.before().is_some_and(|object| self.matches(object));
+        if event.change == Change::Deleted {
+            let was = before || event.previous.is_none();
+            return was.then_some((Change::Deleted, &event.value));
+        }
+        let now = event.now().is_some_and(|object| self.matches(object));
+        match (now, before) {
+            (true, false) => Some((Change::Added, &event.value)),
+            (true, true) => Some((Change::Modified, &event.value)),
+            (false, true) => Some((Change::Deleted, event.previous.as_ref().unwrap_or(&event.value))),
+            (false, false) => None,
+        }
     }
 
     /// Whether a stored object is selected.

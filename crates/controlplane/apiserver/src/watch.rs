@@ -1,4 +1,4 @@
-//! One watch: the events of a subscription, chosen by selectors, as lines of JSON.
+//! One watch: the events of a subscription, chosen by selectors, as frames.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +20,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
     cache::{CachedEvent, Change, Subscription},
-    encode::{self, Form},
+    encode::{self, Encoding, Form},
     endpoint::Endpoint,
     select::Selection,
 };
@@ -42,8 +42,8 @@ pub(crate) enum Source {
 /// What a watch was asked for.
 pub(crate) struct Order {
     pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) form: Form,
-    pub(crate) selection: Selection,
+    pub(crate) encoding: Encoding,
+    pub(crate) selection: Arc<Selection>,
     /// Events up to this revision are not sent.
     pub(crate) after: Revision,
     /// Objects to send as ADDED first.
@@ -137,55 +137,33 @@ impl WatchStream {
             self.push(out, Change::Added, &kv.value, kv.mod_revision);
         }
         if self.order.initial.is_empty() && std::mem::take(&mut self.order.initial_end) {
-            let mark = encode::bookmark(self.order.form, &self.order.endpoint, self.order.after, true);
+            let mark = encode::bookmark(self.order.encoding, &self.order.endpoint, self.order.after, true);
             out.extend_from_slice(&mark);
         }
     }
 
     /// What this watch is to hear of an event: nothing, or a change with the bytes to show.
     fn translate<'a>(&self, event: &'a CachedEvent) -> Option<(Change, &'a Bytes)> {
-        if event.revision <= self.order.after {
-            return None;
-        }
-        let selection = &self.order.selection;
-        if selection.is_everything() {
-            return Some((event.change, &event.value));
-        }
-        let endpoint = &self.order.endpoint;
-        if !selection.may_match_key(endpoint, &event.key) {
-            return None;
-        }
-        let before = event.before().is_some_and(|object| selection.matches(object));
-        if event.change == Change::Deleted {
-            let was = before || event.previous.is_none();
-            return was.then_some((Change::Deleted, &event.value));
-        }
-        let now = event.now().is_some_and(|object| selection.matches(object));
-        match (now, before) {
-            (true, false) => Some((Change::Added, &event.value)),
-            (true, true) => Some((Change::Modified, &event.value)),
-            (false, true) => Some((Change::Deleted, event.previous.as_ref().unwrap_or(&event.value))),
-            (false, false) => None,
-        }
+        let later = event.revision > self.order.after;
+        later.then(|| self.order.selection.shows(&self.order.endpoint, event)).flatten()
     }
 
-    /// The event as its shared line when nothing about it is particular to this watch.
-    fn shared_line(&self, event: &CachedEvent, change: Change) -> Option<Bytes> {
-        (self.order.form == Form::Object && change == event.change)
-            .then(|| event.line(&self.order.endpoint).clone())
+    /// The event as the frame that is shared when nothing about it is particular to this watch.
+    fn shared(&self, event: &CachedEvent, change: Change) -> Option<Bytes> {
+        let encoding = self.order.encoding;
+        let names_columns = self.columns && matches!(encoding.form, Form::Table(_));
+        if change != event.change || names_columns {
+            return None;
+        }
+        event.frame(encoding, &self.order.endpoint).cloned()
     }
 
     fn push(&mut self, out: &mut Vec<u8>, change: Change, stored: &[u8], revision: Revision) {
-        let start = out.len();
-        encode::open_frame(out, change.word());
         let columns = std::mem::take(&mut self.columns);
-        let (form, endpoint) = (self.order.form, &self.order.endpoint);
-        match encode::push_form(out, form, endpoint, stored, revision, columns) {
-            Ok(()) => encode::close_frame(out),
-            Err(status) => {
-                out.truncate(start);
-                out.extend_from_slice(&error_line(&status));
-            }
+        let (encoding, endpoint) = (self.order.encoding, &self.order.endpoint);
+        let stored = (stored, revision);
+        if let Err(status) = encode::push_frame(out, encoding, change.word(), endpoint, stored, columns) {
+            out.extend_from_slice(&error_frame(encoding.protobuf, &status));
         }
     }
 
@@ -205,12 +183,12 @@ impl WatchStream {
                 Next::Failed(status) => {
                     self.done = true;
                     out.extend(only.take().into_iter().flatten());
-                    out.extend_from_slice(&error_line(&status));
+                    out.extend_from_slice(&error_frame(self.order.encoding.protobuf, &status));
                     break;
                 }
             };
             let Some((change, stored)) = self.translate(&event) else { continue };
-            match self.shared_line(&event, change) {
+            match self.shared(&event, change) {
                 Some(line) if out.is_empty() && only.is_none() => only = Some(line),
                 Some(line) => {
                     out.extend(only.take().into_iter().flatten());
@@ -239,7 +217,7 @@ impl WatchStream {
             Source::Store { latest, .. } => *latest,
         };
         let revision = latest.max(self.order.after);
-        Some(encode::bookmark(self.order.form, &self.order.endpoint, revision, false).into())
+        Some(encode::bookmark(self.order.encoding, &self.order.endpoint, revision, false).into())
     }
 }
 
@@ -276,7 +254,7 @@ impl Stream for WatchStream {
     }
 }
 
-/// A line that ends a watch with a reason.
-pub(crate) fn error_line(status: &Status) -> Vec<u8> {
-    encode::frame("ERROR", status.to_value().to_string().as_bytes())
+/// A frame that ends a watch with a reason.
+pub(crate) fn error_frame(protobuf: bool, status: &Status) -> Vec<u8> {
+    encode::frame(protobuf, "ERROR", status.to_value().to_string().as_bytes())
 }

@@ -164,7 +164,14 @@ async fn lists_come_in_pages_and_expire() {
     assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     let bad = server.get(&format!("{MAPS}?continue=nonsense")).await;
     assert_eq!(bad.code, 400);
-    assert!(bad.body["message"].as_str().unwrap().starts_with("continue key is not valid"), "{}", bad.body);
+    assert!(
+        bad.body["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("invalid continue token: continue key is not valid"),
+        "{}",
+        bad.body
+    );
 
     let now: i64 =
         server.get(MAPS).await.body["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();

@@ -26,6 +26,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     Ok(Parsed { value, duplicates: notes.duplicates })
 }
 
+/// JSON as YAML; nothing when it is none.
+pub(super) fn write(json: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(json).ok()?;
+    serde_yaml_ng::to_string(&value).ok()
+}
+
 /// The largest number of brackets that stand open at once.
 fn open_brackets(bytes: &[u8]) -> usize {
     let (mut open, mut most) = (0_usize, 0);

@@ -49,7 +49,8 @@ async fn find(core: &Arc<Core>, namespace: &str, name: &str) -> Result<Option<Va
     let endpoint = core.endpoint("", "v1", "serviceaccounts")?;
     let cache = core.cache(&endpoint).await?;
     let revision = crate::verbs::list::current(core, &endpoint).await?;
-    let Some(mut events) = cache.subscribe(endpoint.key(Some(namespace), name), revision) else {
+    let all = Arc::new(crate::select::Selection::everything());
+    let Some(mut events) = cache.subscribe(endpoint.key(Some(namespace), name), all, revision) else {
         return Ok(None);
     };
     let found = look(core, namespace, name).await?;

@@ -16,7 +16,7 @@ use crate::{
     body::Body,
     call::{self, Call, text},
     core::Core,
-    encode, respond,
+    encode,
     verbs::read,
 };
 
@@ -28,7 +28,7 @@ const TRIES: usize = 16;
 
 /// Creates what the body says.
 pub(crate) async fn create(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
-    let form = respond::form(&call.headers, &call.query)?;
+    let form = call.form()?;
     let (mut object, warnings) = call.decode(call.endpoint.resource.gvk())?;
     warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     call::place(call, &mut object)?;

@@ -92,7 +92,7 @@ impl Wishes {
 
 /// Deletes one object.
 pub(crate) async fn delete(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
-    let form = respond::form(&call.headers, &call.query)?;
+    let form = call.form()?;
     let wishes = Wishes::read(call)?;
     match remove(core, call, call.name(), &wishes, true).await? {
         Outcome::Marked(object, revision) => {

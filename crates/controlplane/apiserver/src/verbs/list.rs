@@ -5,9 +5,10 @@ use std::{io::Write, sync::Arc};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use sampan_api::status::{FieldError, Status};
+use sampan_api::status::Status;
 use sampan_store::{Error, KeyValue, Range, RangeResponse, Revision, prefix_end};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{
     body::Body,
@@ -15,13 +16,18 @@ use crate::{
     core::Core,
     encode::{self, Form},
     endpoint::Endpoint,
-    respond,
+    negotiate::Media,
+    protobuf, respond,
     select::Selection,
     storage::{store_error, unsigned},
+    verbs::options::ListOptions,
 };
 
 /// A longer continue token cannot be ours.
 const MAX_TOKEN: usize = 2048;
+
+/// A list is sent in chunks of about this size.
+const CHUNK: usize = 64 << 10;
 
 /// How often a page with a selector reads on before it is sent short.
 const MOST_READS: usize = 1000;
@@ -36,7 +42,8 @@ struct Continue {
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
-/// How a list was asked for.
+/// Which part of a list is to be read, and when it was so.
+#[derive(Default)]
 pub(crate) struct Page {
     limit: usize,
     start: Option<String>,
@@ -55,71 +62,44 @@ pub(crate) struct Listed {
 
 /// Lists.
 pub(crate) async fn list(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
-    let form = respond::form(&call.headers, &call.query)?;
+    let form = call.form()?;
     let selection = Selection::parse(&call.endpoint, &call.target, &call.query)?;
-    let page = page(core, call).await?;
-    let listed = read(core, &call.endpoint, call.namespace(), &selection, &page).await?;
-    let bytes = write(&call.endpoint, form, &listed)?;
-    Ok(respond::json_bytes(StatusCode::OK, bytes))
+    let listed = select(core, call, &selection).await?;
+    write(call, form, listed)
 }
 
-/// The revision that `resourceVersion` says; none when it says nothing.
-pub(crate) fn revision_of(call: &Call) -> Result<Option<Revision>, Status> {
-    let Some(text) = call.query.get("resourceVersion") else { return Ok(None) };
-    text.parse::<u64>().ok().and_then(|n| Revision::try_from(n).ok()).map(Some).ok_or_else(|| {
-        let error = FieldError::invalid(
-            "resourceVersion",
-            text,
-            format!("strconv.ParseUint: parsing \"{text}\": invalid syntax"),
-        );
-        Status::invalid(("", "ResourceVersion"), "", &[error])
-    })
+/// Reads what the call's selectors and list options choose.
+pub(crate) async fn select(core: &Core, call: &Call, selection: &Selection) -> Result<Listed, Status> {
+    let options = ListOptions::read(call, false)?;
+    let page = page(core, call, &options).await?;
+    read(core, &call.endpoint, call.namespace(), selection, &page).await
 }
 
-async fn page(core: &Core, call: &Call) -> Result<Page, Status> {
-    let limit = call.query.number("limit")?.unwrap_or(0);
-    let limit = usize::try_from(limit).unwrap_or(0).min(core.options.limits.page);
-    let asked = revision_of(call)?;
-    let matching = call.query.get("resourceVersionMatch");
-    if let Some(token) = call.query.get("continue") {
-        if asked.is_some_and(|revision| revision != 0) {
-            return Err(Status::bad_request(
-                "specifying resource version is not allowed when using continue",
-            ));
+async fn page(core: &Core, call: &Call, options: &ListOptions) -> Result<Page, Status> {
+    let limit = options.limit.min(core.options.limits.page);
+    if let Some(token) = &options.token {
+        let token =
+            read_token(token).map_err(|why| Status::bad_request(format!("invalid continue token: {why}")))?;
+        if options.revision.is_some_and(|revision| revision != 0) {
+            let why = "specifying resource version is not allowed when using continue";
+            return Err(Status::bad_request(why));
         }
-        let token = read_token(token)?;
-        return Ok(Page {
-            limit,
-            start: Some(token.start),
-            revision: token.rv.max(0),
-            continued: token.rv > 0,
-        });
+        let (start, revision) = (Some(token.start), token.rv.max(0));
+        return Ok(Page { limit, start, revision, continued: token.rv > 0 });
     }
-    let revision = match (asked, matching) {
-        (None, Some(_)) => {
-            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
-            let error = FieldError::forbidden("resourceVersionMatch", why);
-            return Err(Status::invalid(("meta.k8s.io", "ListOptions"), "", &[error]));
+    let legacy = call.query.get("resourceVersionMatch").is_none();
+    Ok(match options.revision {
+        Some(revision) if options.exact || (legacy && limit > 0 && revision > 0) => {
+            Page { limit, revision, ..Page::default() }
         }
-        (Some(0), Some("Exact")) => {
-            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
-            let error = FieldError::forbidden("resourceVersionMatch", why);
-            return Err(Status::invalid(("meta.k8s.io", "ListOptions"), "", &[error]));
-        }
-        (_, Some(other)) if !matches!(other, "Exact" | "NotOlderThan") => {
-            let known = ["Exact", "NotOlderThan", ""];
-            let error = FieldError::not_supported("resourceVersionMatch", other, &known);
-            return Err(Status::invalid(("meta.k8s.io", "ListOptions"), "", &[error]));
-        }
-        (Some(revision), Some("Exact")) => revision,
-        (Some(revision), None) if limit > 0 && revision > 0 => revision,
-        (Some(revision), _) if revision > 0 => {
+        // Who takes any state gets all of it at once.
+        Some(0) => Page::default(),
+        Some(revision) => {
             fresh(core, &call.endpoint, revision).await?;
-            0
+            Page { limit, ..Page::default() }
         }
-        _ => 0,
-    };
-    Ok(Page { limit, start: None, revision, continued: false })
+        None => Page { limit, ..Page::default() },
+    })
 }
 
 /// The store's revision now.
@@ -129,7 +109,7 @@ pub(crate) async fn current(core: &Core, endpoint: &Endpoint) -> Result<Revision
 }
 
 /// Refuses when the store has not reached the revision yet.
-async fn fresh(core: &Core, endpoint: &Endpoint, asked: Revision) -> Result<(), Status> {
+pub(crate) async fn fresh(core: &Core, endpoint: &Endpoint, asked: Revision) -> Result<(), Status> {
     let now = current(core, endpoint).await?;
     if asked > now {
         return Err(Status::too_large_resource_version(unsigned(asked), unsigned(now)));
@@ -137,18 +117,22 @@ async fn fresh(core: &Core, endpoint: &Endpoint, asked: Revision) -> Result<(), 
     Ok(())
 }
 
-fn read_token(text: &str) -> Result<Continue, Status> {
-    let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+/// A continue token, or why it is none.
+fn read_token(text: &str) -> Result<Continue, String> {
+    let bad = |why: &dyn std::fmt::Display| format!("continue key is not valid: {why}");
     if text.len() > MAX_TOKEN {
-        return Err(bad("too long"));
+        return Err(bad(&"it is too long"));
     }
-    let json = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad(&e.to_string()))?;
-    let token: Continue = serde_json::from_slice(&json).map_err(|e| bad(&e.to_string()))?;
+    let json = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad(&e))?;
+    let token: Continue = serde_json::from_slice(&json).map_err(|e| bad(&e))?;
     if token.v != TOKEN_VERSION {
-        return Err(bad(&format!("server does not recognize this encoded version \"{}\"", token.v)));
+        return Err(bad(&format!("server does not recognize this encoded version {}", token.v)));
     }
     if token.rv == 0 {
-        return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+        return Err(bad(&"incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+    }
+    if token.start.is_empty() {
+        return Err(bad(&"encoded start key empty (version meta.k8s.io/v1)"));
     }
     Ok(token)
 }
@@ -250,50 +234,126 @@ pub(crate) async fn all(
     namespace: Option<&str>,
     selection: &Selection,
 ) -> Result<Listed, Status> {
-    let page = Page { limit: 0, start: None, revision: 0, continued: false };
-    read(core, endpoint, namespace, selection, &page).await
+    read(core, endpoint, namespace, selection, &Page::default()).await
 }
 
 /// The list as it is sent.
-fn write(endpoint: &Endpoint, form: Form, listed: &Listed) -> Result<Vec<u8>, Status> {
-    let size: usize = listed.items.iter().map(|kv| kv.value.len() + 64).sum();
-    let mut out = Vec::with_capacity(size + 256);
-    let mut metadata = serde_json::json!({"resourceVersion": listed.revision.to_string()});
+fn write(call: &Call, form: Form, listed: Listed) -> Result<Response<Body>, Status> {
+    if call.accepted.media == Media::Protobuf {
+        return protobuf_list(&call.endpoint, form, &listed);
+    }
+    let about = listed.items.iter().map(|kv| kv.value.len() + 64).sum();
+    let chunks = Chunks {
+        head: Some(head(&call.endpoint, form, &listed)),
+        endpoint: call.endpoint.clone(),
+        form,
+        items: listed.items.into_iter(),
+        first: true,
+        ended: false,
+    };
+    if call.accepted.is_plain() && about > CHUNK {
+        let mut response = respond::json_bytes(StatusCode::OK, "");
+        *response.body_mut() = Body::chunks(chunks, about);
+        return Ok(response);
+    }
+    let whole = chunks.fold(Vec::with_capacity(about + 256), |mut whole, chunk| {
+        whole.extend_from_slice(&chunk);
+        whole
+    });
+    Ok(respond::json_bytes(StatusCode::OK, whole))
+}
+
+/// What a list says of itself.
+fn metadata(listed: &Listed) -> Value {
+    let mut metadata = json!({"resourceVersion": listed.revision.to_string()});
     if let Some(next) = &listed.next {
         metadata["continue"] = next.as_str().into();
     }
     if let Some(remaining) = listed.remaining {
         metadata["remainingItemCount"] = remaining.into();
     }
-    // Writing to a Vec cannot fail.
+    metadata
+}
+
+/// The kind of a list.
+fn kind(endpoint: &Endpoint, form: Form) -> (&str, &str) {
     match form {
-        Form::Table(_) => {
-            encode::push_table_head(&mut out, endpoint, true);
-            let _ = write!(out, "\"metadata\":{metadata},\"rows\":[");
-        }
-        Form::Partial => {
-            let head = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":"#;
-            let _ = write!(out, "{head}{metadata},\"items\":[");
-        }
-        Form::Object => {
-            let (kind, version) = (endpoint.resource.list_kind(), endpoint.resource.api_version());
-            let _ = write!(
-                out,
-                "{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
-            );
-        }
+        Form::Partial => ("meta.k8s.io/v1", "PartialObjectMetadataList"),
+        _ => (&endpoint.api_version, &endpoint.list_kind),
     }
-    for (index, kv) in listed.items.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
+}
+
+/// What precedes the items.
+fn head(endpoint: &Endpoint, form: Form, listed: &Listed) -> Vec<u8> {
+    let (mut out, metadata) = (Vec::with_capacity(1024), metadata(listed));
+    // Writing to a Vec cannot fail.
+    if matches!(form, Form::Table(_)) {
+        encode::push_table_head(&mut out, endpoint, true);
+        let _ = write!(out, "\"metadata\":{metadata},\"rows\":[");
+    } else {
+        let (version, kind) = kind(endpoint, form);
+        let _ = write!(
+            out,
+            "{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
+        );
+    }
+    out
+}
+
+/// A list in protobuf says first how long it is: it is made whole.
+fn protobuf_list(endpoint: &Endpoint, form: Form, listed: &Listed) -> Result<Response<Body>, Status> {
+    let size: usize = listed.items.iter().map(|kv| kv.value.len()).sum();
+    let mut items = Vec::with_capacity(size);
+    for kv in &listed.items {
+        encode::push_protobuf_item(&mut items, form, endpoint, &kv.value, kv.mod_revision)?;
+    }
+    let mut out = Vec::with_capacity(items.len() + 256);
+    protobuf::push_list(&mut out, kind(endpoint, form), metadata(listed).to_string().as_bytes(), &items)
+        .map_err(Status::internal)?;
+    Ok(respond::typed(StatusCode::OK, protobuf::CONTENT_TYPE, out))
+}
+
+/// A list in JSON, made while it is sent: no more of it than a chunk is ever in memory, besides what the store holds.
+struct Chunks {
+    head: Option<Vec<u8>>,
+    endpoint: Arc<Endpoint>,
+    form: Form,
+    items: std::vec::IntoIter<KeyValue>,
+    first: bool,
+    ended: bool,
+}
+
+impl Iterator for Chunks {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
         }
-        match form {
-            Form::Table(include) => {
-                encode::push_row(&mut out, include, endpoint, &kv.value, kv.mod_revision)?;
+        let mut out = self.head.take().unwrap_or_default();
+        out.reserve(CHUNK + CHUNK / 4);
+        while out.len() < CHUNK {
+            let Some(kv) = self.items.next() else {
+                self.ended = true;
+                out.extend_from_slice(b"]}");
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                out.push(b',');
             }
-            _ => encode::push_form(&mut out, form, endpoint, &kv.value, kv.mod_revision, false)?,
+            let pushed = match self.form {
+                Form::Table(include) => {
+                    encode::push_row(&mut out, include, &self.endpoint, &kv.value, kv.mod_revision)
+                }
+                form => encode::push_form(&mut out, form, &self.endpoint, &kv.value, kv.mod_revision, false),
+            };
+            if let Err(status) = pushed {
+                // The answer has begun: all that is left is to end it where the client cannot take it for whole.
+                tracing::error!("a list is cut off: {status}");
+                self.ended = true;
+                return None;
+            }
         }
+        Some(out.into())
     }
-    out.extend_from_slice(b"]}");
-    Ok(out)
 }

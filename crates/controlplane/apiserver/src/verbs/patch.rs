@@ -10,7 +10,7 @@ use crate::{
     body::Body,
     call::{self, Call},
     core::Core,
-    encode, respond,
+    encode,
     storage::Found,
     verbs::{
         read,
@@ -62,7 +62,7 @@ pub(crate) fn kind(call: &Call) -> Result<Kind, Status> {
 
 /// Changes an object as the body says.
 pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
-    let form = respond::form(&call.headers, &call.query)?;
+    let form = call.form()?;
     let kind = kind(call)?;
     let part = Part::of(call.target.subresource.as_deref());
     let dry_run = call.query.dry_run()?;

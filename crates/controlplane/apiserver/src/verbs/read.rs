@@ -11,11 +11,15 @@ use crate::{
     core::Core,
     encode::{self, Form},
     respond,
+    verbs::{list, options},
 };
 
 /// Reads one object.
 pub(crate) async fn get(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
-    let form = respond::form(&call.headers, &call.query)?;
+    let form = call.form()?;
+    if let Some(revision) = options::revision_of(call)?.filter(|revision| *revision > 0) {
+        list::fresh(core, &call.endpoint, revision).await?;
+    }
     let Some(kv) = core.fetch(&call.endpoint, call.namespace(), call.name()).await? else {
         return Err(Status::not_found(call.endpoint.resource, call.name()));
     };

@@ -16,7 +16,7 @@ use crate::{
     body::Body,
     call::{self, Call, text},
     core::Core,
-    encode, respond,
+    encode,
     storage::Found,
     verbs::{
         create::{self, refuse},
@@ -86,7 +86,7 @@ pub(crate) struct Changed {
 
 /// Replaces an object by the body.
 pub(crate) async fn update(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
-    let form = respond::form(&call.headers, &call.query)?;
+    let form = call.form()?;
     let (mut object, warnings) = call.decode(call.body_kind())?;
     warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     call::place(call, &mut object)?;

@@ -4,69 +4,84 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use http::{Response, StatusCode};
 use rand::Rng;
-use sampan_api::status::{FieldError, Status};
+use sampan_api::status::Status;
 use sampan_store::{Revision, prefix_end};
 
 use crate::{
     body::Body,
     call::Call,
     core::Core,
-    respond,
+    encode::Encoding,
+    negotiate::{self, Media},
+    protobuf, respond,
     select::Selection,
     storage::watch_error,
-    verbs::list,
-    watch::{Order, Source, WatchStream, error_line},
+    verbs::{list, options::ListOptions},
+    watch::{Order, Source, WatchStream, error_frame},
 };
 
 /// A watch ends after this many seconds, and up to as many more, when the client does not say.
 const TIMEOUT: u64 = 1800;
 
+/// No watch lasts longer.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
 /// Starts a watch.
 pub(crate) async fn watch(core: &Arc<Core>, call: &mut Call) -> Result<Response<Body>, Status> {
-    let form = respond::form(&call.headers, &call.query)?;
+    let form = call.form()?;
+    if call.accepted.media == Media::Yaml {
+        return Err(negotiate::stream_refusal(call.endpoint.asked()));
+    }
+    let encoding = Encoding { form, protobuf: call.accepted.media == Media::Protobuf };
+    let options = ListOptions::read(call, true)?;
     let selection = Selection::parse(&call.endpoint, &call.target, &call.query)?;
-    let asked = list::revision_of(call)?;
-    let bookmarks = call.query.flag("allowWatchBookmarks").unwrap_or(false);
-    let initial_events = initial_events(call)?;
-    let wants_initial = initial_events.unwrap_or(matches!(asked, None | Some(0)));
+    let wants_initial = options.initial_events.unwrap_or(matches!(options.revision, None | Some(0)));
     let cache = core.cache(&call.endpoint).await?;
 
     let mut initial = VecDeque::new();
     let after = if wants_initial {
+        if let Some(revision) = options.revision.filter(|revision| *revision > 0) {
+            list::fresh(core, &call.endpoint, revision).await?;
+        }
         let listed = list::all(core, &call.endpoint, call.namespace(), &selection).await?;
         initial = VecDeque::from(listed.items);
         listed.revision
     } else {
-        match asked {
+        match options.revision {
             Some(revision) if revision > 0 => revision,
             _ => list::current(core, &call.endpoint).await?,
         }
     };
+    let selection = Arc::new(selection);
     let order = Order {
         endpoint: call.endpoint.clone(),
-        form,
-        selection,
+        encoding,
+        selection: selection.clone(),
         after,
         initial,
-        initial_end: initial_events == Some(true) && bookmarks,
-        bookmarks,
-        timeout: timeout(call)?,
+        // Who says nothing of revisions asks for the same thing in the older way.
+        initial_end: wants_initial && options.bookmarks,
+        bookmarks: options.bookmarks,
+        timeout: options.timeout.unwrap_or_else(timeout).min(LONGEST),
     };
     let scope = call.endpoint.scope(call.namespace());
-    let source = match cache.subscribe(scope, after) {
+    let source = match cache.subscribe(scope, selection, after) {
         Some(subscription) => Source::Cache(subscription),
         None => match own_watch(core, call, after).await {
             Ok(source) => source,
-            Err(status) if status.code == 410 => return Ok(lines(Body::full(error_line(&status)))),
+            Err(status) if status.code == 410 => {
+                return Ok(frames(encoding, Body::full(error_frame(encoding.protobuf, &status))));
+            }
             Err(status) => return Err(status),
         },
     };
     let shutdown = core.closing.clone().cancelled_owned();
-    Ok(lines(Body::stream(WatchStream::new(order, source, shutdown, call.permit.take()))))
+    Ok(frames(encoding, Body::stream(WatchStream::new(order, source, shutdown, call.permit.take()))))
 }
 
-fn lines(body: Body) -> Response<Body> {
-    let mut response = respond::typed(StatusCode::OK, "application/json", "");
+fn frames(encoding: Encoding, body: Body) -> Response<Body> {
+    let kind = if encoding.protobuf { protobuf::WATCH_TYPE } else { "application/json" };
+    let mut response = respond::typed(StatusCode::OK, kind, "");
     *response.body_mut() = body;
     response
 }
@@ -80,32 +95,7 @@ async fn own_watch(core: &Core, call: &Call, after: Revision) -> Result<Source, 
     Ok(Source::Store { watch, ready: VecDeque::new(), latest: after })
 }
 
-fn initial_events(call: &Call) -> Result<Option<bool>, Status> {
-    let asked = call.query.flag("sendInitialEvents");
-    let matching = call.query.get("resourceVersionMatch");
-    let refuse = |field: &str, why: &str| {
-        Err(Status::invalid(("meta.k8s.io", "ListOptions"), "", &[FieldError::forbidden(field, why)]))
-    };
-    match (asked, matching) {
-        (None, Some(_)) => refuse(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ),
-        (Some(_), None) => refuse(
-            "resourceVersionMatch",
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ),
-        (Some(_), Some(other)) if other != "NotOlderThan" => refuse(
-            "resourceVersionMatch",
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ),
-        _ => Ok(asked),
-    }
-}
-
-fn timeout(call: &Call) -> Result<Duration, Status> {
-    let asked = call.query.number("timeoutSeconds")?.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
-    // Spread, so that clients that came together do not come back together.
-    let seconds = asked.unwrap_or_else(|| TIMEOUT + rand::rng().random_range(0..TIMEOUT));
-    Ok(Duration::from_secs(seconds.min(24 * 3600)))
+/// Spread, so that clients that came together do not come back together.
+fn timeout() -> Duration {
+    Duration::from_secs(TIMEOUT + rand::rng().random_range(0..TIMEOUT))
 }
