@@ -3,6 +3,7 @@
 //! Applying them twice changes nothing. What the server decides (status, generation, generated labels) is in
 //! [`crate::strategy`].
 
+mod access;
 pub(crate) mod edit;
 mod objects;
 mod pod;
@@ -40,6 +41,9 @@ pub fn apply(resource: &Resource, object: &mut Value) {
         ("batch", "Job") => workloads::job(object),
         ("batch", "CronJob") => workloads::cron_job(object),
         ("discovery.k8s.io", "EndpointSlice") => objects::endpoint_slice(object),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => access::binding(object),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => access::flow_schema(object),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => access::priority_level(object),
         _ => {}
     }
 }

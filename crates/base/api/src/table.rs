@@ -1,5 +1,6 @@
 //! The columns and cells that `kubectl get` prints, of which `-o wide` shows those with priority 1 too.
 
+mod access;
 mod cells;
 mod columns;
 mod duration;

@@ -10,12 +10,14 @@ mod core;
 mod cron;
 mod discovery;
 mod events;
+mod flowcontrol;
 mod ip;
 mod labels;
 pub(crate) mod meta;
 pub mod names;
 mod node;
 mod pod;
+mod rbac;
 mod read;
 mod service;
 
@@ -48,6 +50,8 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
         ("batch", "CronJob") => batch::create_cron_job(&mut out, object),
         ("discovery.k8s.io", "EndpointSlice") => discovery::slice(&mut out, object, None),
         ("coordination.k8s.io", "Lease") => core::lease(&mut out, object),
+        ("rbac.authorization.k8s.io", _) => rbac::object(&mut out, resource, object, None),
+        ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::object(&mut out, resource, object),
         _ => {}
     }
     out
@@ -79,6 +83,8 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
         ("batch", "CronJob") => batch::update_cron_job(&mut out, new, old),
         ("discovery.k8s.io", "EndpointSlice") => discovery::slice(&mut out, new, Some(old)),
         ("coordination.k8s.io", "Lease") => core::lease(&mut out, new),
+        ("rbac.authorization.k8s.io", _) => rbac::object(&mut out, resource, new, Some(old)),
+        ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::object(&mut out, resource, new),
         _ => {}
     }
     out
@@ -117,6 +123,7 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         ("", "Service") => service::load_balancer_status(&mut out, new),
         ("apps", _) => apps::status(&mut out, resource, new, old),
         ("batch", "Job") => batch::job_status(&mut out, new, old),
+        ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::status(&mut out, new),
         _ => {}
     }
     out

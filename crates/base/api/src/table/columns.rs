@@ -203,6 +203,36 @@ const CLAIM: &[Column] = &[
     wide("VolumeMode", "A file system or a block device."),
 ];
 
+const ROLE: &[Column] = &[NAME, text("Created At", "When the object was created.")];
+
+const BINDING: &[Column] = &[
+    NAME,
+    text("Role", "What is granted."),
+    AGE,
+    wide("Users", "The users to whom it is granted."),
+    wide("Groups", "The groups to whom it is granted."),
+    wide("ServiceAccounts", "The service accounts to whom it is granted."),
+];
+
+const FLOW_SCHEMA: &[Column] = &[
+    NAME,
+    text("PriorityLevel", "The level of the requests that match."),
+    count("MatchingPrecedence", "The lowest matching one counts."),
+    text("DistinguisherMethod", "What tells the flows apart."),
+    AGE,
+    text("MissingPL", "Whether the level is not there."),
+];
+
+const PRIORITY_LEVEL: &[Column] = &[
+    NAME,
+    text("Type", "Whether the level has limits."),
+    text("NominalConcurrencyShares", "The level's part of the requests at once."),
+    text("Queues", "How many queues the level has."),
+    text("HandSize", "How many queues a flow may use."),
+    text("QueueLengthLimit", "How many requests wait in a queue."),
+    AGE,
+];
+
 pub(super) fn of(group: &str, kind: &str) -> &'static [Column] {
     match (group, kind) {
         ("", "Pod") => POD,
@@ -225,6 +255,10 @@ pub(super) fn of(group: &str, kind: &str) -> &'static [Column] {
         ("", "PersistentVolumeClaim") => CLAIM,
         ("" | "events.k8s.io", "Event") => EVENT,
         ("coordination.k8s.io", "Lease") => LEASE,
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => BINDING,
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => ROLE,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => PRIORITY_LEVEL,
         _ => DEFAULT,
     }
 }
