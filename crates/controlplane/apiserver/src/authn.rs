@@ -1,26 +1,47 @@
-//! Who is asking: client certificates, service account tokens, static tokens.
+//! Who is asking: client certificates, service account tokens, tokens to join with, static tokens.
+//!
+//! A certificate is verified when the connection opens, and its expiry is checked for each request: a connection does
+//! not outlive the certificate that it was opened with (upstream looks at the handshake only). The signature of a
+//! token is verified once and then remembered for a while; whether the account, and the object that the token is
+//! bound to, are still there is asked for each request.
 
-use http::{HeaderMap, header};
+mod account;
+mod bootstrap;
+mod cache;
+mod facts;
+pub(crate) mod review;
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderValue, header};
+use jiff::Timestamp;
 use sampan_api::status::Status;
-use serde_json::Value;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use sampan_daemon::{clock, tls};
 
-use crate::{core::Core, user::UserInfo};
+use crate::{core::Core, jose::Unverified, user::UserInfo};
+use account::{Claims, LEGACY_ISSUER};
 
-/// The user of a verified client certificate: CN is the name, O are the groups.
-pub(crate) fn certificate_user(der: &[u8]) -> Option<UserInfo> {
-    let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
-    Some(UserInfo::new(name, &groups))
+/// What browsers put before a token among the subprotocols of a WebSocket.
+const PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// What a token is told that nobody knows.
+const UNKNOWN: &str = "invalid bearer token";
+
+/// The user of a client certificate that was verified when the connection opened.
+pub(crate) struct Certificate {
+    pub(crate) user: UserInfo,
+    /// It holds no longer than this.
+    until: Timestamp,
 }
 
-/// The bearer token of a request. WebSocket clients of browsers send it as a subprotocol.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+impl Certificate {
+    /// CN is the name, O are the groups; nothing when there is no name.
+    pub(crate) fn of(der: &[u8]) -> Option<Self> {
+        let facts = tls::Facts::of_der(der).filter(|facts| !facts.common_name.is_empty())?;
+        let groups: Vec<&str> = facts.organizations.iter().map(String::as_str).collect();
+        Some(Self { user: UserInfo::new(facts.common_name, &groups), until: facts.not_after })
+    }
 }
 
 /// A token that was accepted.
@@ -30,18 +51,63 @@ pub(crate) struct Accepted {
     pub(crate) audiences: Vec<String>,
 }
 
+/// What authentication keeps at hand.
+#[derive(Default)]
+pub(crate) struct State {
+    facts: facts::Facts,
+    /// With the generation of the keys that verified it.
+    verified: cache::Cache<(u64, Claims)>,
+}
+
+/// The bearer token of a request.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+/// The token that a browser sends as a subprotocol, for it can set no header; and the subprotocols without it.
+fn protocol_bearer(headers: &HeaderMap) -> Option<(String, String)> {
+    let asked = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+    let parts = asked.split(',').map(str::trim);
+    let (ours, rest): (Vec<&str>, Vec<&str>) = parts.partition(|part| part.starts_with(PROTOCOL));
+    let [one] = ours[..] else { return None };
+    let token = URL_SAFE_NO_PAD.decode(one.strip_prefix(PROTOCOL)?).ok()?;
+    // Without another one, the client could not be told which was chosen.
+    (!rest.is_empty()).then_some((String::from_utf8(token).ok()?, rest.join(", ")))
+}
+
+/// Compares every byte, so that the time taken tells nothing.
+fn same_bytes(one: &[u8], two: &[u8]) -> bool {
+    one.len() == two.len() && one.iter().zip(two).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+}
+
 impl Core {
-    /// The user of a request, anonymous for one that brings nothing, or 401 for one that brings what does not hold.
+    /// The user of a request, anonymous for one that brings nothing, or 401 for one that brings what does not hold. The
+    /// credentials are taken out of the headers, so that they go nowhere else.
     pub(crate) async fn authenticate(
         &self,
-        certificate: Option<&UserInfo>,
-        headers: &HeaderMap,
+        certificate: Option<&Certificate>,
+        headers: &mut HeaderMap,
     ) -> Result<UserInfo, Status> {
-        if let Some(user) = certificate {
-            return Ok(user.clone());
+        if let Some(certificate) = certificate {
+            if clock::now() > certificate.until {
+                return Err(Status::unauthorized(""));
+            }
+            return Ok(certificate.user.clone());
         }
-        let Some(token) = bearer(headers) else { return Ok(UserInfo::anonymous()) };
-        match self.token_user(token, &self.options.audiences).await {
+        let token = match protocol_bearer(headers) {
+            Some((token, rest)) => {
+                if let Ok(rest) = HeaderValue::from_str(&rest) {
+                    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, rest);
+                }
+                Some(token)
+            }
+            None => bearer(headers).map(str::to_owned),
+        };
+        let Some(token) = token else { return Ok(UserInfo::anonymous()) };
+        headers.remove(header::AUTHORIZATION);
+        match self.token_user(&token, &self.options.audiences).await {
             Ok(accepted) => Ok(accepted.user),
             Err(_) => Err(Status::unauthorized("")),
         }
@@ -49,91 +115,77 @@ impl Core {
 
     /// The user of a token that is meant for one of the audiences; the error says why not.
     pub(crate) async fn token_user(&self, token: &str, audiences: &[String]) -> Result<Accepted, String> {
-        if let Some(user) = self.static_user(token) {
-            return Ok(Accepted { user, audiences: audiences.to_vec() });
+        if let Some(user) = self.plain_user(token).await {
+            // Such a token is for this server, whoever asks.
+            let audiences = common(&self.options.audiences, audiences);
+            return if audiences.is_empty() {
+                Err(UNKNOWN.to_owned())
+            } else {
+                Ok(Accepted { user, audiences })
+            };
         }
-        let claims = self.options.signing_key.verify(token).map_err(|e| e.to_string())?;
-        if claims["iss"] != self.options.issuer.as_str() {
-            return Err("token was issued by another cluster".to_owned());
-        }
-        let now = sampan_daemon::clock::now().as_second();
-        if claims["exp"].as_i64().is_none_or(|exp| exp <= now) {
-            return Err("token has expired".to_owned());
-        }
-        if claims["nbf"].as_i64().is_some_and(|nbf| nbf > now + 30) {
-            return Err("token is not valid yet".to_owned());
-        }
-        let own: Vec<&str> = match &claims["aud"] {
-            Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
-            Value::String(one) => vec![one.as_str()],
-            _ => Vec::new(),
+        let generation = self.options.signing_key.generation();
+        let known = self.authn.verified.get(token).filter(|known| known.0 == generation);
+        let verified = match known {
+            Some(known) => known,
+            None => {
+                let verified = Arc::new((generation, self.verify(token)?));
+                self.authn.verified.put(token, verified.clone());
+                verified
+            }
         };
-        let common: Vec<String> = audiences.iter().filter(|a| own.contains(&a.as_str())).cloned().collect();
+        let claims = &verified.1;
+        // Tokens of old say no audience: they are for this server.
+        let own = if claims.audiences.is_empty() { &self.options.audiences } else { &claims.audiences };
+        let common = common(own, audiences);
         if common.is_empty() {
-            return Err(format!("token audiences {own:?} is invalid for the target audiences {audiences:?}"));
+            return Err(format!(
+                "token audiences {} is invalid for the target audiences {}",
+                quoted(own),
+                quoted(audiences)
+            ));
         }
-        let user = self.service_account(&claims["kubernetes.io"]).await?;
+        let user = claims.user(self, &self.authn.facts).await?;
         Ok(Accepted { user, audiences: common })
     }
 
+    /// The user of a token that is no signed one.
+    async fn plain_user(&self, token: &str) -> Option<UserInfo> {
+        if let Some(user) = self.static_user(token) {
+            return Some(user);
+        }
+        let (id, secret) = bootstrap::split(token)?;
+        bootstrap::user(self, &self.authn.facts, id, secret).await
+    }
+
+    /// Checks the signature of a service account's token.
+    fn verify(&self, token: &str) -> Result<Claims, String> {
+        let parsed = Unverified::parse(token).ok_or_else(|| UNKNOWN.to_owned())?;
+        let issuer = parsed.claims["iss"].as_str().unwrap_or_default();
+        if issuer != self.options.issuer && issuer != LEGACY_ISSUER {
+            return Err(UNKNOWN.to_owned());
+        }
+        self.options.signing_key.verify(&parsed)?;
+        Claims::parse(&parsed.claims, issuer, token)
+    }
+
     fn static_user(&self, token: &str) -> Option<UserInfo> {
-        // Compares every byte of every token, so that the time taken tells nothing.
         let mut found = None;
         for (known, user) in &self.options.static_tokens {
-            let differs = known.bytes().zip(token.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
-            if known.len() == token.len() && differs == 0 && !known.is_empty() {
+            if same_bytes(known.as_bytes(), token.as_bytes()) && !known.is_empty() {
                 found = Some(user.clone());
             }
         }
         found
     }
+}
 
-    /// Checks that the account, and the object that the token is bound to, still exist as they were.
-    async fn service_account(&self, claims: &Value) -> Result<UserInfo, String> {
-        let text = |pointer: &str| claims.pointer(pointer).and_then(Value::as_str);
-        let (Some(namespace), Some(name), Some(uid)) =
-            (text("/namespace"), text("/serviceaccount/name"), text("/serviceaccount/uid"))
-        else {
-            return Err("token names no service account".to_owned());
-        };
-        self.still_there("serviceaccounts", Some(namespace), name, uid, "service account").await?;
-        let mut extra = Vec::new();
-        for (claim, plural) in [("pod", "pods"), ("secret", "secrets"), ("node", "nodes")] {
-            let (Some(bound), Some(uid)) = (text(&format!("/{claim}/name")), text(&format!("/{claim}/uid")))
-            else {
-                continue;
-            };
-            let scope = (claim != "node").then_some(namespace);
-            // The node is only told; the token is not bound to it when it is bound to a pod.
-            if claim != "node" {
-                self.still_there(plural, scope, bound, uid, claim).await?;
-            }
-            extra.push((format!("authentication.kubernetes.io/{claim}-name"), vec![bound.to_owned()]));
-            extra.push((format!("authentication.kubernetes.io/{claim}-uid"), vec![uid.to_owned()]));
-        }
-        let by_namespace = format!("system:serviceaccounts:{namespace}");
-        let mut user = UserInfo::new(
-            format!("system:serviceaccount:{namespace}:{name}"),
-            &["system:serviceaccounts", &by_namespace],
-        );
-        user.uid = Some(uid.to_owned());
-        user.extra = extra;
-        Ok(user)
-    }
+fn common(own: &[String], asked: &[String]) -> Vec<String> {
+    own.iter().filter(|audience| asked.contains(audience)).cloned().collect()
+}
 
-    async fn still_there(
-        &self,
-        plural: &str,
-        namespace: Option<&str>,
-        name: &str,
-        uid: &str,
-        what: &str,
-    ) -> Result<(), String> {
-        let object =
-            self.look_up("", "v1", plural, namespace, name).await.map_err(|status| status.message)?;
-        let same = object
-            .and_then(|object| object.pointer("/metadata/uid").map(|found| found == uid))
-            .unwrap_or_default();
-        if same { Ok(()) } else { Err(format!("{what} {name} of the token is gone")) }
-    }
+/// A list as Go's `%q` writes it.
+fn quoted(list: &[String]) -> String {
+    let list: Vec<String> = list.iter().map(|text| sampan_api::status::go_quote(text)).collect();
+    format!("[{}]", list.join(" "))
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::state::State,
+    authn,
     authz::Authorizer,
     cache::Cache,
     endpoint::{Endpoint, Endpoints},
@@ -32,6 +33,7 @@ pub(crate) struct Core {
     pub(crate) metrics: Metrics,
     pub(crate) event_lease: EventLease,
     pub(crate) authz: Authorizer,
+    pub(crate) authn: authn::State,
     /// Ordinary requests under way.
     pub(crate) in_flight: Arc<Semaphore>,
     /// Watches and streams under way.
@@ -62,6 +64,7 @@ impl Core {
             endpoints: Endpoints::new(),
             metrics: Metrics::default(),
             event_lease: EventLease::default(),
+            authn: authn::State::default(),
             admission: OnceLock::new(),
             written: Written::default(),
             authz: Authorizer::default(),

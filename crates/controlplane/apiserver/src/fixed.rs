@@ -123,7 +123,7 @@ pub(crate) fn oidc(core: &Core) -> Response<Body> {
         "jwks_uri": format!("{}/openid/v1/jwks", issuer.trim_end_matches('/')),
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
+        "id_token_signing_alg_values_supported": core.options.signing_key.algorithms(),
     });
     respond::json_value(StatusCode::OK, &body)
 }

@@ -32,7 +32,7 @@ const DISCARDED: usize = 8;
 #[derive(Clone)]
 pub(crate) enum Peer {
     /// Over the network, with a verified client certificate or without.
-    Network(Option<Arc<UserInfo>>),
+    Network(Option<Arc<authn::Certificate>>),
     /// In this process, as this user.
     Local(Arc<UserInfo>),
 }
@@ -91,7 +91,7 @@ impl Core {
 
     async fn route(
         self: &Arc<Self>,
-        incoming: Incoming,
+        mut incoming: Incoming,
         route: Route,
         body: RequestBody,
         peer: &Peer,
@@ -103,7 +103,7 @@ impl Core {
         let user = match peer {
             Peer::Local(user) => UserInfo::clone(user),
             Peer::Network(certificate) => {
-                self.authenticate(certificate.as_deref(), &incoming.headers).await?
+                self.authenticate(certificate.as_deref(), &mut incoming.headers).await?
             }
         };
         let user = impersonate::wanted(self, &user, &incoming.headers)?.unwrap_or(user);

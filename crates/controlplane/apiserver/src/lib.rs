@@ -22,6 +22,7 @@ mod events;
 mod fixed;
 mod handler;
 mod impersonate;
+mod jose;
 mod jwt;
 mod local;
 mod metrics;

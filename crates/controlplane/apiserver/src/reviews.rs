@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     admission::{self, Operation, Review},
+    authn,
     body::Body,
     call::{Call, text},
     core::Core,
@@ -25,7 +26,7 @@ pub(crate) async fn answer(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
     let mut review = asked.object;
     match call.endpoint.resource.plural {
         "selfsubjectreviews" => review["status"] = json!({"userInfo": call.user.to_value()}),
-        "tokenreviews" => token(core, &mut review).await?,
+        "tokenreviews" => authn::review::review(core, &mut review).await?,
         "selfsubjectrulesreviews" => access::rules(core, call, &mut review)?,
         "selfsubjectaccessreviews" | "subjectaccessreviews" | "localsubjectaccessreviews" => {
             access::access(core, call, &mut review)?;
@@ -36,24 +37,6 @@ pub(crate) async fn answer(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
         review["metadata"] = json!({"creationTimestamp": null});
     }
     Ok(respond::json_value(StatusCode::CREATED, &review))
-}
-
-async fn token(core: &Core, review: &mut Value) -> Result<(), Status> {
-    let asked: Vec<String> = strings(review.pointer("/spec/audiences"));
-    let audiences = if asked.is_empty() { &core.options.audiences } else { &asked };
-    let token = text(review, "/spec/token").to_owned();
-    if token.is_empty() {
-        return Err(Status::bad_request("token is required for TokenReview in authentication"));
-    }
-    review["status"] = match core.token_user(&token, audiences).await {
-        Ok(accepted) => json!({
-            "authenticated": true,
-            "user": accepted.user.to_value(),
-            "audiences": accepted.audiences,
-        }),
-        Err(why) => json!({"user": {}, "error": why}),
-    };
-    Ok(())
 }
 
 fn strings(value: Option<&Value>) -> Vec<String> {

@@ -64,7 +64,7 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, tcp: TcpStream, _pla
         Err(_) => return,
     };
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let user = certificate.and_then(|der| authn::certificate_user(der)).map(Arc::new);
+    let user = certificate.and_then(|der| authn::Certificate::of(der)).map(Arc::new);
     let peer = Peer::Network(user);
     let service = service_fn({
         let core = core.clone();
