@@ -10,6 +10,7 @@ use sampan_api::status::Status;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    authn,
     authz::Attributes,
     body::{Body, RequestBody},
     call::{Call, Notes},

@@ -12,7 +12,7 @@ use crate::{
     admission::{self, Operation, Review},
     authn,
     body::Body,
-    call::{Call, text},
+    call::Call,
     core::Core,
     respond,
 };
