@@ -147,6 +147,12 @@ pub fn decode_kind(
     }
 }
 
+/// Puts the metadata of an object whose kind no table describes in shape: types, formats, nothing unknown. `Ok` are the
+/// sentences about unknown fields, whose paths begin with `prefix`; `Err` is Go's message about the first wrong type.
+pub(crate) fn metadata_of(value: &mut Value, prefix: &str) -> Result<Vec<String>, String> {
+    walk::metadata(value, prefix)
+}
+
 /// What is wrong with an object after a patch, without the frame that request bodies get: `Err` is the bare sentence.
 pub(crate) fn check_patched(
     kind: Gvk,
@@ -240,7 +246,7 @@ fn wrong_kind(expected: &Gvk, api_version: &str, kind: &str) -> Status {
     }
 }
 
-fn cannot_be_handled(kind: &str, version: &str, expected: &str, why: &str) -> Status {
+pub(crate) fn cannot_be_handled(kind: &str, version: &str, expected: &str, why: &str) -> Status {
     let version = go_quote(version);
     Status::bad_request(format!("{kind} in version {version} cannot be handled as a {expected}: {why}"))
 }

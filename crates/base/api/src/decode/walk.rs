@@ -55,6 +55,24 @@ pub(super) fn object(
     walk.members(kind, members)
 }
 
+/// Checks the metadata of an object in place; `Ok` are the sentences about unknown fields, whose paths begin with
+/// `prefix`.
+pub(super) fn metadata(value: &mut Value, prefix: &str) -> Result<Vec<String>, String> {
+    let schema = crate::schema::get();
+    let Some(id) = schema.by_name("~apis.meta.v1.ObjectMeta") else { return Ok(Vec::new()) };
+    let kind = schema.type_of(id);
+    let Value::Object(members) = value else {
+        return Err(format!(
+            "json: cannot unmarshal {} into Go value of type v1.ObjectMeta",
+            json_type(value)
+        ));
+    };
+    let mut found = Problems::new(Vec::new());
+    let mut walk = Walk { schema, fields: String::new(), path: prefix.to_owned(), found: &mut found };
+    walk.members(kind, members)?;
+    Ok(found.into_sentences())
+}
+
 struct Walk<'a> {
     schema: &'a Schema,
     /// The dotted path without indices.
