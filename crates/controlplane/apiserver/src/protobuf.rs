@@ -98,7 +98,7 @@ fn envelope(
     nested(out, 1, |out| {
         text(out, 1, version);
         text(out, 2, kind);
-        Ok(())
+        Outcome::Ok(())
     })?;
     raw(out).inspect_err(|_| out.truncate(start))
 }
