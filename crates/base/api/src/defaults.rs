@@ -4,6 +4,7 @@
 //! [`crate::strategy`].
 
 mod access;
+mod cluster;
 pub(crate) mod edit;
 mod objects;
 mod pod;
@@ -44,6 +45,20 @@ pub fn apply(resource: &Resource, object: &mut Value) {
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => access::binding(object),
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => access::flow_schema(object),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => access::priority_level(object),
+        ("autoscaling", "HorizontalPodAutoscaler") => cluster::autoscaler(resource.version, object),
+        ("networking.k8s.io", "NetworkPolicy") => cluster::network_policy(object),
+        ("networking.k8s.io", "IngressClass") => cluster::ingress_class(object),
+        ("node.k8s.io", "RuntimeClass") => cluster::runtime_class(object),
+        ("resource.k8s.io", kind) => cluster::devices(kind, object),
+        ("scheduling.k8s.io", "PriorityClass") => {
+            edit::set(object, "preemptionPolicy", "PreemptLowerPriority");
+        }
+        ("storage.k8s.io", "StorageClass") => {
+            edit::set(object, "reclaimPolicy", "Delete");
+            edit::set(object, "volumeBindingMode", "Immediate");
+        }
+        ("storage.k8s.io", "CSIDriver") => cluster::csi_driver(object),
+        ("storage.k8s.io", "CSIStorageCapacity") => cluster::capacity(object),
         _ => {}
     }
 }

@@ -1,7 +1,7 @@
 //! Which kinds are served, and everything that is true of a kind by name: path, verbs, short names, categories,
 //! subresources, selectable fields, and where its objects are kept. A new kind is a new row of the table.
 
-mod autoscalers;
+pub(crate) mod autoscalers;
 pub mod convert;
 mod events;
 pub mod intern;

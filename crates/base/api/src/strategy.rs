@@ -5,6 +5,7 @@
 //! [`crate::defaults::apply`], [`prepare_create`], [`crate::validation::create`]. For an update:
 //! [`crate::defaults::apply`], [`prepare_update`], [`crate::validation::update`].
 
+mod claim;
 pub(crate) mod compare;
 mod job;
 pub(crate) mod meta;
@@ -32,7 +33,8 @@ fn first_status(resource: &Resource) -> Option<Value> {
     Some(match (resource.group, resource.kind) {
         ("", "Namespace") => json!({ "phase": "Active" }),
         ("", "Service") => json!({ "loadBalancer": {} }),
-        ("", "PersistentVolume" | "PersistentVolumeClaim") => json!({ "phase": "Pending" }),
+        ("", "PersistentVolume") => json!({ "phase": "Pending", "lastPhaseTransitionTime": now() }),
+        ("", "PersistentVolumeClaim") => json!({ "phase": "Pending" }),
         ("apps", "Deployment") | ("batch", _) => json!({}),
         ("apps", "ReplicaSet") | ("", "ReplicationController") => json!({ "replicas": 0 }),
         ("apps", "StatefulSet") => json!({ "replicas": 0, "availableReplicas": 0 }),
@@ -52,10 +54,12 @@ fn first_status(resource: &Resource) -> Option<Value> {
 /// Whether the kind counts the generations of its spec.
 fn counts_generations(resource: &Resource) -> bool {
     match (resource.group, resource.kind) {
-        ("", kind) => matches!(kind, "Pod" | "ReplicationController"),
+        ("", kind) => matches!(kind, "Pod" | "PodTemplate" | "ReplicationController"),
         ("apps", kind) => kind != "ControllerRevision",
-        ("batch" | "networking.k8s.io" | "policy", _) => true,
-        ("discovery.k8s.io", "EndpointSlice") => true,
+        ("networking.k8s.io", kind) => matches!(kind, "NetworkPolicy" | "Ingress" | "IngressClass"),
+        ("batch" | "policy" | "admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => true,
+        ("resource.k8s.io", kind) => matches!(kind, "DeviceClass" | "DeviceTaintRule" | "ResourceSlice"),
+        ("discovery.k8s.io", "EndpointSlice") | ("scheduling.k8s.io", "PriorityClass") => true,
         _ => false,
     }
 }
@@ -85,6 +89,7 @@ pub fn prepare_create(resource: &Resource, object: &mut Value) {
         ("", "Secret") => merge_string_data(object),
         ("", "Service") => service::prepare_create(object),
         ("", "ServiceAccount") => service_account(object),
+        ("", "PersistentVolumeClaim") => claim::prepare(object, None),
         ("batch", "Job") => job::generate_selector(object),
         _ => {}
     }
@@ -112,9 +117,12 @@ pub fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) {
         ("", "Service") => service::prepare_update(object, before),
         ("", "ServiceAccount") => service_account(object),
         ("", "Pod") => pod::prepare_update(object, before),
+        ("", "PersistentVolumeClaim") => claim::prepare(object, Some(before)),
         _ => {}
     }
-    if counts_generations(resource) && spec_changed(resource, object, before) {
+    // A driver has no generation until it changes.
+    let driver = (resource.group, resource.kind) == ("storage.k8s.io", "CSIDriver");
+    if (driver || counts_generations(resource)) && spec_changed(resource, object, before) {
         meta::bump_generation(object, before);
     }
 }
@@ -131,6 +139,13 @@ fn spec_changed(resource: &Resource, new: &Object, old: &Object) -> bool {
         }
         // Annotations are copied to the ReplicaSets, so that they count too.
         ("apps", "Deployment") => differs("spec") || differs("metadata.annotations"),
+        ("", "PodTemplate") => differs("template"),
+        (
+            "admissionregistration.k8s.io",
+            "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration",
+        ) => differs("webhooks"),
+        // Its generation stays 1, as nothing that matters may change.
+        ("scheduling.k8s.io", "PriorityClass") => false,
         _ => differs("spec"),
     }
 }
@@ -162,6 +177,10 @@ pub fn prepare_status_update(resource: &Resource, new: &mut Value, old: &Value) 
     match (resource.group, resource.kind) {
         ("", "Pod") => pod::prepare_status_update(object, before),
         ("apps", "Deployment") => meta::keep(object, before, "labels"),
+        ("", "PersistentVolume") => claim::volume_phase(object, before),
+        ("networking.k8s.io", "ServiceCIDR") | ("storage.k8s.io", "VolumeAttachment") => {
+            meta::keep_for_status(object, before);
+        }
         ("", "Service") => {
             if let Some(status) = ensure(object, "status") {
                 let _ = ensure(status, "loadBalancer");
@@ -226,16 +245,30 @@ pub fn default_propagation(resource: &Resource) -> Propagation {
 pub fn creates_on_update(resource: &Resource) -> bool {
     matches!(
         (resource.group, resource.kind),
-        ("", "Service" | "Endpoints" | "Event" | "LimitRange" | "ResourceQuota")
+        ("", "Service" | "Endpoints" | "Event" | "LimitRange")
             | ("events.k8s.io", "Event")
             | ("coordination.k8s.io", "Lease")
+            | ("node.k8s.io", "RuntimeClass")
             | ("rbac.authorization.k8s.io", _)
     )
 }
 
 /// Whether an update has to say the resourceVersion it is based on.
 pub fn needs_resource_version(resource: &Resource) -> bool {
-    matches!((resource.group, resource.kind), ("coordination.k8s.io", "Lease"))
+    matches!(
+        (resource.group, resource.kind),
+        ("coordination.k8s.io", "Lease")
+            | ("node.k8s.io", "RuntimeClass")
+            | ("policy", "PodDisruptionBudget")
+            | ("storage.k8s.io", "CSIDriver" | "CSINode" | "CSIStorageCapacity" | "VolumeAttachment")
+            | ("certificates.k8s.io", "ClusterTrustBundle" | "PodCertificateRequest")
+            | ("admissionregistration.k8s.io" | "storagemigration.k8s.io", _)
+    )
+}
+
+/// The time, as objects say it.
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// The value of the key becomes what it was.

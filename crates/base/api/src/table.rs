@@ -1,7 +1,9 @@
 //! The columns and cells that `kubectl get` prints, of which `-o wide` shows those with priority 1 too.
 
 mod access;
+mod autoscaler;
 mod cells;
+mod cluster;
 mod columns;
 mod duration;
 mod pod;

@@ -5,21 +5,28 @@
 //! [`FieldError`].
 
 mod apps;
+mod autoscaling;
 mod batch;
+mod classes;
 mod core;
 mod cron;
 mod discovery;
 mod events;
 mod flowcontrol;
-mod ip;
+mod ingress;
+pub(crate) mod ip;
 mod labels;
 pub(crate) mod meta;
 pub mod names;
 mod node;
 mod pod;
+mod policies;
+mod quota;
 mod rbac;
 mod read;
 mod service;
+mod storage;
+mod volumes;
 
 use serde_json::Value;
 
@@ -52,7 +59,7 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
         ("coordination.k8s.io", "Lease") => core::lease(&mut out, object),
         ("rbac.authorization.k8s.io", _) => rbac::object(&mut out, resource, object, None),
         ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::object(&mut out, resource, object),
-        _ => {}
+        _ => cluster_kind(&mut out, resource, object, None),
     }
     out
 }
@@ -85,7 +92,7 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
         ("coordination.k8s.io", "Lease") => core::lease(&mut out, new),
         ("rbac.authorization.k8s.io", _) => rbac::object(&mut out, resource, new, Some(old)),
         ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::object(&mut out, resource, new),
-        _ => {}
+        _ => cluster_kind(&mut out, resource, new, Some(old)),
     }
     out
 }
@@ -99,10 +106,36 @@ fn core_kind(out: &mut Vec<FieldError>, resource: &Resource, object: &Value, old
         "Namespace" => {}
         "Node" => node::node(out, object, old),
         "Endpoints" => discovery::endpoints(out, object, old),
-        "PersistentVolumeClaim" if old.is_none() => {
-            pod::claim_spec(out, &FieldPath::new("spec"), read::get(object, "spec"));
-        }
+        "PersistentVolume" => volumes::volume(out, object, old),
+        "PersistentVolumeClaim" => volumes::claim(out, object, old),
+        "ResourceQuota" => quota::quota(out, object, old),
+        "LimitRange" => quota::limits(out, object),
         "ReplicationController" => apps::replication_controller(out, object),
+        _ => {}
+    }
+}
+
+/// Kinds of the groups that say how a cluster is set up.
+fn cluster_kind(out: &mut Vec<FieldError>, resource: &Resource, object: &Value, old: Option<&Value>) {
+    match (resource.group, resource.kind) {
+        ("autoscaling", "HorizontalPodAutoscaler") => {
+            let form = |object: &Value| crate::kinds::convert::to_stored(resource, object.clone());
+            autoscaling::autoscaler(out, &form(object), old.map(form).as_ref());
+        }
+        ("networking.k8s.io", "NetworkPolicy") => policies::network(out, object, old),
+        ("networking.k8s.io", "Ingress") => ingress::ingress(out, object, old),
+        ("networking.k8s.io", "IngressClass") => ingress::class(out, object, old),
+        ("networking.k8s.io", "IPAddress") => classes::address(out, object, old),
+        ("networking.k8s.io", "ServiceCIDR") => classes::service_cidr(out, object, old),
+        ("policy", "PodDisruptionBudget") => policies::budget(out, object),
+        ("scheduling.k8s.io", "PriorityClass") => classes::priority_class(out, object, old),
+        ("node.k8s.io", "RuntimeClass") => classes::runtime_class(out, object, old),
+        ("storage.k8s.io", "StorageClass") => storage::class(out, object, old),
+        ("storage.k8s.io", "VolumeAttributesClass") => storage::attributes_class(out, object, old),
+        ("storage.k8s.io", "VolumeAttachment") => storage::attachment(out, object, old),
+        ("storage.k8s.io", "CSIDriver") => storage::driver(out, object, old),
+        ("storage.k8s.io", "CSINode") => storage::node(out, object, old),
+        ("storage.k8s.io", "CSIStorageCapacity") => storage::capacity(out, object, old),
         _ => {}
     }
 }
@@ -121,6 +154,13 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         ("", "Node") => node::node(&mut out, new, Some(old)),
         ("", "Namespace") => core::namespace_status(&mut out, new),
         ("", "Service") => service::load_balancer_status(&mut out, new),
+        ("", "PersistentVolumeClaim") => volumes::claim_status(&mut out, new),
+        ("", "ResourceQuota") => quota::quota_status(&mut out, new),
+        ("", "ReplicationController") => apps::status(&mut out, resource, new, old),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::status(&mut out, new),
+        ("networking.k8s.io", "Ingress") => ingress::ingress_status(&mut out, new, old),
+        ("policy", "PodDisruptionBudget") => policies::budget_status(&mut out, new),
+        ("storage.k8s.io", "VolumeAttachment") => storage::attachment_status(&mut out, new),
         ("apps", _) => apps::status(&mut out, resource, new, old),
         ("batch", "Job") => batch::job_status(&mut out, new, old),
         ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::status(&mut out, new),

@@ -35,7 +35,7 @@ const BEHAVIOR_NAMES: [(&str, &str); 9] = [
 ];
 
 /// Turns an autoscaling/v1 object into v2.
-pub(super) fn to_v2(mut object: Value) -> Value {
+pub(crate) fn to_v2(mut object: Value) -> Value {
     let Some(members) = object.as_object_mut() else { return object };
     members.insert("apiVersion".to_owned(), "autoscaling/v2".into());
     let carried = take_carried(members);

@@ -50,6 +50,13 @@ pub(super) fn keep(object: &mut Object, before: &Object, key: &str) {
     }
 }
 
+/// A status update that changes nothing of the metadata but what the server itself writes.
+pub(super) fn keep_for_status(object: &mut Object, before: &Object) {
+    for key in ["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp", "generation"] {
+        keep(object, before, key);
+    }
+}
+
 fn keep_in(metadata: &mut Object, old: &Object, key: &str) {
     match old.get(key) {
         Some(value) => {

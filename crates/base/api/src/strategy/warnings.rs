@@ -1,11 +1,13 @@
 //! What the server accepts but tells the user about, in `Warning` headers.
 
+mod cluster;
+
 use serde_json::Value;
 
 use crate::kinds::Resource;
 use crate::quantity::Quantity;
 use crate::status::FieldPath;
-use crate::validation::names;
+use crate::validation::{ip, names};
 
 /// The warnings that a create (`old` absent) or an update of this object earns.
 pub fn warnings(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<String> {
@@ -18,6 +20,22 @@ pub fn warnings(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<St
             pod_template(new, &FieldPath::default(), &mut out);
         }
         ("", "Service") => service(new, &mut out),
+        ("", "PodTemplate") => template_at(new, changed, "/template", "template", &mut out),
+        ("", "ReplicationController") => {
+            if old.is_none() {
+                name_warning(new, "this is used in Pod names and hostnames", &mut out);
+            }
+            template_at(new, changed, "/spec/template", "spec.template", &mut out);
+        }
+        ("", "PersistentVolume") => cluster::volume(new, &mut out),
+        ("", "PersistentVolumeClaim") => cluster::claim(new, &mut out),
+        ("", "ResourceQuota") if old.is_none() => cluster::quota(new, &mut out),
+        ("networking.k8s.io", "NetworkPolicy") => cluster::network_policy(new, &mut out),
+        ("networking.k8s.io", "Ingress") if old.is_none() => cluster::ingress(new, &mut out),
+        ("node.k8s.io", "RuntimeClass") => cluster::runtime_class(new, &mut out),
+        ("storage.k8s.io", "StorageClass") => cluster::storage_class(new, &mut out),
+        ("storage.k8s.io", "CSIStorageCapacity") => cluster::capacity(new, &mut out),
+        ("storage.k8s.io", "CSIDriver") => cluster::csi_driver(new, old, &mut out),
         ("", "Endpoints") => {
             out.push(
                 "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned(),
@@ -107,15 +125,22 @@ fn pod_template(template: &Value, path: &FieldPath, out: &mut Vec<String>) {
 }
 
 /// Labels of nodes that have newer names.
+const OLD_LABELS: [(&str, &str, &str); 5] = [
+    ("beta.kubernetes.io/arch", "v1.14", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/os", "v1.14", "kubernetes.io/os"),
+    ("failure-domain.beta.kubernetes.io/region", "v1.17", "topology.kubernetes.io/region"),
+    ("failure-domain.beta.kubernetes.io/zone", "v1.17", "topology.kubernetes.io/zone"),
+    ("beta.kubernetes.io/instance-type", "v1.17", "node.kubernetes.io/instance-type"),
+];
+
+/// What is said about an old label of nodes.
+fn old_label(key: &str) -> Option<String> {
+    let (_, since, new) = OLD_LABELS.iter().find(|(old, ..)| *old == key)?;
+    Some(format!("deprecated since {since}; use \"{new}\" instead"))
+}
+
 fn node_labels(spec: &Value, path: &FieldPath, out: &mut Vec<String>) {
-    const OLD: [(&str, &str, &str); 5] = [
-        ("beta.kubernetes.io/arch", "v1.14", "kubernetes.io/arch"),
-        ("beta.kubernetes.io/os", "v1.14", "kubernetes.io/os"),
-        ("failure-domain.beta.kubernetes.io/region", "v1.17", "topology.kubernetes.io/region"),
-        ("failure-domain.beta.kubernetes.io/zone", "v1.17", "topology.kubernetes.io/zone"),
-        ("beta.kubernetes.io/instance-type", "v1.17", "node.kubernetes.io/instance-type"),
-    ];
-    for (old, since, new) in OLD {
+    for (old, since, new) in OLD_LABELS {
         if spec.get("nodeSelector").is_some_and(|selector| selector.get(old).is_some()) {
             let path = path.child("nodeSelector").key(old);
             out.push(format!("{path}: deprecated since {since}; use \"{new}\" instead"));
@@ -290,6 +315,30 @@ fn service(service: &Value, out: &mut Vec<String>) {
         if text(spec, "sessionAffinity") != "None" {
             out.push("spec.SessionAffinity is ignored for headless services".to_owned());
         }
+    }
+    let annotations = service.get("metadata").and_then(|m| m.get("annotations"));
+    if annotations.is_some_and(|a| a.get("service.kubernetes.io/topology-aware-hints").is_some()) {
+        let text = "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use \
+                    service.kubernetes.io/topology-mode instead";
+        out.push(text.to_owned());
+    }
+    if !headless {
+        for (i, address) in items(spec, "clusterIPs") {
+            let path = FieldPath::new("spec.clusterIPs").index(i);
+            out.extend(ip::address_warning(&path, address.as_str().unwrap_or_default()));
+        }
+    }
+    for (i, address) in items(spec, "externalIPs") {
+        let path = FieldPath::new("spec.externalIPs").index(i);
+        out.extend(ip::address_warning(&path, address.as_str().unwrap_or_default()));
+    }
+    if filled("loadBalancerIP") {
+        let path = FieldPath::new("spec.loadBalancerIP");
+        out.extend(ip::address_warning(&path, text(spec, "loadBalancerIP")));
+    }
+    for (i, network) in items(spec, "loadBalancerSourceRanges") {
+        let path = FieldPath::new("spec.loadBalancerSourceRanges").index(i);
+        out.extend(ip::network_warnings(&path, network.as_str().unwrap_or_default()));
     }
     if filled("externalIPs") && !headless && !external_name {
         let text = "spec.externalIPs is deprecated and may no longer be implemented in some clusters";

@@ -1,5 +1,7 @@
 //! The columns of each kind.
 
+mod cluster;
+
 use super::Column;
 
 const fn column(name: &'static str, kind: &'static str, priority: i32, description: &'static str) -> Column {
@@ -259,6 +261,6 @@ pub(super) fn of(group: &str, kind: &str) -> &'static [Column] {
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => ROLE,
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => PRIORITY_LEVEL,
-        _ => DEFAULT,
+        _ => cluster::of(group, kind).unwrap_or(DEFAULT),
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::cells::{
     age, ago, condition, containers, count, labels, list, name, number, or, selector, text, three_of,
 };
-use super::{access, duration, pod};
+use super::{access, cluster, duration, pod};
 
 pub(super) fn of(group: &str, kind: &str, object: &Value, now: Timestamp) -> Vec<Value> {
     match (group, kind) {
@@ -45,7 +45,7 @@ pub(super) fn of(group: &str, kind: &str, object: &Value, now: Timestamp) -> Vec
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => access::role(object),
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => access::flow_schema(object, now),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => access::priority_level(object, now),
-        _ => vec![name(object), age(object, now)],
+        _ => cluster::of(group, kind, object, now).unwrap_or_else(|| vec![name(object), age(object, now)]),
     }
 }
 

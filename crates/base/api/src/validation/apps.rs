@@ -162,7 +162,7 @@ fn amount(value: &Value) -> i64 {
     }
 }
 
-fn at_most_all(out: &mut Errors, path: &FieldPath, value: &Value) {
+pub(super) fn at_most_all(out: &mut Errors, path: &FieldPath, value: &Value) {
     if value.as_str().and_then(names::percent_value).is_some_and(|percent| percent > 100) {
         out.push(FieldError::invalid(path, value.clone(), "must not be greater than 100%"));
     }
@@ -375,7 +375,7 @@ pub(super) fn status(out: &mut Errors, resource: &Resource, new: &Value, old: &V
             &["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"],
             &["updatedReplicas", "readyReplicas", "availableReplicas"],
         ),
-        "ReplicaSet" => (
+        "ReplicaSet" | "ReplicationController" => (
             &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
             &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"],
         ),

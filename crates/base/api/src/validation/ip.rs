@@ -38,22 +38,126 @@ pub(super) fn valid(out: &mut Errors, path: &FieldPath, text: &str) -> bool {
     ok
 }
 
+/// The network that a text says: its address, which may have bits beyond the length, and its length.
+pub(super) fn network(text: &str) -> Option<(IpAddr, u32)> {
+    let (address, length) = text.split_once('/')?;
+    let address = parse(address)?;
+    if length.is_empty() || !length.bytes().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    let length = length.parse().ok()?;
+    (length <= bits(address)).then_some((address, length))
+}
+
+fn bits(address: IpAddr) -> u32 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// The first address of a network.
+fn masked((address, length): (IpAddr, u32)) -> IpAddr {
+    match address {
+        IpAddr::V4(four) => {
+            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            IpAddr::V4((four.to_bits() & mask).into())
+        }
+        IpAddr::V6(six) => {
+            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            IpAddr::V6((six.to_bits() & mask).into())
+        }
+    }
+}
+
+/// Whether the address is in the network.
+pub(super) fn contains(network: (IpAddr, u32), address: IpAddr) -> bool {
+    network.0.is_ipv4() == address.is_ipv4() && masked((address, network.1)) == masked(network)
+}
+
 /// The text has to be a network.
 pub(super) fn valid_cidr(out: &mut Errors, path: &FieldPath, text: &str) {
-    let ok = text.split_once('/').is_some_and(|(ip, length)| {
-        let longest = match parse(ip) {
-            Some(IpAddr::V4(_)) => 32,
-            Some(IpAddr::V6(_)) => 128,
-            None => return false,
-        };
-        !length.is_empty()
-            && length.bytes().all(|c| c.is_ascii_digit())
-            && length.parse::<u32>().is_ok_and(|n| n <= longest)
-    });
-    if !ok {
+    if network(text).is_none() {
         let sentence = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
         out.push(FieldError::invalid(path, text, sentence));
     }
+}
+
+/// The text has to be a network as one writes it today.
+pub(super) fn canonical_cidr(out: &mut Errors, path: &FieldPath, text: &str) {
+    let before = out.len();
+    valid_cidr(out, path, text);
+    let Some(found) = network(text).filter(|_| out.len() == before) else { return };
+    let (address, length) = text.split_once('/').unwrap_or_default();
+    let sentence = if address.parse::<IpAddr>().is_err() || (length.len() > 1 && length.starts_with('0')) {
+        "must not have leading 0s in IP or prefix length".to_owned()
+    } else if is_mapped(found.0) {
+        "must not have an IPv4-mapped IPv6 address".to_owned()
+    } else if masked(found) != found.0 {
+        "must not have bits set beyond the prefix length".to_owned()
+    } else if text != format!("{}/{}", found.0, found.1) {
+        format!("must be in canonical form (\"{}/{}\")", found.0, found.1)
+    } else {
+        return;
+    };
+    out.push(FieldError::invalid(path, text, sentence));
+}
+
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(six) if six.to_ipv4_mapped().is_some())
+}
+
+/// What keeps a text from being an address as one writes it today.
+pub(super) fn canonical_errors(text: &str) -> Vec<String> {
+    let Some(address) = parse(text) else {
+        return vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()];
+    };
+    if text.parse::<IpAddr>().is_err() {
+        vec!["must not have leading 0s".to_owned()]
+    } else if is_mapped(address) {
+        vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+    } else if text != address.to_string() {
+        vec![format!("must be in canonical form (\"{address}\")")]
+    } else {
+        Vec::new()
+    }
+}
+
+/// What is odd about an address that is accepted as it always was.
+pub(crate) fn address_warning(path: &FieldPath, text: &str) -> Option<String> {
+    let address = parse(text)?;
+    if text.parse::<IpAddr>().is_err() || is_mapped(address) {
+        let plain = address.to_canonical();
+        return Some(format!("{path}: non-standard IP address \"{text}\" is invalid: use \"{plain}\""));
+    }
+    (address.is_ipv6() && address.to_string() != text).then(|| {
+        format!("{path}: IPv6 address \"{text}\" should be in RFC 5952 canonical format (\"{address}\")")
+    })
+}
+
+/// What is odd about a network that is accepted as it always was.
+pub(crate) fn network_warnings(path: &FieldPath, text: &str) -> Vec<String> {
+    let Some(found) = network(text) else { return Vec::new() };
+    let (first, length) = (masked(found), found.1);
+    let mut out = Vec::new();
+    if first != found.0 {
+        let single = format!("{}/{}", found.0, bits(found.0));
+        out.push(format!(
+            "{path}: CIDR value \"{text}\" is ambiguous in this context (should be \"{first}/{length}\" or \
+             \"{single}\"?)"
+        ));
+    }
+    let (address, digits) = text.split_once('/').unwrap_or_default();
+    if address.parse::<IpAddr>().is_err()
+        || (digits.len() > 1 && digits.starts_with('0'))
+        || is_mapped(found.0)
+    {
+        out.push(format!("{path}: non-standard CIDR value \"{text}\" is invalid: use \"{first}/{length}\""));
+    }
+    if out.is_empty() && found.0.is_ipv6() && text != format!("{}/{length}", found.0) {
+        let canonical = format!("{}/{length}", found.0);
+        out.push(format!(
+            "{path}: IPv6 CIDR value \"{text}\" should be in RFC 5952 canonical format (\"{canonical}\")"
+        ));
+    }
+    out
 }
 
 /// An address that others can reach: no loopback, link-local or unspecified one.

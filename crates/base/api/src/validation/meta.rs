@@ -11,6 +11,7 @@ use super::{labels, names};
 /// How names of a kind look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NameRule {
+    Address,
     Subdomain,
     Label,
     PathSegment,
@@ -20,12 +21,14 @@ fn rule_of(resource: &Resource) -> NameRule {
     match (resource.group, resource.kind) {
         ("", "Namespace" | "Service") | ("apps", "StatefulSet") => NameRule::Label,
         ("rbac.authorization.k8s.io", _) => NameRule::PathSegment,
+        ("networking.k8s.io", "IPAddress") => NameRule::Address,
         _ => NameRule::Subdomain,
     }
 }
 
 fn name_errors(rule: NameRule, name: &str) -> Vec<String> {
     match rule {
+        NameRule::Address => super::ip::canonical_errors(name),
         NameRule::Subdomain => names::dns1123_subdomain(name),
         NameRule::Label => names::dns1123_label(name),
         NameRule::PathSegment => names::path_segment(name),

@@ -1,5 +1,7 @@
 //! What names, labels and the like may look like. Each function returns the sentences that say what is wrong.
 
+use crate::status::{FieldError, FieldPath};
+
 /// Bytes of a DNS label or a label's value.
 const LABEL_MAX: usize = 63;
 /// Bytes of a DNS name.
@@ -81,6 +83,23 @@ pub fn dns1123_subdomain(text: &str) -> Vec<String> {
              must start and end with an alphanumeric character",
             SUBDOMAIN,
             &["example.com"],
+        ));
+    }
+    out
+}
+
+/// A DNS name whose first label is a star.
+pub(crate) fn wildcard_subdomain(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if text.len() > SUBDOMAIN_MAX {
+        out.push(longest(SUBDOMAIN_MAX));
+    }
+    if !text.strip_prefix("*.").is_some_and(is_subdomain) {
+        out.push(pattern(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must \
+             consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
+            &format!(r"\*\.{SUBDOMAIN}"),
+            &["*.example.com"],
         ));
     }
     out
@@ -281,6 +300,45 @@ pub(crate) fn path_segment(text: &str) -> Vec<String> {
         }
     }
     out
+}
+
+/// The reason of a condition: one word, or several joined by `,` or `:`.
+pub(crate) fn condition_reason(text: &str) -> Vec<String> {
+    let word = |c: u8| c.is_ascii_alphanumeric() || c == b'_';
+    let fits = match text.as_bytes() {
+        [first, .., last] => first.is_ascii_alphabetic() && word(*last),
+        [only] => only.is_ascii_alphabetic(),
+        [] => false,
+    };
+    if fits && text.bytes().all(|c| word(c) || matches!(c, b',' | b':')) {
+        return Vec::new();
+    }
+    vec![pattern(
+        "a condition reason must start with alphabetic character, optionally followed by a string of \
+         alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+        "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+        &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+    )]
+}
+
+/// `domain/path`: the names of controllers and signers.
+pub(super) fn domain_prefixed_path(out: &mut Vec<FieldError>, path: &FieldPath, text: &str) {
+    if text.is_empty() {
+        out.push(FieldError::required(path, ""));
+        return;
+    }
+    let Some((host, rest)) = text.split_once('/').filter(|(host, rest)| !host.is_empty() && !rest.is_empty())
+    else {
+        let sentence = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        out.push(FieldError::invalid(path, text, sentence));
+        return;
+    };
+    out.extend(dns1123_subdomain(host).into_iter().map(|wrong| FieldError::invalid(path, host, wrong)));
+    let fits = |c: u8| c.is_ascii_alphanumeric() || b"/%-._~!$&'()*+,;=:".contains(&c);
+    if !rest.bytes().all(fits) {
+        let sentence = pattern("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]);
+        out.push(FieldError::invalid(path, rest, sentence));
+    }
 }
 
 /// A generated name's base may end in a hyphen: one more character follows.

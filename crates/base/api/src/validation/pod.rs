@@ -24,12 +24,13 @@ use super::read::{
 };
 use super::{labels, names};
 
-pub(super) use self::resources::quantity_value;
-pub(super) use self::scheduling::taint_effect;
+pub(super) use self::affinity::node_selector;
+pub(super) use self::resources::{container_resource, overcommits, overhead, quantity_value, resource_name};
+pub(super) use self::scheduling::{taint_effect, tolerations};
 pub(super) use self::status::update_status;
 pub(super) use self::subresources::{binding, ephemeral_containers, resize};
 pub(super) use self::update::update;
-pub(super) use self::volumes::claim_spec;
+pub(super) use self::volumes::{claim_spec, foreign as foreign_source, host_path, no_backsteps};
 
 /// What the rules about one part of a pod's spec need to know of the others.
 struct Context<'a> {

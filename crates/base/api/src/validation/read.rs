@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use crate::quantity::Quantity;
 use crate::status::{FieldError, FieldPath};
+use crate::strategy::compare::{same, same_option};
 
 static NULL: Value = Value::Null;
 
@@ -103,7 +105,53 @@ pub(super) fn not_negative(out: &mut Errors, path: &FieldPath, value: &Value, ke
 
 /// The value may not change: `field is immutable`.
 pub(super) fn immutable(out: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
-    if !crate::strategy::compare::same_option(Some(new), Some(old)) {
+    if !same_option(Some(new), Some(old)) {
         out.push(FieldError::invalid(path, new.clone(), "field is immutable"));
+    }
+}
+
+/// The amount has to be more than nothing.
+pub(super) fn positive(out: &mut Errors, path: &FieldPath, amount: &Quantity) {
+    if amount.sign() <= 0 {
+        out.push(FieldError::invalid(path, amount.canonical(), "must be greater than zero"));
+    }
+}
+
+/// At most so many lines say what differs.
+const DIFF_LINES: usize = 40;
+
+/// What differs, a line for each value that was and that is.
+pub(super) fn diff(path: &str, new: &Value, old: &Value) -> String {
+    let mut lines = Vec::new();
+    differences(&mut lines, path, new, old);
+    lines.join("\n")
+}
+
+/// Lines that say what differs, at most [`DIFF_LINES`].
+fn differences(lines: &mut Vec<String>, path: &str, new: &Value, old: &Value) {
+    if lines.len() >= DIFF_LINES || same(new, old) {
+        return;
+    }
+    match (new, old) {
+        (Value::Object(a), Value::Object(b)) => {
+            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
+            keys.sort();
+            keys.dedup();
+            for key in keys {
+                let at = format!("{path}.{key}");
+                if !same_option(a.get(key), b.get(key)) {
+                    differences(lines, &at, get(new, key), get(old, key));
+                }
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                differences(lines, &format!("{path}[{i}]"), a, b);
+            }
+        }
+        _ => {
+            lines.push(format!("- {path}: {old}"));
+            lines.push(format!("+ {path}: {new}"));
+        }
     }
 }

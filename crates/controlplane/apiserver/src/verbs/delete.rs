@@ -114,8 +114,21 @@ pub(crate) async fn delete(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
 /// Kinds whose delete answers with the object.
 fn returns_object(call: &Call) -> bool {
     let resource = call.endpoint.resource;
-    resource.group.is_empty()
-        && matches!(resource.plural, "pods" | "services" | "serviceaccounts" | "podtemplates")
+    match resource.group {
+        "" => matches!(
+            resource.plural,
+            "pods"
+                | "services"
+                | "serviceaccounts"
+                | "podtemplates"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "resourcequotas"
+        ),
+        "storage.k8s.io" => resource.plural != "csistoragecapacities",
+        "resource.k8s.io" => true,
+        _ => false,
+    }
 }
 
 /// Deletes all objects that the selectors choose; answers with a list of them.

@@ -34,19 +34,24 @@ fn weight(out: &mut Errors, path: &FieldPath, weighted: &Value) {
 fn node(out: &mut Errors, path: &FieldPath, affinity: &Value) {
     let required = get(affinity, REQUIRED);
     if !required.is_null() {
-        let path = path.child(REQUIRED).child("nodeSelectorTerms");
-        let terms = list(required, "nodeSelectorTerms");
-        if terms.is_empty() {
-            out.push(FieldError::required(&path, "must have at least one node selector term"));
-        }
-        for (i, term) in terms.iter().enumerate() {
-            node_term(out, &path.index(i), term, true);
-        }
+        node_selector(out, &path.child(REQUIRED), required);
     }
     for (i, preferred) in list(affinity, PREFERRED).iter().enumerate() {
         let path = path.child(PREFERRED).index(i);
         weight(out, &path, preferred);
         node_term(out, &path.child("preference"), get(preferred, "preference"), false);
+    }
+}
+
+/// Which nodes: any of the terms.
+pub(in crate::validation) fn node_selector(out: &mut Errors, path: &FieldPath, selector: &Value) {
+    let path = path.child("nodeSelectorTerms");
+    let terms = list(selector, "nodeSelectorTerms");
+    if terms.is_empty() {
+        out.push(FieldError::required(&path, "must have at least one node selector term"));
+    }
+    for (i, term) in terms.iter().enumerate() {
+        node_term(out, &path.index(i), term, true);
     }
 }
 

@@ -35,12 +35,12 @@ fn is_extended(name: &str) -> bool {
 }
 
 /// Whether limits may be above requests.
-fn overcommits(name: &str) -> bool {
+pub(in crate::validation) fn overcommits(name: &str) -> bool {
     is_native(name) && !is_huge(name)
 }
 
 /// The name of a resource.
-fn resource_name(out: &mut Errors, path: &FieldPath, name: &str) -> bool {
+pub(in crate::validation) fn resource_name(out: &mut Errors, path: &FieldPath, name: &str) -> bool {
     let wrong = names::qualified(name);
     if !wrong.is_empty() {
         invalid_each(out, path, name, wrong);
@@ -57,7 +57,7 @@ fn resource_name(out: &mut Errors, path: &FieldPath, name: &str) -> bool {
     true
 }
 
-fn container_resource(out: &mut Errors, path: &FieldPath, name: &str) {
+pub(in crate::validation) fn container_resource(out: &mut Errors, path: &FieldPath, name: &str) {
     resource_name(out, path, name);
     if !name.contains('/') {
         if !CONTAINER.contains(&name) && !is_huge(name) {
@@ -95,7 +95,7 @@ pub(super) fn container(out: &mut Errors, path: &FieldPath, requirements: &Value
 }
 
 /// What a pod itself takes besides its containers.
-pub(super) fn overhead(out: &mut Errors, path: &FieldPath, overhead: &Value) {
+pub(in crate::validation) fn overhead(out: &mut Errors, path: &FieldPath, overhead: &Value) {
     let limits = serde_json::json!({ "limits": overhead });
     check(out, path, &limits, container_resource);
 }

@@ -19,7 +19,7 @@ pub(in crate::validation) fn taint_effect(out: &mut Errors, path: &FieldPath, ef
     }
 }
 
-pub(super) fn tolerations(out: &mut Errors, path: &FieldPath, spec: &Value) {
+pub(in crate::validation) fn tolerations(out: &mut Errors, path: &FieldPath, spec: &Value) {
     for (i, toleration) in list(spec, "tolerations").iter().enumerate() {
         let path = path.index(i);
         let key = text(toleration, "key");

@@ -5,16 +5,13 @@ use serde_json::{Map, Value};
 use crate::status::{FieldError, FieldPath};
 use crate::strategy::compare::{same, same_option};
 use crate::validation::meta;
-use crate::validation::read::{Errors, get, int, list, text};
+use crate::validation::read::{Errors, diff, get, int, list, text};
 
 use super::{metadata_and_spec, scheduling};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
     `spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to \
     be set to 1 if it was previously negative)";
-
-/// At most so many lines say what differs.
-const DIFF_LINES: usize = 40;
 
 /// An update of a Pod.
 pub(in crate::validation) fn update(out: &mut Errors, new: &Value, old: &Value) {
@@ -40,10 +37,8 @@ pub(in crate::validation) fn update(out: &mut Errors, new: &Value, old: &Value) 
         gated(out, &path, &mut allowed, before);
     }
     if !same(&allowed, before) {
-        let mut lines = Vec::new();
-        differences(&mut lines, "spec", &allowed, before);
-        let sentence =
-            format!("pod updates may not change fields other than {UPDATABLE}\n{}", lines.join("\n"));
+        let lines = diff("spec", &allowed, before);
+        let sentence = format!("pod updates may not change fields other than {UPDATABLE}\n{lines}");
         out.push(FieldError::forbidden(&path, sentence));
     }
 }
@@ -154,35 +149,6 @@ fn narrowed(out: &mut Errors, path: &FieldPath, new: &Value, old: &Value) {
         if !grown || (was_empty && !same(new, old)) {
             let sentence = "only additions are allowed (no changes to or deletions of existing terms)";
             out.push(FieldError::invalid(path.index(i), new.clone(), sentence));
-        }
-    }
-}
-
-/// Lines that say what differs, at most [`DIFF_LINES`].
-fn differences(lines: &mut Vec<String>, path: &str, new: &Value, old: &Value) {
-    if lines.len() >= DIFF_LINES || same(new, old) {
-        return;
-    }
-    match (new, old) {
-        (Value::Object(a), Value::Object(b)) => {
-            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-            keys.sort();
-            keys.dedup();
-            for key in keys {
-                let at = format!("{path}.{key}");
-                if !same_option(a.get(key), b.get(key)) {
-                    differences(lines, &at, get(new, key), get(old, key));
-                }
-            }
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            for (i, (a, b)) in a.iter().zip(b).enumerate() {
-                differences(lines, &format!("{path}[{i}]"), a, b);
-            }
-        }
-        _ => {
-            lines.push(format!("- {path}: {old}"));
-            lines.push(format!("+ {path}: {new}"));
         }
     }
 }

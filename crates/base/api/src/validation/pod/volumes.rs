@@ -4,7 +4,10 @@ use serde_json::Value;
 
 use crate::quantity::Quantity;
 use crate::status::{FieldError, FieldPath, go_quote};
-use crate::validation::read::{Errors, get, has, int, invalid_each, list, text, texts};
+use crate::validation::read::{
+    Errors, get, has, int, invalid_each, list, one_of_if_set, positive, text, texts,
+};
+use crate::validation::volumes::{access_modes, data_sources};
 use crate::validation::{labels, names};
 
 use super::{containers, env, projected};
@@ -132,7 +135,7 @@ fn source(out: &mut Errors, path: &FieldPath, volume: &Value, is_pod: bool, pod:
 const HOST_PATH_TYPES: [&str; 8] =
     ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
-fn host_path(out: &mut Errors, path: &FieldPath, source: &Value) {
+pub(in crate::validation) fn host_path(out: &mut Errors, path: &FieldPath, source: &Value) {
     let target = text(source, "path");
     if target.is_empty() {
         out.push(FieldError::required(path.child("path"), ""));
@@ -198,7 +201,7 @@ pub(super) fn mode(out: &mut Errors, path: &FieldPath, mode: Option<i64>) {
 }
 
 /// No part of the path may lead up.
-pub(super) fn no_backsteps(out: &mut Errors, path: &FieldPath, target: &str) {
+pub(in crate::validation) fn no_backsteps(out: &mut Errors, path: &FieldPath, target: &str) {
     if target.split('/').any(|part| part == "..") {
         out.push(FieldError::invalid(path, target, "must not contain '..'"));
     }
@@ -242,39 +245,29 @@ fn ephemeral(out: &mut Errors, path: &FieldPath, at: &FieldPath, source: &Value,
 
 /// The spec of a PersistentVolumeClaim.
 pub(in crate::validation) fn claim_spec(out: &mut Errors, path: &FieldPath, spec: &Value) {
-    const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-    let modes = texts(spec, "accessModes");
     let at = path.child("accessModes");
-    if modes.is_empty() {
+    if texts(spec, "accessModes").is_empty() {
         out.push(FieldError::required(&at, "at least 1 access mode is required"));
     }
     labels::selector(out, &path.child("selector"), get(spec, "selector"));
-    for mode in modes.iter().filter(|mode| !MODES.contains(mode)) {
-        out.push(FieldError::not_supported(&at, *mode, &MODES));
-    }
-    let single = modes.contains(&"ReadWriteOncePod");
-    if single && modes.iter().any(|mode| *mode != "ReadWriteOncePod" && MODES.contains(mode)) {
-        out.push(FieldError::forbidden(&at, "may not use ReadWriteOncePod with other access modes"));
-    }
+    access_modes(out, &at, spec);
     let at = path.child("resources").key("storage");
-    let asked = get(get(get(spec, "resources"), "requests"), "storage");
-    match Quantity::from_value(asked) {
+    match Quantity::from_value(get(get(get(spec, "resources"), "requests"), "storage")) {
         None => out.push(FieldError::required(&at, "")),
-        Some(size) if size.sign() <= 0 => {
-            out.push(FieldError::invalid(&at, size.canonical(), "must be greater than zero"));
+        Some(size) => positive(out, &at, &size),
+    }
+    for key in ["storageClassName", "volumeAttributesClassName"] {
+        let class = text(spec, key);
+        if !class.is_empty() {
+            invalid_each(out, &path.child(key), class, names::dns1123_subdomain(class));
         }
-        Some(_) => {}
     }
-    let class = text(spec, "storageClassName");
-    if !class.is_empty() {
-        invalid_each(out, &path.child("storageClassName"), class, names::dns1123_subdomain(class));
-    }
-    let modes = ["Block", "Filesystem"];
-    crate::validation::read::one_of_if_set(out, &path.child("volumeMode"), get(spec, "volumeMode"), &modes);
+    one_of_if_set(out, &path.child("volumeMode"), get(spec, "volumeMode"), &["Block", "Filesystem"]);
+    data_sources(out, path, spec);
 }
 
 /// Sources that only other systems serve: their required fields.
-fn foreign(out: &mut Errors, path: &FieldPath, kind: &str, source: &Value) {
+pub(in crate::validation) fn foreign(out: &mut Errors, path: &FieldPath, kind: &str, source: &Value) {
     let required: &[&str] = match kind {
         "gitRepo" => &["repository"],
         "gcePersistentDisk" => &["pdName"],

@@ -1,0 +1,310 @@
+//! Every built-in kind: made, read, shown as a table, changed, deleted.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "support/server.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use support::Server;
+
+/// The least that each kind takes, by group and plural.
+fn samples() -> BTreeMap<&'static str, Value> {
+    let pod = json!({"containers": [{"name": "c", "image": "i"}]});
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": pod});
+    let labels = json!({"matchLabels": {"a": "b"}});
+    let job = json!({"template": {"spec": {"containers": pod["containers"], "restartPolicy": "Never"}}});
+    let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    let devices =
+        json!({"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c.example.com"}}]}});
+    let constraints = json!({"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"],
+        "operations": ["CREATE"]}]});
+    let webhook = json!({"name": "w.example.com", "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "namespaceSelector": {"matchLabels": {"no": "where"}},
+        "rules": [{"apiGroups": ["none"], "apiVersions": ["v1"], "resources": ["none"], "operations": ["CREATE"]}]});
+    let workload = json!({"selector": labels, "template": template});
+    let flow = json!({"priorityLevelConfiguration": {"name": "global-default"}, "matchingPrecedence": 9000});
+    BTreeMap::from([
+        ("configmaps", json!({"data": {"a": "b"}})),
+        ("endpoints", json!({"subsets": [{"addresses": [{"ip": "192.0.2.7"}], "ports": [{"port": 80}]}]})),
+        (
+            "events",
+            json!({"involvedObject": {"namespace": "default"}, "reason": "r", "source": {"component": "c"}}),
+        ),
+        ("limitranges", json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}})),
+        ("namespaces", json!({})),
+        ("nodes", json!({})),
+        ("persistentvolumeclaims", json!({"spec": claim})),
+        (
+            "persistentvolumes",
+            json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": "/a"}}}),
+        ),
+        ("pods", json!({"spec": pod})),
+        ("podtemplates", json!({"template": template})),
+        ("replicationcontrollers", json!({"spec": {"selector": {"a": "b"}, "template": template}})),
+        ("resourcequotas", json!({"spec": {"hard": {"configmaps": "500"}}})),
+        ("secrets", json!({"stringData": {"a": "b"}})),
+        ("serviceaccounts", json!({})),
+        ("services", json!({"spec": {"ports": [{"port": 80}]}})),
+        ("controllerrevisions.apps", json!({"revision": 1, "data": {}})),
+        ("daemonsets.apps", json!({"spec": workload})),
+        ("deployments.apps", json!({"spec": workload})),
+        ("replicasets.apps", json!({"spec": workload})),
+        ("statefulsets.apps", json!({"spec": workload})),
+        (
+            "events.events.k8s.io",
+            json!({"eventTime": "2026-01-01T00:00:00.000000Z", "action": "a", "reason": "r",
+            "type": "Normal", "reportingController": "example.com/c", "reportingInstance": "i",
+            "regarding": {"namespace": "default"}}),
+        ),
+        (
+            "horizontalpodautoscalers.autoscaling",
+            json!({"spec": {"maxReplicas": 3,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}}),
+        ),
+        ("cronjobs.batch", json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": job}}})),
+        ("jobs.batch", json!({"spec": job})),
+        ("ingressclasses.networking.k8s.io", json!({"spec": {"controller": "example.com/c"}})),
+        (
+            "ingresses.networking.k8s.io",
+            json!({"spec": {"defaultBackend": {"service": {"name": "s",
+            "port": {"number": 80}}}}}),
+        ),
+        (
+            "ipaddresses.networking.k8s.io",
+            json!({"metadata": {"name": "192.0.2.9"},
+            "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "s"}}}),
+        ),
+        ("networkpolicies.networking.k8s.io", json!({"spec": {"podSelector": {}}})),
+        ("servicecidrs.networking.k8s.io", json!({"spec": {"cidrs": ["198.51.100.0/24"]}})),
+        ("poddisruptionbudgets.policy", json!({"spec": {"minAvailable": 1, "selector": labels}})),
+        (
+            "clusterrolebindings.rbac.authorization.k8s.io",
+            json!({
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}}),
+        ),
+        ("clusterroles.rbac.authorization.k8s.io", json!({"rules": []})),
+        (
+            "rolebindings.rbac.authorization.k8s.io",
+            json!({
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}}),
+        ),
+        ("roles.rbac.authorization.k8s.io", json!({"rules": []})),
+        ("csidrivers.storage.k8s.io", json!({"spec": {}})),
+        ("csinodes.storage.k8s.io", json!({"spec": {"drivers": [{"name": "d.example.com", "nodeID": "n"}]}})),
+        ("csistoragecapacities.storage.k8s.io", json!({"storageClassName": "c", "capacity": "1Gi"})),
+        ("storageclasses.storage.k8s.io", json!({"provisioner": "example.com/p"})),
+        (
+            "volumeattachments.storage.k8s.io",
+            json!({"spec": {"attacher": "d.example.com", "nodeName": "n",
+            "source": {"persistentVolumeName": "v"}}}),
+        ),
+        (
+            "volumeattributesclasses.storage.k8s.io",
+            json!({"driverName": "d.example.com", "parameters": {"a": "b"}}),
+        ),
+        ("mutatingwebhookconfigurations.admissionregistration.k8s.io", json!({"webhooks": [webhook]})),
+        ("validatingwebhookconfigurations.admissionregistration.k8s.io", json!({"webhooks": [webhook]})),
+        (
+            "validatingadmissionpolicies.admissionregistration.k8s.io",
+            json!({"spec": {
+            "matchConstraints": constraints, "validations": [{"expression": "true"}]}}),
+        ),
+        (
+            "mutatingadmissionpolicies.admissionregistration.k8s.io",
+            json!({"spec": {
+            "matchConstraints": constraints, "reinvocationPolicy": "Never", "mutations": [{
+                "patchType": "ApplyConfiguration",
+                "applyConfiguration": {"expression": "Object{}"}}]}}),
+        ),
+        (
+            "validatingadmissionpolicybindings.admissionregistration.k8s.io",
+            json!({"spec": {"policyName": "p",
+            "validationActions": ["Deny"]}}),
+        ),
+        (
+            "mutatingadmissionpolicybindings.admissionregistration.k8s.io",
+            json!({"spec": {"policyName": "p"}}),
+        ),
+        ("priorityclasses.scheduling.k8s.io", json!({"value": 7})),
+        ("leases.coordination.k8s.io", json!({"spec": {}})),
+        ("runtimeclasses.node.k8s.io", json!({"handler": "h"})),
+        (
+            "endpointslices.discovery.k8s.io",
+            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.7"]}]}),
+        ),
+        ("deviceclasses.resource.k8s.io", json!({"spec": {}})),
+        (
+            "devicetaintrules.resource.k8s.io",
+            json!({"spec": {"taint": {"key": "a", "effect": "NoSchedule"}}}),
+        ),
+        ("resourceclaims.resource.k8s.io", json!({"spec": devices})),
+        ("resourceclaimtemplates.resource.k8s.io", json!({"spec": {"spec": devices}})),
+        (
+            "resourceslices.resource.k8s.io",
+            json!({"spec": {"driver": "d.example.com", "nodeName": "n",
+            "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}}}),
+        ),
+        ("flowschemas.flowcontrol.apiserver.k8s.io", json!({"spec": flow})),
+        (
+            "prioritylevelconfigurations.flowcontrol.apiserver.k8s.io",
+            json!({"spec": {"type": "Limited",
+            "limited": {"nominalConcurrencyShares": 5, "limitResponse": {"type": "Reject"}}}}),
+        ),
+        (
+            "storageversionmigrations.storagemigration.k8s.io",
+            json!({"spec": {"resource": {"resource": "pods"}}}),
+        ),
+    ])
+}
+
+/// Kinds that other tests are about: their objects need keys, certificates or servers.
+const ELSEWHERE: [&str; 6] = [
+    "componentstatuses",
+    "apiservices.apiregistration.k8s.io",
+    "certificatesigningrequests.certificates.k8s.io",
+    "clustertrustbundles.certificates.k8s.io",
+    "podcertificaterequests.certificates.k8s.io",
+    "customresourcedefinitions.apiextensions.k8s.io",
+];
+
+/// The resources that discovery shows: path of the group's version, entry.
+async fn discovered(server: &Server) -> Vec<(String, Value)> {
+    let mut out = Vec::new();
+    let mut paths = vec!["/api/v1".to_owned()];
+    for group in server.get("/apis").await.body["groups"].as_array().unwrap() {
+        for version in group["versions"].as_array().unwrap() {
+            paths.push(format!("/apis/{}", version["groupVersion"].as_str().unwrap()));
+        }
+    }
+    for path in paths {
+        let list = server.get(&path).await.body;
+        for resource in list["resources"].as_array().unwrap() {
+            if !resource["name"].as_str().unwrap().contains('/') {
+                out.push((path.clone(), resource.clone()));
+            }
+        }
+    }
+    out
+}
+
+#[tokio::test]
+async fn every_kind_can_be_made_read_shown_changed_and_deleted() {
+    let server = Server::start().await;
+    server.account("default").await;
+    let samples = samples();
+    for (path, resource) in discovered(&server).await {
+        let verbs = resource["verbs"].as_array().unwrap();
+        if !verbs.contains(&"delete".into()) {
+            continue;
+        }
+        let (group, version) = path
+            .trim_start_matches("/api/")
+            .trim_start_matches("/apis/")
+            .split_once('/')
+            .map_or(("", "v1"), |(group, version)| (group, version));
+        let plural = resource["name"].as_str().unwrap();
+        let key = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        if ELSEWHERE.contains(&key.as_str()) {
+            continue;
+        }
+        let mut object = samples.get(key.as_str()).unwrap_or_else(|| panic!("no sample of {key}")).clone();
+        object["apiVersion"] =
+            if group.is_empty() { version.into() } else { format!("{group}/{version}").into() };
+        object["kind"] = resource["kind"].clone();
+        if object["metadata"].is_null() {
+            object["metadata"] = json!({"name": "sample"});
+        }
+        let namespaced = resource["namespaced"] == true;
+        let path = if namespaced {
+            format!("{path}/namespaces/default/{plural}")
+        } else {
+            format!("{path}/{plural}")
+        };
+        round(&server, &path, &object).await;
+    }
+}
+
+async fn round(server: &Server, path: &str, object: &Value) {
+    let made = server.post(path, object).await;
+    assert_eq!(made.code, 201, "POST {path}: {}", made.body);
+    let one = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap());
+    let read = server.get(&one).await;
+    assert_eq!((read.code, &read.body), (200, &made.body), "{one}");
+    let table = table(server, path).await;
+    let (columns, rows) = (&table["columnDefinitions"], &table["rows"]);
+    let row = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["object"]["metadata"]["name"] == object["metadata"]["name"]);
+    let cells = row.unwrap_or_else(|| panic!("{path}: no row in {table}"))["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), columns.as_array().unwrap().len(), "{path}: {table}");
+    assert!(cells.iter().all(|cell| !cell.is_null()), "{path}: {cells:?}");
+    let patched = server.merge(&one, &json!({"metadata": {"labels": {"changed": "yes"}}})).await;
+    assert_eq!(patched.code, 200, "PATCH {one}: {}", patched.body);
+    assert_eq!(patched.body["metadata"]["labels"]["changed"], "yes");
+    let put = server.put(&one, &patched.body).await;
+    assert_eq!((put.code, &put.body), (200, &patched.body), "PUT {one}: {}", put.body);
+    let deleted = server.delete(&one, &json!({"gracePeriodSeconds": 0})).await;
+    assert!(matches!(deleted.code, 200 | 202), "DELETE {one}: {}", deleted.body);
+}
+
+async fn table(server: &Server, path: &str) -> Value {
+    let request = http::Request::get(path)
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
+        .body(http_body_util::Full::default())
+        .unwrap();
+    support::answer(server.client(), request).await.body
+}
+
+#[tokio::test]
+async fn autoscalers_are_one_object_in_two_versions() {
+    let server = Server::start().await;
+    let path = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    let old = json!({
+        "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+        "spec": {"maxReplicas": 5, "targetCPUUtilizationPercentage": 60,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}},
+    });
+    assert_eq!(server.post(path, &old).await.code, 201);
+    let new = server.get("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h").await.body;
+    assert_eq!(new["apiVersion"], "autoscaling/v2");
+    assert_eq!(new["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 60);
+    let change = json!({"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}}});
+    let changed =
+        server.merge("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/h", &change).await;
+    assert_eq!(changed.code, 200, "{}", changed.body);
+    assert_eq!(changed.body["spec"]["behavior"]["scaleUp"]["policies"][0]["value"], 4);
+    let back = server.get(&format!("{path}/h")).await.body;
+    assert_eq!(back["spec"]["targetCPUUtilizationPercentage"], 60);
+    let carried =
+        back["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/behavior"].as_str().unwrap();
+    assert!(carried.contains("\"StabilizationWindowSeconds\":60"), "{carried}");
+}
+
+#[tokio::test]
+async fn a_claim_grows_only_while_it_is_bound() {
+    let server = Server::start().await;
+    let path = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    assert_eq!(server.post(path, &claim).await.code, 201);
+    let one = format!("{path}/c");
+    let grow = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    let refused = server.merge(&one, &grow).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    let message = refused.body["message"].as_str().unwrap();
+    assert!(message.contains("spec is immutable after creation except resources.requests"), "{message}");
+    let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
+    assert_eq!(server.merge(&format!("{one}/status"), &bound).await.code, 200);
+    assert_eq!(server.merge(&one, &grow).await.code, 200);
+    let shrink = json!({"spec": {"resources": {"requests": {"storage": "1Gi"}}}});
+    let refused = server.merge(&one, &shrink).await;
+    assert!(refused.body["message"].as_str().unwrap().contains("field can not be less than status.capacity"));
+}
