@@ -2,7 +2,8 @@
 //!
 //! The semantics are etcd v3's (<https://etcd.io/docs/v3.5/learning/api/>): one revision counter for the whole
 //! store, every mutating transaction is one new revision, reads at any revision that is not compacted.
-//! [`Store`] is the seam; [`embedded`] is the engine inside the binary.
+//! [`Store`] is the seam; [`embedded`] is the engine inside the binary,
+//! [`etcd`] the one beside it for several servers.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -11,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::Stream;
 
 pub mod embedded;
+pub mod etcd;
 
 /// A position in the store's history. Revision 1 is the empty store.
 pub type Revision = i64;

@@ -1,198 +1,47 @@
-//! The store against a slow, obvious model: every read at every revision, every watch, across compaction and
-//! reopening.
+//! The embedded store against the model.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::collections::BTreeMap;
+#[path = "support/model.rs"]
+mod model;
 
-use bytes::Bytes;
-use futures::StreamExt;
+use model::{Subject, step};
 use proptest::prelude::*;
 use sampan_store::{
-    Compare, Error, Op, Range, Store, Txn, TxnResponse,
+    Store,
     embedded::{Embedded, Options},
-    prefix_end,
 };
 
-/// Key to (create, mod, version, value): the whole store at one revision.
-type Snapshot = BTreeMap<u8, (i64, i64, i64, u8)>;
-
-#[derive(Clone, Debug)]
-enum Step {
-    Txn { ops: Vec<(u8, Option<u8>)>, guard: Option<(u8, bool)> },
-    Compact(u8),
-    Reopen,
+struct Opened {
+    dir: tempfile::TempDir,
+    store: Option<Embedded>,
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let op = (0..6_u8, proptest::option::weighted(0.7, any::<u8>()));
-    let guard = proptest::option::of((0..6_u8, any::<bool>()));
-    prop_oneof![
-        12 => (proptest::collection::vec(op, 1..4), guard).prop_map(|(ops, guard)| Step::Txn { ops, guard }),
-        1 => any::<u8>().prop_map(Step::Compact),
-        1 => Just(Step::Reopen),
-    ]
-}
-
-fn key(k: u8) -> Bytes {
-    Bytes::from(format!("/k/{k}"))
-}
-
-fn options(dir: &std::path::Path) -> Options {
-    // Small, so that snapshots and rotation happen within a test.
-    Options { snapshot_log_bytes: 512, ..Options::new(dir) }
-}
-
-struct Model {
-    revisions: Vec<Snapshot>,
-    compacted: i64,
-}
-
-impl Model {
-    fn now(&self) -> &Snapshot {
-        self.revisions.last().unwrap()
-    }
-
-    fn revision(&self) -> i64 {
-        self.revisions.len() as i64
-    }
-
-    /// The same transaction on the model. Returns whether the guard held.
-    fn apply(&mut self, ops: &[(u8, Option<u8>)], guard: Option<(u8, bool)>) -> bool {
-        if let Some((k, wrong)) = guard
-            && wrong
-            && self.now().contains_key(&k)
-        {
-            return false;
-        }
-        let next = self.revision() + 1;
-        let mut after = self.now().clone();
-        let mut changed = false;
-        for (k, value) in ops {
-            match value {
-                Some(v) => {
-                    let (create, version) = after.get(k).map_or((next, 1), |old| (old.0, old.2 + 1));
-                    after.insert(*k, (create, next, version, *v));
-                    changed = true;
-                }
-                None => changed |= after.remove(k).is_some(),
-            }
-        }
-        if changed {
-            self.revisions.push(after);
-        }
-        true
+impl Opened {
+    fn new() -> Self {
+        let mut opened = Self { dir: tempfile::tempdir().unwrap(), store: None };
+        opened.restart();
+        opened
     }
 }
 
-async fn run(steps: Vec<Step>) {
-    let dir = tempfile::tempdir().unwrap();
-    let mut store = Embedded::open(options(dir.path())).unwrap();
-    let mut model = Model { revisions: vec![Snapshot::new()], compacted: 0 };
-    for step in steps {
-        match step {
-            Step::Txn { mut ops, guard } => {
-                ops.sort_by_key(|(k, _)| *k);
-                ops.dedup_by_key(|(k, _)| *k);
-                let compare = guard.map(|(k, wrong)| {
-                    let actual = model.now().get(&k).map_or(0, |v| v.1);
-                    Compare::ModRevision(key(k), if wrong { 0 } else { actual })
-                });
-                let txn = Txn {
-                    compare: compare.into_iter().collect(),
-                    ops: ops
-                        .iter()
-                        .map(|(k, v)| match v {
-                            Some(v) => Op::Put { key: key(*k), value: vec![*v].into(), lease: 0 },
-                            None => Op::Delete { key: key(*k) },
-                        })
-                        .collect(),
-                };
-                let held = model.apply(&ops, guard);
-                match store.txn(txn).await.unwrap() {
-                    TxnResponse::Committed(revision) => assert!(held && revision == model.revision()),
-                    TxnResponse::Conflict(revision, kvs) => {
-                        assert!(!held && revision == model.revision());
-                        assert!(kvs[0].is_some());
-                    }
-                }
-            }
-            Step::Compact(part) => {
-                let span = model.revision() - model.compacted;
-                model.compacted += span * i64::from(part) / 255;
-                store.compact(model.compacted).await.unwrap();
-            }
-            Step::Reopen => {
-                drop(store);
-                store = Embedded::open(options(dir.path())).unwrap();
-            }
-        }
-        check_reads(&store, &mut model).await;
+impl Subject for Opened {
+    fn store(&self) -> &dyn Store {
+        self.store.as_ref().unwrap()
     }
-    check_watch(&store, &model).await;
-}
 
-/// Every revision reads as the model says. A snapshot may have compacted more than was asked; learn how much.
-async fn check_reads(store: &Embedded, model: &mut Model) {
-    for revision in 1..=model.revision() {
-        let range = Range { start: "/k/".into(), end: prefix_end(b"/k/"), revision, ..Range::default() };
-        match store.range(range).await {
-            Err(Error::Compacted(at)) => {
-                assert!(revision < at && at <= model.revision());
-                model.compacted = model.compacted.max(at);
-            }
-            Err(other) => panic!("{other}"),
-            Ok(found) => {
-                assert!(revision >= model.compacted);
-                let want = &model.revisions[revision as usize - 1];
-                let got: Snapshot = found
-                    .kvs
-                    .iter()
-                    .map(|kv| {
-                        let k = kv.key[3] - b'0';
-                        (k, (kv.create_revision, kv.mod_revision, kv.version, kv.value[0]))
-                    })
-                    .collect();
-                assert_eq!((&got, found.count), (want, want.len()), "at revision {revision}");
-                assert_eq!(found.revision, model.revision());
-            }
-        }
+    fn restart(&mut self) {
+        self.store = None;
+        // Small, so that snapshots and rotation happen within a test.
+        let options = Options { snapshot_log_bytes: 512, ..Options::new(self.dir.path()) };
+        self.store = Some(Embedded::open(options).unwrap());
     }
-}
-
-/// Replaying a watch from the compaction on top of that state gives the state now.
-async fn check_watch(store: &Embedded, model: &Model) {
-    let from = model.compacted.max(1);
-    let mut state = model.revisions[from as usize - 1].clone();
-    let mut watch = store.watch("/k/".into(), prefix_end(b"/k/"), from + 1, true).await.unwrap();
-    let mut last = from;
-    loop {
-        let batch = watch.next().await.unwrap().unwrap();
-        if batch.events.is_empty() {
-            assert_eq!(batch.revision, model.revision());
-            break;
-        }
-        assert!(batch.revision > last, "revisions come in order, each whole");
-        last = batch.revision;
-        for event in batch.events.iter() {
-            let k = event.kv.key[3] - b'0';
-            let before = state.get(&k).map(|v| v.3);
-            assert_eq!(event.prev.as_ref().map(|kv| kv.value[0]), before);
-            if event.deleted {
-                state.remove(&k);
-            } else {
-                let kv = &event.kv;
-                state.insert(k, (kv.create_revision, kv.mod_revision, kv.version, kv.value[0]));
-            }
-        }
-        assert_eq!(&state, &model.revisions[last as usize - 1]);
-    }
-    assert_eq!(&state, model.now());
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn agrees_with_the_model(steps in proptest::collection::vec(step(), 1..60)) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(steps));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(model::run(&mut Opened::new(), steps));
     }
 }

@@ -1,0 +1,96 @@
+//! Between our words and etcd's: keys below the prefix, transactions, failures.
+
+use bytes::Bytes;
+use etcd_client::{Compare as Condition, CompareOp, Error as Failure, PutOptions, TxnOp, TxnOpResponse};
+
+use crate::{Compare, Error, KeyValue, Op, Txn, prefix_end};
+
+/// Our keys lie below a prefix of etcd's.
+#[derive(Debug)]
+pub(super) struct Keys(Vec<u8>);
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self(format!("/{}", prefix.trim_matches('/')).into_bytes())
+    }
+
+    fn below(&self, key: &[u8]) -> Vec<u8> {
+        [&self.0, key].concat()
+    }
+
+    /// A range of ours; an empty end is a single key, `\0` is everything from the start on.
+    pub(super) fn range(&self, start: &[u8], end: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let end = match end {
+            [] => Vec::new(),
+            // As far as our own keys go.
+            [0] => prefix_end(&self.0).to_vec(),
+            end => self.below(end),
+        };
+        (self.below(start), end)
+    }
+
+    pub(super) fn key_value(&self, kv: etcd_client::KeyValue) -> KeyValue {
+        let (create_revision, mod_revision) = (kv.create_revision(), kv.mod_revision());
+        let (version, lease) = (kv.version(), kv.lease());
+        let (key, value) = kv.into_key_value();
+        let key = Bytes::from(key).split_off(self.0.len());
+        KeyValue { key, value: value.into(), create_revision, mod_revision, version, lease }
+    }
+
+    /// The transaction; when its conditions do not hold, it reads what they are about.
+    pub(super) fn txn(&self, txn: &Txn) -> etcd_client::Txn {
+        let conditions: Vec<Condition> = txn
+            .compare
+            .iter()
+            .map(|Compare::ModRevision(key, revision)| {
+                Condition::mod_revision(self.below(key), CompareOp::Equal, *revision)
+            })
+            .collect();
+        let reads: Vec<TxnOp> = txn
+            .compare
+            .iter()
+            .map(|Compare::ModRevision(key, _)| TxnOp::get(self.below(key), None))
+            .collect();
+        let ops: Vec<TxnOp> = txn
+            .ops
+            .iter()
+            .map(|op| match op {
+                Op::Put { key, value, lease } => {
+                    let options = (*lease != 0).then(|| PutOptions::new().with_lease(*lease));
+                    TxnOp::put(self.below(key), value.to_vec(), options)
+                }
+                Op::Delete { key } => TxnOp::delete(self.below(key), None),
+            })
+            .collect();
+        etcd_client::Txn::new().when(conditions).and_then(ops).or_else(reads)
+    }
+
+    /// The state of each compared key, in order.
+    pub(super) fn found(&self, response: &etcd_client::TxnResponse) -> Vec<Option<KeyValue>> {
+        let found = response.op_responses().into_iter().map(|answer| match answer {
+            TxnOpResponse::Get(mut get) => get.take_kvs().pop().map(|kv| self.key_value(kv)),
+            _ => None,
+        });
+        found.collect()
+    }
+}
+
+/// What etcd's failure means. Known by its text, as etcd's own client does: the codes are too coarse.
+pub(super) fn failure(error: &Failure) -> Error {
+    let Failure::GRpcStatus(status) = error else { return Error::Unavailable(error.to_string()) };
+    let text = status.message();
+    if text.contains("required revision has been compacted") {
+        Error::Compacted(0)
+    } else if text.contains("required revision is a future revision") {
+        Error::Future(0)
+    } else if text.contains("database space exceeded") {
+        let why = format!("etcd: {text}; compact, defragment and disarm its alarm, or raise its quota");
+        Error::NoSpace(why)
+    } else if text.contains("requested lease not found") {
+        Error::LeaseNotFound(0)
+    } else if text.contains("request is too large") || text.contains("too many operations") {
+        Error::TooLarge { size: 0, limit: super::MAX_TXN_BYTES }
+    } else {
+        Error::Unavailable(format!("etcd: {text}"))
+    }
+}
