@@ -12,6 +12,7 @@ mod body;
 mod bootstrap;
 mod cache;
 mod call;
+mod certificates;
 mod compact;
 mod core;
 mod crypt;

@@ -15,6 +15,7 @@ use crate::{
     allocate,
     body::Body,
     call::{self, Call, text},
+    certificates,
     core::Core,
     encode,
     verbs::read,
@@ -83,9 +84,12 @@ async fn insert(core: &Arc<Core>, review: &mut Review<'_>) -> Result<Option<i64>
     let (call, resource) = (review.call, review.resource);
     stamp(&mut review.object)?;
     call.endpoint.prepare_create(&mut review.object);
+    certificates::prepare_create(call, &mut review.object);
     let name = text(&review.object, "/metadata/name").to_owned();
     // Validation sees what was asked for; what is allocated afterwards is right by construction.
-    refuse(call, &name, &call.endpoint.validate_create(&review.object))?;
+    let mut errors = call.endpoint.validate_create(&review.object);
+    errors.extend(certificates::create_errors(call, &review.object));
+    refuse(call, &name, &errors)?;
     admission::validate(core, review).await?;
     let key = call.endpoint.key(text_option(&review.object, "/metadata/namespace"), &name);
     for _ in 0..TRIES {

@@ -15,6 +15,7 @@ use crate::{
     allocate,
     body::Body,
     call::{self, Call, text},
+    certificates,
     core::Core,
     encode,
     storage::Found,
@@ -34,6 +35,8 @@ pub(crate) enum Part {
     Main,
     /// The status.
     Status,
+    /// What was decided about a request for a certificate.
+    Approval,
     /// A namespace's finalizers.
     Finalize,
     /// The ephemeral containers of a pod.
@@ -49,6 +52,7 @@ impl Part {
     pub(crate) fn of(subresource: Option<&str>) -> Self {
         match subresource {
             Some("status") => Self::Status,
+            Some("approval") => Self::Approval,
             Some("finalize") => Self::Finalize,
             Some("ephemeralcontainers") => Self::EphemeralContainers,
             Some("resize") => Self::Resize,
@@ -200,14 +204,16 @@ impl Change<'_> {
     /// Keeps back what this part may not change, and checks the rest.
     fn prepare(&self, new: &mut Value, old: &Value) -> Result<(), Status> {
         let (call, endpoint) = (self.call, &self.call.endpoint);
-        let errors = match self.part {
+        let mut errors = match self.part {
             Part::Server => return Ok(()),
             Part::Main => {
                 endpoint.prepare_update(new, old);
+                certificates::prepare_update(call, self.part, new, old);
                 endpoint.validate_update(new, old)
             }
-            Part::Status => {
+            Part::Status | Part::Approval => {
                 endpoint.prepare_status_update(new, old);
+                certificates::prepare_update(call, self.part, new, old);
                 endpoint.validate_status_update(new, old)
             }
             Part::Finalize => {
@@ -223,6 +229,7 @@ impl Change<'_> {
                 validation::resize(new, old)
             }
         };
+        errors.extend(certificates::update_errors(call, self.part, new, old));
         refuse(call, call.name(), &errors)?;
         if self.part == Part::Main && self.view.is_none() {
             endpoint.warnings(new, Some(old)).into_iter().for_each(|w| call.notes.warn(w));
