@@ -6,11 +6,16 @@ use sampan_api::status::Status;
 use sampan_store::{KeyValue, Revision};
 use serde_json::Value;
 
+use super::quota::{Tracked, Turns};
 use crate::{call::text, core::Core, mirror::Mirror, storage::store_error};
 
 /// What admission looks at.
 pub(crate) struct State {
     namespaces: Arc<Mirror<Namespace>>,
+    /// Which quotas there are, and what they are about.
+    pub(crate) quotas: Arc<Mirror<Tracked>>,
+    /// Whose turn it is to charge them.
+    pub(crate) turns: Turns,
 }
 
 /// A namespace.
@@ -40,7 +45,11 @@ impl State {
     /// # Errors
     /// The store cannot be read.
     pub(crate) async fn open(core: &Core) -> Result<Self, Status> {
-        Ok(Self { namespaces: mirror(core, "", "namespaces", Namespace::parse).await? })
+        Ok(Self {
+            namespaces: mirror(core, "", "namespaces", Namespace::parse).await?,
+            quotas: mirror(core, "", "resourcequotas", Tracked::parse).await?,
+            turns: Turns::default(),
+        })
     }
 }
 

@@ -293,10 +293,10 @@ impl Change<'_> {
 
     /// What the change costs the namespace's quotas.
     async fn charge(&self, core: &Arc<Core>, new: &Value, old: &Value) -> Result<Charges, Status> {
-        if !matches!(self.part, Part::Main | Part::Resize) {
+        if matches!(self.part, Part::Server | Part::Finalize) {
             return Ok(Charges::default());
         }
-        admission::quota::charge_update(core, self.call, new, old).await
+        admission::quota::charge_update(core, self.call, self.dry_run, new, old).await
     }
 }
 
