@@ -24,7 +24,9 @@ use crate::defaults::edit::{absent, child, ensure, ensure_path, text};
 use crate::kinds::Resource;
 
 pub use self::names::generate_name;
-pub use self::pod::{apply_service_account, prepare_ephemeral_containers, prepare_resize, qos_class};
+pub use self::pod::{
+    add_default_tolerations, apply_service_account, prepare_ephemeral_containers, prepare_resize, qos_class,
+};
 pub use self::scale::{apply_scale, scale_of, selector_text};
 pub use self::warnings::warnings;
 

@@ -6,9 +6,17 @@
 //! (`pkg/kubeapiserver/options/plugins.go`). Nothing is copied or parsed for a plugin that has nothing to say.
 
 pub(crate) mod account;
+mod certificates;
+mod classes;
+pub(crate) mod events;
+mod limits;
 pub(crate) mod namespace;
+mod nodes;
+mod podsecurity;
 pub(crate) mod policy;
+mod priority;
 pub(crate) mod quota;
+mod runtime;
 pub(crate) mod state;
 pub(crate) mod webhook;
 
@@ -17,6 +25,7 @@ use std::sync::Arc;
 use sampan_api::{
     kinds::{Gvk, Resource},
     status::Status,
+    strategy,
 };
 use sampan_store::Compare;
 use serde_json::Value;
@@ -72,6 +81,10 @@ pub(crate) struct Review<'a> {
     pub(crate) dry_run: bool,
     /// What the transaction has to demand for the decision to hold.
     pub(crate) guard: namespace::Guard,
+    /// A webhook changed what plugins and other webhooks have seen.
+    pub(crate) again: bool,
+    /// What webhooks have done so far.
+    pub(crate) hooks: webhook::Progress,
 }
 
 impl<'a> Review<'a> {
@@ -87,6 +100,8 @@ impl<'a> Review<'a> {
             old: None,
             dry_run,
             guard: None,
+            again: false,
+            hooks: webhook::Progress::default(),
         }
     }
 
@@ -130,23 +145,88 @@ impl<'a> Review<'a> {
 
     /// 403 as plugins word it.
     pub(crate) fn forbidden(&self, why: impl std::fmt::Display) -> Status {
-        Status::forbidden(self.resource, self.name(), why)
+        let generated = text(&self.object, "/metadata/generateName");
+        let name = [self.name(), generated].into_iter().find(|name| !name.is_empty());
+        Status::forbidden(self.resource, name.unwrap_or("Unknown"), why)
     }
 }
 
 /// Completes the object; a refusal is final.
 pub(crate) async fn mutate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
-    namespace::admit(core, review).await?;
-    if review.operation == Operation::Create && review.is_main("", "pods") {
-        account::pod(core, review).await?;
-    }
+    plugins(core, review).await?;
     policy::mutate(core, review).await?;
     webhook::mutate(core, review).await?;
+    if std::mem::take(&mut review.again) {
+        // What webhooks changed may be for the plugins, and for webhooks that came before, to complete.
+        plugins(core, review).await?;
+        policy::mutate(core, review).await?;
+        webhook::mutate_again(core, review).await?;
+    }
     escalation::check(core, review)
+}
+
+/// The mutating plugins, in order.
+async fn plugins(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
+    namespace::admit(core, review).await?;
+    if !review.resource.group.is_empty() || review.operation == Operation::Connect {
+        return match (review.resource.group, review.resource.plural) {
+            ("networking.k8s.io", "ingresses") => classes::default_ingress(core, review).await,
+            ("storage.k8s.io", "volumeattributesclasses") => Ok(()),
+            _ => nodes::restrict(core, review).await,
+        };
+    }
+    match review.resource.plural {
+        "pods" => {
+            limits::complete(core, review).await?;
+            if review.operation == Operation::Create && review.subresource.is_empty() {
+                account::pod(core, review).await?;
+            }
+            nodes::restrict(core, review).await?;
+            priority::complete(core, review).await?;
+            if review.subresource.is_empty() && review.operation != Operation::Delete {
+                strategy::add_default_tolerations(&mut review.object);
+            }
+            runtime::complete(core, review).await?;
+            nodes::topology_labels(core, review).await
+        }
+        "nodes" => {
+            nodes::restrict(core, review).await?;
+            nodes::taint(review);
+            Ok(())
+        }
+        "events" => {
+            nodes::restrict(core, review).await?;
+            events::limit(core, review)
+        }
+        "persistentvolumeclaims" => {
+            nodes::restrict(core, review).await?;
+            classes::default_storage(core, review).await?;
+            Ok(())
+        }
+
+        _ => nodes::restrict(core, review).await,
+    }
 }
 
 /// Refuses an object that is complete and well-formed.
 pub(crate) async fn validate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
+    match (review.resource.group, review.resource.plural) {
+        ("", "pods") => {
+            limits::check(core, review).await?;
+            podsecurity::check(core, review).await?;
+            runtime::check(core, review).await?;
+        }
+        ("", "persistentvolumeclaims") => {
+            limits::check(core, review).await?;
+            classes::resize(core, review).await?;
+        }
+        ("", "namespaces" | "replicationcontrollers" | "podtemplates") | ("apps" | "batch", _) => {
+            podsecurity::check(core, review).await?;
+        }
+        ("scheduling.k8s.io", "priorityclasses") => priority::check(core, review).await?,
+        ("certificates.k8s.io", _) => certificates::check(core, review)?,
+        _ => {}
+    }
     policy::validate(core, review).await?;
     webhook::validate(core, review).await
 }

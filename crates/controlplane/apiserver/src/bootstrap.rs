@@ -11,6 +11,20 @@ use tower::ServiceExt;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
+/// Classes of what the cluster itself runs.
+const PRIORITIES: [(&str, i64, &str); 2] = [
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+];
+
 /// Makes what is missing, and sets the endpoint of `kubernetes` to where the server is now.
 pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
     let client = Client(LocalService::new(core.clone(), UserInfo::admin("system:apiserver")));
@@ -18,6 +32,13 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
     for name in NAMESPACES {
         let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         client.ensure("/api/v1/namespaces", &body).await?;
+    }
+    for (name, value, description) in PRIORITIES {
+        let class = json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+            "value": value, "description": description, "preemptionPolicy": "PreemptLowerPriority",
+        });
+        client.ensure("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
     }
     let ip = allocate::at(&core.options.service_cidr, 1).to_string();
     let port = core.options.advertise.map_or(443, |address| address.port());

@@ -24,6 +24,23 @@ type Labels = (&'static str, String, u16);
 pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<Labels, Series>>,
     refused: AtomicU64,
+    hooks: Mutex<BTreeMap<HookLabels, (u64, f64)>>,
+}
+
+/// Name, type, operation, code, kind of error (empty for none), and whether the failure was let pass.
+type HookLabels = (String, &'static str, &'static str, u16, &'static str, bool);
+
+/// What became of a call to a webhook.
+pub(crate) struct Hooked {
+    pub(crate) name: String,
+    /// `admit` or `validating`.
+    pub(crate) kind: &'static str,
+    pub(crate) operation: &'static str,
+    pub(crate) code: u16,
+    pub(crate) error: &'static str,
+    /// It failed, and the request passes all the same.
+    pub(crate) open: bool,
+    pub(crate) took: Duration,
 }
 
 #[derive(Default, Clone)]
@@ -48,6 +65,39 @@ impl Metrics {
         for (bucket, bound) in series.buckets.iter_mut().zip(BOUNDS) {
             if seconds <= bound {
                 *bucket += 1;
+            }
+        }
+    }
+
+    /// Counts a call to a webhook.
+    pub(crate) fn hooked(&self, call: Hooked) {
+        let mut hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut labels = (call.name, call.kind, call.operation, call.code, call.error, call.open);
+        if hooks.len() >= MOST && !hooks.contains_key(&labels) {
+            "other".clone_into(&mut labels.0);
+        }
+        let (count, seconds) = hooks.entry(labels).or_default();
+        *count += 1;
+        *seconds += call.took.as_secs_f64();
+    }
+
+    /// The exposition of calls to webhooks.
+    fn hooks_text(&self, out: &mut String) {
+        let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let head = "apiserver_admission_webhook";
+        for ((name, kind, operation, code, error, open), (count, seconds)) in &hooks {
+            let labels = format!("name=\"{name}\",type=\"{kind}\",operation=\"{operation}\"");
+            let rejected = !error.is_empty() && !open;
+            let result = format!("{labels},code=\"{code}\",rejected=\"{rejected}\"");
+            let _ = writeln!(out, "{head}_request_total{{{result}}} {count}");
+            let _ = writeln!(out, "{head}_admission_duration_seconds_sum{{{result}}} {seconds}");
+            let _ = writeln!(out, "{head}_admission_duration_seconds_count{{{result}}} {count}");
+            if rejected {
+                let why = format!("{labels},error_type=\"{error}\",rejection_code=\"{code}\"");
+                let _ = writeln!(out, "{head}_rejection_count{{{why}}} {count}");
+            }
+            if *open {
+                let _ = writeln!(out, "{head}_fail_open_count{{name=\"{name}\",type=\"{kind}\"}} {count}");
             }
         }
     }
@@ -86,6 +136,7 @@ impl Metrics {
         let _ = writeln!(out, "apiserver_longrunning_requests {long_running}");
         let _ = writeln!(out, "# TYPE apiserver_rejected_requests_total counter");
         let _ = writeln!(out, "apiserver_rejected_requests_total {}", self.refused.load(Ordering::Relaxed));
+        self.hooks_text(&mut out);
         out
     }
 }

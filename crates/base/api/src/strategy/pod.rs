@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::defaults::Object;
-use crate::defaults::edit::{absent, child, each, ensure, set, set_text, text};
+use crate::defaults::edit::{absent, child, each, ensure, set_text, text};
 use crate::quantity::Quantity;
 
 use super::{meta, names};
@@ -29,8 +29,6 @@ pub(super) fn prepare_create(pod: &mut Object) {
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
             }]);
         }
-        default_tolerations(spec);
-        priority(spec);
         set_text(spec, "serviceAccountName", "default");
         let account = text(spec, "serviceAccountName").to_owned();
         spec.insert("serviceAccount".into(), account.into());
@@ -118,6 +116,12 @@ fn only_spec_changes(new: &mut Value, old: &Value, change: impl FnOnce(&mut Obje
 }
 
 /// Pods leave a node that is not ready or not reachable after five minutes, unless they say otherwise.
+pub fn add_default_tolerations(pod: &mut Value) {
+    if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
+        default_tolerations(spec);
+    }
+}
+
 fn default_tolerations(spec: &mut Object) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         if absent(spec, "tolerations") {
@@ -137,18 +141,6 @@ fn default_tolerations(spec: &mut Object) {
             }));
         }
     }
-}
-
-/// The priority of the classes that every cluster has; 0 without a class.
-fn priority(spec: &mut Object) {
-    let priority = match text(spec, "priorityClassName") {
-        "" => 0,
-        "system-cluster-critical" => 2_000_000_000,
-        "system-node-critical" => 2_000_001_000,
-        _ => return,
-    };
-    set(spec, "priority", priority);
-    set(spec, "preemptionPolicy", "PreemptLowerPriority");
 }
 
 /// `matchLabelKeys` become expressions over the pod's own labels.

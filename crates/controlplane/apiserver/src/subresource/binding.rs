@@ -72,11 +72,11 @@ fn assign(call: &Call, found: &Found, binding: &Value, node: &str) -> Result<Val
     }
     call::metadata(&mut pod)?.shift_remove("resourceVersion");
     pod["spec"]["nodeName"] = node.into();
-    if let Some(Value::Object(annotations)) = binding.pointer("/metadata/annotations") {
-        let metadata = call::metadata(&mut pod)?;
-        let own = metadata.entry("annotations").or_insert_with(|| json!({}));
+    for key in ["annotations", "labels"] {
+        let Some(Value::Object(given)) = binding["metadata"].get(key) else { continue };
+        let own = call::metadata(&mut pod)?.entry(key).or_insert_with(|| json!({}));
         if let Some(own) = own.as_object_mut() {
-            own.extend(annotations.clone());
+            own.extend(given.clone());
         }
     }
     scheduled(&mut pod);

@@ -557,7 +557,8 @@ fn network_and_security() {
 
 #[test]
 fn updates_change_images_and_little_else() {
-    let old = created("", "Pod", pod());
+    let mut old = created("", "Pod", pod());
+    crate::strategy::add_default_tolerations(&mut old);
     let image = json!({ "spec": { "containers": [{ "name": "c", "image": "other" }] } });
     assert!(update_errors("", "Pod", &old, image).is_empty());
     let hostname = update_errors("", "Pod", &old, json!({ "spec": { "hostname": "h" } }));

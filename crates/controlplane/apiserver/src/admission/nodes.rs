@@ -1,0 +1,69 @@
+//! NodeRestriction, TaintNodesByCondition and PodTopologyLabels: what concerns nodes.
+
+use sampan_api::status::Status;
+use serde_json::{Value, json};
+
+use super::{Operation, Review};
+use crate::{
+    call::{self, text},
+    core::Core,
+};
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+
+/// Labels of a node that its pods get.
+const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
+/// What a node may do with objects besides what authorization says.
+#[expect(clippy::unused_async, reason = "pods are looked up")]
+pub(crate) async fn restrict(_core: &Core, _review: &mut Review<'_>) -> Result<(), Status> {
+    Ok(())
+}
+
+/// A new node takes pods once it is known to be ready.
+pub(crate) fn taint(review: &mut Review<'_>) {
+    if review.operation != Operation::Create || !review.subresource.is_empty() {
+        return;
+    }
+    if !review.object["spec"].is_object() {
+        review.object["spec"] = json!({});
+    }
+    let taints = &mut review.object["spec"]["taints"];
+    if !taints.is_array() {
+        *taints = json!([]);
+    }
+    let is = |taint: &Value| taint["key"] == NOT_READY && taint["effect"] == "NoSchedule";
+    if let Some(list) = taints.as_array_mut().filter(|list| !list.iter().any(is)) {
+        list.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+    }
+}
+
+/// A pod that gets to a node gets the node's place.
+pub(crate) async fn topology_labels(core: &Core, review: &mut Review<'_>) -> Result<(), Status> {
+    let node = match (review.subresource, review.operation) {
+        ("binding", Operation::Create) => match text(&review.object, "/target/kind") {
+            "" | "Node" => text(&review.object, "/target/name"),
+            _ => return Ok(()),
+        },
+        ("", Operation::Create) => text(&review.object, "/spec/nodeName"),
+        _ => return Ok(()),
+    };
+    if node.is_empty() {
+        return Ok(());
+    }
+    let Some(found) = core.look_up("", "v1", "nodes", None, node).await? else { return Ok(()) };
+    let places =
+        TOPOLOGY.iter().filter_map(|key| Some((*key, found.pointer("/metadata/labels")?.get(*key)?)));
+    let places: Vec<(&str, Value)> = places.map(|(key, value)| (key, value.clone())).collect();
+    if places.is_empty() {
+        return Ok(());
+    }
+    let labels = call::metadata(&mut review.object)?.entry("labels").or_insert_with(|| json!({}));
+    if !labels.is_object() {
+        *labels = json!({});
+    }
+    for (key, value) in places {
+        labels[key] = value;
+    }
+    Ok(())
+}
