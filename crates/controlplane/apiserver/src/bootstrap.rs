@@ -3,11 +3,15 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use sampan_api::status::Status;
+use sampan_store::TxnResponse;
 use serde_json::{Value, json};
 
-use crate::{allocate, core::Core, local::LocalService, user::UserInfo};
+use crate::{allocate, authz, core::Core, fairness, local::LocalService, user::UserInfo};
 use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
+
+/// Rounds when somebody changes a role meanwhile.
+const TRIES: usize = 4;
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -28,7 +32,7 @@ const PRIORITIES: [(&str, i64, &str); 2] = [
 /// Makes what is missing, and sets the endpoint of `kubernetes` to where the server is now.
 pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
     let client = Client(LocalService::new(core.clone(), UserInfo::admin("system:apiserver")));
-    crate::authz::bootstrap::run(core).await?;
+    roles_and_flows(core).await?;
     for name in NAMESPACES {
         let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         client.ensure("/api/v1/namespaces", &body).await?;
@@ -60,6 +64,24 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
     }
     core.set_ready();
     Ok(())
+}
+
+/// Makes what is missing of roles, bindings, flow schemas and priority levels: in one transaction.
+async fn roles_and_flows(core: &Arc<Core>) -> Result<(), Status> {
+    for _ in 0..TRIES {
+        let mut txn = authz::bootstrap::plan(core).await?;
+        let flows = fairness::wanted(core).await?;
+        txn.compare.extend(flows.compare);
+        txn.ops.extend(flows.ops);
+        if txn.ops.is_empty() {
+            return Ok(());
+        }
+        if let TxnResponse::Committed(_) = core.commit(txn).await? {
+            core.authz.settle().await;
+            return Ok(());
+        }
+    }
+    Err(Status::server_timeout(("rbac.authorization.k8s.io", "clusterroles"), "create", 1))
 }
 
 async fn endpoints(client: &Client, address: SocketAddr) -> Result<(), Status> {

@@ -18,6 +18,7 @@ use crate::{
     cache::Cache,
     endpoint::{Endpoint, Endpoints},
     events::EventLease,
+    fairness::Fairness,
     metrics::Metrics,
     mirror::Written,
     options::Options,
@@ -34,8 +35,8 @@ pub(crate) struct Core {
     pub(crate) event_lease: EventLease,
     pub(crate) authz: Authorizer,
     pub(crate) authn: authn::State,
-    /// Ordinary requests under way.
-    pub(crate) in_flight: Arc<Semaphore>,
+    /// Which ordinary requests go.
+    pub(crate) fairness: Fairness,
     /// Watches and streams under way.
     pub(crate) long_running: Arc<Semaphore>,
     /// Connections that are open.
@@ -55,7 +56,7 @@ impl Core {
     pub(crate) fn new(options: Options, supervisor: Supervisor) -> Self {
         let closing = supervisor.token().child_token();
         Self {
-            in_flight: Arc::new(Semaphore::new(options.limits.in_flight)),
+            fairness: Fairness::new(options.limits.in_flight),
             long_running: Arc::new(Semaphore::new(options.limits.long_running)),
             connections: Arc::new(Semaphore::new(options.limits.connections)),
             idle: Arc::new(Idle::new(closing.clone())),

@@ -4,7 +4,7 @@
 mod behaviour;
 mod registry;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
 use sampan_api::{custom, kinds::Resource};
@@ -34,6 +34,8 @@ pub(crate) struct Endpoint {
     pub(crate) prefix: String,
     /// Opened by the first watch.
     pub(crate) cache: OnceCell<Arc<Cache>>,
+    /// How many objects the last list of all of them had: what the next one will cost.
+    pub(crate) listed: AtomicUsize,
     /// Cancelled when the definition changed or went: watches end, and clients come back to what is served then.
     pub(crate) retired: CancellationToken,
 }
@@ -52,6 +54,7 @@ impl Endpoint {
             message: protobuf::Message::find(&resource.api_version(), resource.kind),
             prefix: format!("/registry/{group}/{}/", stored.plural),
             cache: OnceCell::new(),
+            listed: AtomicUsize::new(0),
             retired: CancellationToken::new(),
         }
     }

@@ -65,10 +65,9 @@ pub(crate) async fn health(core: &Core, which: &'static str, query: &Query) -> R
 /// `/metrics`.
 pub(crate) fn metrics(core: &Core) -> Response<Body> {
     let limits = &core.options.limits;
-    let text = core.metrics.text(
-        limits.in_flight - core.in_flight.available_permits(),
-        limits.long_running - core.long_running.available_permits(),
-    );
+    let executing = usize::try_from(core.fairness.executing()).unwrap_or_default();
+    let mut text = core.metrics.text(executing, limits.long_running - core.long_running.available_permits());
+    core.fairness.metrics(&mut text);
     respond::typed(StatusCode::OK, "text/plain; version=0.0.4", text)
 }
 

@@ -15,16 +15,15 @@ use crate::{
     body::{Body, RequestBody},
     call::{Call, Notes},
     core::Core,
-    discovery, fixed, impersonate,
+    discovery,
+    fairness::BUSY,
+    fixed, gate, impersonate,
     negotiate::{self, Accepted, Asked},
     request::{self, Query, Route, Target},
     respond, reviews, subresource,
     user::UserInfo,
     verbs,
 };
-
-/// What a request is told when the server has enough to do.
-const BUSY: &str = "Too many requests, please try again later.";
 
 /// How many times the body's limit is read and thrown away before the connection of a body that is too large is closed.
 const DISCARDED: usize = 8;
@@ -108,10 +107,36 @@ impl Core {
             }
         };
         let user = impersonate::wanted(self, &user, &incoming.headers)?.unwrap_or(user);
-        match route {
-            Route::Object(target) => self.object(incoming, target, body, user).await,
-            route => self.path(&incoming, &route, &user),
-        }
+        Ok(self.fairly(incoming, route, body, user).await)
+    }
+
+    /// Carries a request out when its turn comes, and says in the answer where it belonged.
+    async fn fairly(
+        self: &Arc<Self>,
+        incoming: Incoming,
+        route: Route,
+        body: RequestBody,
+        user: UserInfo,
+    ) -> Response<Body> {
+        let verb = gate::verb(&incoming.method, &route, &incoming.query);
+        let attributes = gate::attributes(&verb, &incoming.path, &route);
+        let (place, width) = self.place(&user, &attributes, &incoming.query);
+        let seat = match width {
+            Some(width) => place.enter(&user, attributes.namespace(), width).await,
+            None => Ok(None),
+        };
+        let result = match (seat, route) {
+            (Err(busy), _) => {
+                self.metrics.refuse();
+                Err(busy)
+            }
+            // The seat is kept until the answer is there.
+            (Ok(_seat), Route::Object(target)) => self.object(incoming, target, body, user).await,
+            (Ok(_seat), route) => self.path(&incoming, &route, &user),
+        };
+        let mut response = result.unwrap_or_else(|status| respond::status(&status));
+        place.mark(response.headers_mut());
+        response
     }
 
     fn path(&self, incoming: &Incoming, route: &Route, user: &UserInfo) -> Result<Response<Body>, Status> {
@@ -185,7 +210,7 @@ impl Core {
             headers: incoming.headers,
             accepted,
             body: Bytes::new(),
-            permit: Some(permit),
+            permit,
             upgrade: incoming.upgrade,
             notes: Notes::default(),
         };
@@ -206,39 +231,12 @@ impl Core {
         Ok(response)
     }
 
-    /// Lets pass what the user may do with a resource.
-    async fn permit(
-        &self,
-        user: &UserInfo,
-        verb: &str,
-        target: &Target,
-        query: &Query,
-    ) -> Result<(), Status> {
-        let fields = query.get("fieldSelector");
-        let named = fields.and_then(|fields| request::named(verb, target, fields));
-        let target = named.as_ref().unwrap_or(target);
-        let attributes = Attributes::Resource { verb, target, fields };
-        if self.authz.allows(user, &attributes) {
-            return self.permit_stream(user, verb, target);
+    /// A place among the watches and streams under way for one of these, or 429.
+    fn admit(&self, verb: &str, target: &Target) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        if verb != "watch" && !gate::is_stream(target) {
+            return Ok(None);
         }
-        self.authz.second_thought(user).await;
-        self.authorize(user, &attributes)
-    }
-
-    /// A stream into a pod changes it, whichever method opens it: a WebSocket can only be opened by GET.
-    fn permit_stream(&self, user: &UserInfo, verb: &str, target: &Target) -> Result<(), Status> {
-        let stream = matches!(target.subresource.as_deref(), Some("exec" | "attach" | "portforward"));
-        if verb == "get" && stream && target.resource == "pods" && target.group.is_empty() {
-            return self.authorize(user, &Attributes::resource("create", target));
-        }
-        Ok(())
-    }
-
-    /// A place among the requests under way, or 429.
-    fn admit(&self, verb: &str, target: &Target) -> Result<OwnedSemaphorePermit, Status> {
-        let stream = matches!(target.subresource.as_deref(), Some("log" | "exec" | "attach" | "portforward"));
-        let places = if verb == "watch" || stream { &self.long_running } else { &self.in_flight };
-        places.clone().try_acquire_owned().map_err(|_| {
+        self.long_running.clone().try_acquire_owned().map(Some).map_err(|_| {
             self.metrics.refuse();
             Status::too_many_requests(BUSY, 1)
         })

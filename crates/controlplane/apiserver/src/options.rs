@@ -76,7 +76,8 @@ pub struct Limits {
     pub headers: usize,
     /// Path and query in bytes; more is 414.
     pub uri: usize,
-    /// Ordinary requests at once; more is 429 with `Retry-After`.
+    /// Ordinary requests at once, shared out among the priority levels; more wait in their queues, and are 429 with
+    /// `Retry-After` where these are full or after 15 seconds.
     pub in_flight: usize,
     /// Watches, logs, exec and the like at once; more is 429 with `Retry-After`.
     pub long_running: usize,

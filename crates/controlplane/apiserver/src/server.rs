@@ -7,8 +7,8 @@ use sampan_daemon::Supervisor;
 use tokio::net::TcpListener;
 
 use crate::{
-    admission::state::State, authz, bootstrap, compact, core::Core, local::LocalService, options::Options,
-    serve, user::UserInfo,
+    admission::state::State, authz, bootstrap, compact, core::Core, fairness, local::LocalService,
+    options::Options, serve, user::UserInfo,
 };
 
 /// Why the server does not start.
@@ -80,6 +80,7 @@ impl ApiServer {
         // Nobody else has the core yet.
         let _ = core.admission.set(state);
         authz::start(&core).await.map_err(Error::Bootstrap)?;
+        fairness::start(&core).await.map_err(Error::Bootstrap)?;
         bootstrap::run(&core).await.map_err(Error::Bootstrap)?;
         authz::node::start(&core);
         for (listener, address) in self.listeners {

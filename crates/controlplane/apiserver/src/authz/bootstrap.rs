@@ -5,11 +5,11 @@
 
 mod table;
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use sampan_api::status::Status;
-use sampan_store::{Compare, KeyValue, Op, Range, Txn, TxnResponse, prefix_end};
+use sampan_store::{Compare, KeyValue, Op, Range, Txn, prefix_end};
 use serde_json::{Map, Value, json};
 
 use self::table::Wanted;
@@ -20,35 +20,18 @@ pub(crate) use self::table::rules_of;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// Rounds when somebody changes a role meanwhile.
-const TRIES: usize = 4;
-
-/// Writes what is missing.
+/// The steps that make what is missing.
 ///
 /// # Errors
-/// The store refuses.
-pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
+/// The store cannot be read.
+pub(crate) async fn plan(core: &Core) -> Result<Txn, Status> {
     let wanted = table::wanted();
-    for _ in 0..TRIES {
-        let txn = plan(core, &wanted).await?;
-        if txn.ops.is_empty() {
-            return Ok(());
-        }
-        if let TxnResponse::Committed(_) = core.commit(txn).await? {
-            core.authz.settle().await;
-            return Ok(());
-        }
-    }
-    Err(Status::server_timeout((GROUP, "clusterroles"), "create", 1))
-}
-
-async fn plan(core: &Core, wanted: &[Wanted]) -> Result<Txn, Status> {
     let range = Range { start: PREFIX.into(), end: prefix_end(PREFIX.as_bytes()), ..Range::default() };
     let stored = core.store().range(range).await.map_err(|error| store_error(&error))?;
     let stored: HashMap<Bytes, KeyValue> = stored.kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
     let now = sampan_daemon::clock::rfc3339(sampan_daemon::clock::now());
     let mut txn = Txn::default();
-    for want in wanted {
+    for want in &wanted {
         let endpoint = &*core.endpoint(GROUP, "v1", want.plural)?;
         let key = endpoint.key(want.namespace, &want.name);
         let (revision, object) = match stored.get(&key) {

@@ -1,6 +1,9 @@
 //! `list`: at the latest or an older revision, whole or in pages, chosen by selectors.
 
-use std::{io::Write, sync::Arc};
+use std::{
+    io::Write,
+    sync::{Arc, atomic::Ordering},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -65,6 +68,10 @@ pub(crate) async fn list(core: &Arc<Core>, call: &Call) -> Result<Response<Body>
     let form = call.form()?;
     let selection = Selection::parse(&call.endpoint, &call.target, &call.query)?;
     let listed = select(core, call, &selection).await?;
+    if call.namespace().is_none() && selection.is_everything() {
+        let all = listed.items.len() + listed.remaining.unwrap_or_default();
+        call.endpoint.listed.store(all, Ordering::Relaxed);
+    }
     write(call, form, listed)
 }
 
