@@ -100,7 +100,14 @@ fn envelope(
         text(out, 2, kind);
         Outcome::Ok(())
     })?;
-    raw(out).inspect_err(|_| out.truncate(start))
+    if let Err(why) = raw(out) {
+        out.truncate(start);
+        return Err(why);
+    }
+    // No encoding, no other content type.
+    text(out, 3, "");
+    text(out, 4, "");
+    Ok(())
 }
 
 #[cfg(test)]

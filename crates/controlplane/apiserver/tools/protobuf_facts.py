@@ -126,7 +126,7 @@ def fields(types, key):
         value = types.resolve(where, kind)
         if value is None:
             continue
-        inline = "inline" in tags or not name.group(1)
+        inline = re.search(r'json:"[^"]*,inline"', tags) or not name.group(1)
         yield int(number.group(1)), "" if inline else name.group(1), shape, pointer, value
 
 

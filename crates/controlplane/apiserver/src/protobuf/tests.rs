@@ -1,6 +1,10 @@
-use serde_json::{Value, json};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use serde_json::{Map, Value, json};
 
-use super::*;
+use super::{
+    facts::{Kind, Shape},
+    *,
+};
 
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![number << 3 | 2, u8::try_from(content.len()).unwrap()];
@@ -10,7 +14,7 @@ fn field(number: u8, content: &[u8]) -> Vec<u8> {
 
 fn enclosed(version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let meta = [field(1, version.as_bytes()), field(2, kind.as_bytes())].concat();
-    [MAGIC.to_vec(), field(1, &meta), field(2, raw)].concat()
+    [MAGIC.to_vec(), field(1, &meta), field(2, raw), field(3, b""), field(4, b"")].concat()
 }
 
 /// There and back.
@@ -176,4 +180,100 @@ fn frames_say_how_long_they_are() {
     let Ok(Some((2, wire::Wire::Bytes(raw)))) = reader.next() else { panic!("no object") };
     let Ok(Some((1, wire::Wire::Bytes(object)))) = wire::Reader(raw).next() else { panic!("no bytes") };
     assert_eq!(object, [5; 300]);
+}
+
+/// Makes objects of any kind up, as deep as given.
+struct Maker(SmallRng);
+
+impl Maker {
+    fn object(&mut self, message: Message, depth: usize) -> Map<String, Value> {
+        let mut out = Map::new();
+        for field in message.fields() {
+            match field.kind {
+                Kind::Message(inner) if field.name.is_empty() => out.extend(self.object(inner, depth)),
+                // What the envelope says is not a member of its own.
+                _ if self.0.random_ratio(1, 3) || (depth == 0 && field.name == "metadata") => {}
+                kind => {
+                    let value = self.field(field.shape, field.pointer, kind, depth);
+                    out.extend(value.map(|value| (field.name.to_owned(), value)));
+                }
+            }
+        }
+        out
+    }
+
+    fn field(&mut self, shape: Shape, pointer: bool, kind: Kind, depth: usize) -> Option<Value> {
+        let deep = depth == 0;
+        let count = self.0.random_range(1..3);
+        match shape {
+            // A member that is there empty and one that is missing are the same where zero does not count.
+            Shape::One => self.value(kind, pointer, depth),
+            Shape::List => (0..count)
+                .map(|_| self.value(kind, true, depth))
+                .collect::<Option<Vec<_>>>()
+                .map(Value::Array),
+            Shape::Map => (0..count)
+                .map(|n| Some((format!("key-{n}"), self.value(kind, true, depth)?)))
+                .collect::<Option<Map<_, _>>>()
+                .map(Value::Object),
+        }
+        .filter(|_| !deep || !matches!(kind, Kind::Message(_)))
+    }
+
+    fn value(&mut self, kind: Kind, zero: bool, depth: usize) -> Option<Value> {
+        let rng = &mut self.0;
+        let empty = zero && rng.random_ratio(1, 4);
+        let number =
+            if empty { 0 } else { rng.random_range(1..1_000_000_i64) * if rng.random() { 1 } else { -1 } };
+        let text = if empty { String::new() } else { format!("t\u{e9}\"\n{number}") };
+        let schema = |maker: &mut Self| {
+            let message = Message::schema().filter(|_| depth > 1)?;
+            Some(Value::Object(maker.object(message, depth - 1)))
+        };
+        Some(match kind {
+            Kind::Text => text.into(),
+            Kind::Flag => (!empty).into(),
+            Kind::Number => number.into(),
+            Kind::Float => (number as f64 / 8.0 + if empty { 0.0 } else { 0.125 }).into(),
+            Kind::Bytes => if empty { "" } else { "/wD/" }.into(),
+            Kind::Time => "2026-11-22T10:00:00Z".into(),
+            Kind::MicroTime => "2026-11-22T10:00:00.000001Z".into(),
+            Kind::Duration => "1h0m0.5s".into(),
+            Kind::Quantity => format!("{}m", number.abs() + 1).into(),
+            Kind::IntOrString if rng.random() => number.into(),
+            Kind::IntOrString => text.into(),
+            Kind::Raw => json!({"a": [number, null, {"b": text}]}),
+            Kind::Texts => json!(["a", text]),
+            Kind::Schemas if rng.random() => json!([schema(self)?, schema(self)?]),
+            Kind::SchemaOrTexts if rng.random() => json!(["a", "b"]),
+            Kind::SchemaOrFlag if rng.random() => (!empty).into(),
+            Kind::Schemas | Kind::SchemaOrTexts | Kind::SchemaOrFlag => schema(self)?,
+            Kind::Message(message) => {
+                let depth = depth.checked_sub(1).filter(|depth| *depth > 0)?;
+                Value::Object(self.object(message, depth))
+            }
+        })
+    }
+}
+
+#[test]
+fn random_objects_of_every_kind_come_back() {
+    let mut kinds = 0;
+    for resource in sampan_api::kinds::resources() {
+        let version = resource.api_version();
+        let Some(message) = Message::find(&version, resource.kind) else {
+            panic!("{version} {} has no message", resource.kind);
+        };
+        kinds += 1;
+        for seed in 0..30 {
+            let mut maker = Maker(SmallRng::seed_from_u64(seed));
+            let mut object = Map::new();
+            object.insert("apiVersion".to_owned(), version.as_str().into());
+            object.insert("kind".to_owned(), resource.kind.into());
+            object.extend(maker.object(message, 7));
+            let object = Value::Object(object);
+            assert_eq!(there_and_back(&object), object, "{version} {}, seed {seed}", resource.kind);
+        }
+    }
+    assert!(kinds > 50);
 }

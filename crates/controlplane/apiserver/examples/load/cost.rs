@@ -1,0 +1,57 @@
+//! Processor time and latencies.
+
+use std::time::{Duration, Instant};
+
+use crate::{Load, Outcome};
+
+/// Ticks a second in /proc/PID/stat.
+const TICKS: f64 = 100.0;
+
+/// Processor seconds of a process so far.
+fn seconds(pid: u32) -> Outcome<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: Vec<f64> = rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse().ok()).collect();
+    Ok(ticks.iter().sum::<f64>() / TICKS)
+}
+
+/// A measurement that is under way.
+pub struct Meter {
+    started: Instant,
+    own: f64,
+    server: Option<(u32, f64)>,
+}
+
+impl Meter {
+    /// Starts.
+    pub fn start(load: &Load) -> Outcome<Self> {
+        let server = load.pid.map(|pid| Ok::<_, Box<dyn std::error::Error + Send + Sync>>((pid, seconds(pid)?)));
+        Ok(Self { started: Instant::now(), own: seconds(std::process::id())?, server: server.transpose()? })
+    }
+
+    /// Ends, and says what so many requests cost.
+    pub fn tell(self, name: &str, mut times: Vec<Duration>) -> Outcome<()> {
+        let (took, count) = (self.started.elapsed().as_secs_f64(), times.len().max(1) as f64);
+        times.sort_unstable();
+        let at = |part: f64| {
+            let index = ((times.len() as f64 * part) as usize).min(times.len().saturating_sub(1));
+            times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+        };
+        let own = (seconds(std::process::id())? - self.own) * 1000.0 / count;
+        let mut line = format!(
+            "{name:<22} {:>8.0}/s  p50 {:>8.3} ms  p99 {:>8.3} ms  worst {:>8.3} ms",
+            times.len() as f64 / took,
+            at(0.5),
+            at(0.99),
+            at(1.0),
+        );
+        if let Some((pid, before)) = self.server {
+            let server = (seconds(pid)? - before) * 1000.0 / count;
+            line += &format!("  server {server:.3} CPU-ms  both {:.3}", server + own);
+        } else {
+            line += &format!("  client {own:.3} CPU-ms");
+        }
+        println!("{line}");
+        Ok(())
+    }
+}
