@@ -37,7 +37,12 @@ impl Selection {
         let labels = LabelSelector::parse(labels)?;
         let fields = FieldSelector::parse(endpoint.resource, fields)?;
         // A watch of one object comes as a name in the path.
-        let name = target.name.clone().or_else(|| fields.exact("metadata.name").map(str::to_owned));
+        let selected = fields.exact("metadata.name");
+        if target.name.is_some() && !fields.is_everything() && selected != target.name.as_deref() {
+            let why = "fieldSelector metadata.name doesn't match requested name";
+            return Err(Status::bad_request(why));
+        }
+        let name = target.name.clone().or_else(|| selected.map(str::to_owned));
         let everything = labels.is_everything() && fields.is_everything() && name.is_none();
         Ok(Self { labels, fields, name, everything })
     }
