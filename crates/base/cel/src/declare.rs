@@ -144,8 +144,6 @@ impl Declared {
         match (&self.shape, step) {
             (Shape::List(items, _), "@items") => Some(items),
             (Shape::Map(values), "@values") => Some(values),
-            // A path selects from a map by key, too.
-            (Shape::Map(values), step) if !step.starts_with('@') => Some(values),
             (Shape::Object(object), step) => object.fields.get(step).map(|field| &field.declared),
             _ => None,
         }

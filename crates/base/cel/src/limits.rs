@@ -16,5 +16,7 @@ pub const MAX_REQUEST_BYTES: u64 = 3 * 1024 * 1024;
 pub const MAX_MESSAGE_BYTES: usize = 5 * 1024;
 /// Characters of an expression.
 pub const MAX_EXPRESSION_CHARACTERS: usize = 100_000;
-/// How deeply an expression may be nested.
+/// How many levels an expression may have, operators and selections included.
 pub const MAX_DEPTH: usize = 250;
+/// How deeply brackets, calls and conditions may be nested in each other.
+pub const MAX_NESTING: usize = 100;

@@ -5,7 +5,7 @@ use crate::{
     error::Issue,
     escape::reserved,
     lex::{self, Token, TokenKind},
-    limits::{MAX_DEPTH, MAX_EXPRESSION_CHARACTERS},
+    limits::{MAX_DEPTH, MAX_EXPRESSION_CHARACTERS, MAX_NESTING},
     macros,
 };
 
@@ -44,18 +44,20 @@ pub(crate) struct Parser<'s> {
 /// A binary operator's function and how strongly it binds.
 fn operator(symbol: &str) -> Option<(&'static str, u8)> {
     Some(match symbol {
-        "<" => ("_<_", 1),
-        "<=" => ("_<=_", 1),
-        ">" => ("_>_", 1),
-        ">=" => ("_>=_", 1),
-        "==" => ("_==_", 1),
-        "!=" => ("_!=_", 1),
-        "in" => ("@in", 1),
-        "+" => ("_+_", 2),
-        "-" => ("_-_", 2),
-        "*" => ("_*_", 3),
-        "/" => ("_/_", 3),
-        "%" => ("_%_", 3),
+        "||" => ("_||_", 1),
+        "&&" => ("_&&_", 2),
+        "<" => ("_<_", 3),
+        "<=" => ("_<=_", 3),
+        ">" => ("_>_", 3),
+        ">=" => ("_>=_", 3),
+        "==" => ("_==_", 3),
+        "!=" => ("_!=_", 3),
+        "in" => ("@in", 3),
+        "+" => ("_+_", 4),
+        "-" => ("_-_", 4),
+        "*" => ("_*_", 5),
+        "/" => ("_/_", 5),
+        "%" => ("_%_", 5),
         _ => return None,
     })
 }
@@ -104,7 +106,7 @@ impl Parser<'_> {
     pub(crate) fn node(&mut self, offset: usize, kind: Kind) -> Result<Expr> {
         let height = 1 + height_below(&kind);
         if height > MAX_DEPTH {
-            return Err(too_deep(offset));
+            return Err(too_deep(offset, MAX_DEPTH));
         }
         let id = self.nodes;
         self.nodes += 1;
@@ -118,13 +120,13 @@ impl Parser<'_> {
 
     fn expr(&mut self) -> Result<Expr> {
         self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return Err(too_deep(self.offset()));
+        if self.depth > MAX_NESTING {
+            return Err(too_deep(self.offset(), MAX_NESTING));
         }
-        let condition = self.logical("||", "_||_")?;
+        let condition = self.binary(1)?;
         let expr = match self.take("?") {
             Some(offset) => {
-                let yes = self.logical("||", "_||_")?;
+                let yes = self.binary(1)?;
                 self.expect(":")?;
                 let no = self.expr()?;
                 self.call(offset, "_?_:_", vec![condition, yes, no])?
@@ -133,24 +135,6 @@ impl Parser<'_> {
         };
         self.depth -= 1;
         Ok(expr)
-    }
-
-    /// Terms of `||`, or of `&&` within it, in a balanced tree.
-    fn logical(&mut self, symbol: &str, function: &str) -> Result<Expr> {
-        let term = |parser: &mut Self| match symbol {
-            "||" => parser.logical("&&", "_&&_"),
-            _ => parser.binary(1),
-        };
-        let mut terms = vec![Some(term(self)?)];
-        let mut offsets = Vec::new();
-        while let Some(offset) = self.take(symbol) {
-            offsets.push(offset);
-            terms.push(Some(term(self)?));
-        }
-        match offsets.len() {
-            0 => terms.pop().flatten().ok_or_else(|| self.extraneous()),
-            many => self.balance(function, &mut terms, &offsets, 0, many - 1),
-        }
     }
 
     fn balance(
@@ -177,12 +161,34 @@ impl Parser<'_> {
             && let Some((function, strength)) = operator(symbol)
             && strength >= least
         {
+            let symbol = *symbol;
             let offset = self.offset();
             self.at += 1;
             let right = self.binary(strength + 1)?;
-            left = self.call(offset, function, vec![left, right])?;
+            left = match symbol {
+                "||" | "&&" => self.logical(symbol, function, strength, [left, right], offset)?,
+                _ => self.call(offset, function, vec![left, right])?,
+            };
         }
         Ok(left)
+    }
+
+    /// What follows two terms of `||` or `&&`: all of them go into a balanced tree.
+    fn logical(
+        &mut self,
+        symbol: &str,
+        function: &str,
+        strength: u8,
+        terms: [Expr; 2],
+        offset: usize,
+    ) -> Result<Expr> {
+        let mut terms: Vec<Option<Expr>> = terms.into_iter().map(Some).collect();
+        let mut offsets = vec![offset];
+        while let Some(offset) = self.take(symbol) {
+            offsets.push(offset);
+            terms.push(Some(self.binary(strength + 1)?));
+        }
+        self.balance(function, &mut terms, &offsets, 0, offsets.len() - 1)
     }
 
     fn unary(&mut self) -> Result<Expr> {
@@ -402,8 +408,8 @@ impl Parser<'_> {
     }
 }
 
-fn too_deep(offset: usize) -> Issue {
-    Issue { message: format!("expression recursion limit exceeded: {MAX_DEPTH}"), offset }
+fn too_deep(offset: usize, limit: usize) -> Issue {
+    Issue { message: format!("expression recursion limit exceeded: {limit}"), offset }
 }
 
 /// The symbol as it lives in tokens.

@@ -1,7 +1,7 @@
 //! Values. JSON stays where it is and is read as its declared type when an expression looks at it.
 
 mod collection;
-mod compare;
+pub(crate) mod compare;
 mod convert;
 pub(crate) mod opaque;
 pub(crate) mod time;
@@ -11,7 +11,7 @@ use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 use jiff::Timestamp;
 use serde_json::Value as Json;
 
-pub(crate) use collection::{Key, OwnedMap};
+pub(crate) use collection::OwnedMap;
 pub use collection::{List, Map};
 use opaque::Inner;
 

@@ -214,10 +214,6 @@ impl<'a> OwnedMap<'a> {
     pub(crate) fn get(&self, key: &Key) -> Option<&Value<'a>> {
         self.index.get(key).and_then(|at| self.entries.get(*at)).map(|(_, value)| value)
     }
-
-    pub(crate) fn entries(&self) -> &[(Value<'a>, Value<'a>)] {
-        &self.entries
-    }
 }
 
 impl<'a> Map<'a> {

@@ -3,10 +3,31 @@
 use std::cmp::Ordering;
 
 use super::{List, Map, Value, collection::same_keys};
-use crate::{declare::ListType, types::Type};
+use crate::{declare::ListType, error::EvalError, types::Type};
+
+/// Pairs that one comparison looks at before it is given up.
+const MAX_PAIRS: u32 = 2_000_000;
 
 /// `==`; values of different types are not equal.
+///
+/// # Errors
+/// There is too much to compare.
+pub(crate) fn try_equal(a: &Value<'_>, b: &Value<'_>) -> Result<bool, EvalError> {
+    let mut left = MAX_PAIRS;
+    let equal = same(a, b, &mut left);
+    if left == 0 { Err(EvalError::CostLimit) } else { Ok(equal) }
+}
+
+/// `==` of what is small, or whose size was seen to.
 pub(crate) fn equal(a: &Value<'_>, b: &Value<'_>) -> bool {
+    same(a, b, &mut { MAX_PAIRS })
+}
+
+fn same(a: &Value<'_>, b: &Value<'_>, left: &mut u32) -> bool {
+    *left = left.saturating_sub(1);
+    if *left == 0 {
+        return false;
+    }
     match (a, b) {
         (Value::Null, Value::Null) => true,
         (Value::Bool(a), Value::Bool(b)) => a == b,
@@ -14,10 +35,10 @@ pub(crate) fn equal(a: &Value<'_>, b: &Value<'_>) -> bool {
         (Value::Bytes(a), Value::Bytes(b)) => a == b,
         (Value::Duration(a), Value::Duration(b)) => a == b,
         (Value::Timestamp(a), Value::Timestamp(b)) => a == b,
-        (Value::List(a), Value::List(b)) => lists(a, b),
-        (Value::Map(a), Value::Map(b)) => maps(a, b),
+        (Value::List(a), Value::List(b)) => lists(a, b, left),
+        (Value::Map(a), Value::Map(b)) => maps(a, b, left),
         (Value::Optional(None), Value::Optional(None)) => true,
-        (Value::Optional(Some(a)), Value::Optional(Some(b))) => equal(a, b),
+        (Value::Optional(Some(a)), Value::Optional(Some(b))) => same(a, b, left),
         (Value::Type(a), Value::Type(b)) => types(a, b),
         (Value::Opaque(a), Value::Opaque(b)) => a.same(b),
         _ => numbers(a, b) == Some(Ordering::Equal),
@@ -29,17 +50,17 @@ fn types(a: &Type, b: &Type) -> bool {
     a.name() == b.name()
 }
 
-fn lists(a: &List<'_>, b: &List<'_>) -> bool {
+fn lists(a: &List<'_>, b: &List<'_>, left: &mut u32) -> bool {
     if a.len() != b.len() {
         return false;
     }
     match a.list_type() {
         ListType::Atomic => {
-            a.iter().zip(b.iter()).all(|pair| matches!(pair, (Ok(a), Ok(b)) if equal(&a, &b)))
+            a.iter().zip(b.iter()).all(|pair| matches!(pair, (Ok(a), Ok(b)) if same(&a, &b, left)))
         }
         ListType::Set => {
             let known: Vec<_> = a.iter().filter_map(Result::ok).collect();
-            b.iter().all(|item| item.is_ok_and(|item| known.iter().any(|known| equal(known, &item))))
+            b.iter().all(|item| item.is_ok_and(|item| known.iter().any(|known| same(known, &item, left))))
         }
         ListType::Map(keys) => {
             let known: Vec<_> = a.iter().filter_map(Result::ok).collect();
@@ -48,14 +69,14 @@ fn lists(a: &List<'_>, b: &List<'_>) -> bool {
                     known
                         .iter()
                         .find(|known| same_keys(known, &item, keys))
-                        .is_some_and(|known| equal(known, &item))
+                        .is_some_and(|known| same(known, &item, left))
                 })
             })
         }
     }
 }
 
-fn maps(a: &Map<'_>, b: &Map<'_>) -> bool {
+fn maps(a: &Map<'_>, b: &Map<'_>, left: &mut u32) -> bool {
     if a.len() != b.len() {
         return false;
     }
@@ -64,7 +85,7 @@ fn maps(a: &Map<'_>, b: &Map<'_>) -> bool {
         return a.iter().all(|(name, value)| match (object_field(object, name), b.get(name)) {
             (Some(field), Some(other)) => {
                 match (Value::read(value, &field.declared), Value::read(other, &field.declared)) {
-                    (Ok(a), Ok(b)) => equal(&a, &b),
+                    (Ok(a), Ok(b)) => same(&a, &b, left),
                     _ => value == other,
                 }
             }
@@ -73,9 +94,9 @@ fn maps(a: &Map<'_>, b: &Map<'_>) -> bool {
             (None, None) => true,
         });
     }
-    a.keys()
-        .iter()
-        .all(|key| matches!((a.find_key(key), b.find_key(key)), (Some(Ok(a)), Some(Ok(b))) if equal(&a, &b)))
+    a.keys().iter().all(
+        |key| matches!((a.find_key(key), b.find_key(key)), (Some(Ok(a)), Some(Ok(b))) if same(&a, &b, left)),
+    )
 }
 
 fn object_field<'o>(object: &'o crate::declare::ObjectType, json: &str) -> Option<&'o crate::declare::Field> {

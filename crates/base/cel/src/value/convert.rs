@@ -1,12 +1,13 @@
 //! From formatted text, and back to JSON.
 
-use std::sync::Arc;
-
 use base64::Engine as _;
 use serde_json::{Number, Value as Json};
 
 use super::{Map, Value, time};
 use crate::{error::EvalError, types::Type};
+
+/// Values of which the JSON of one value may consist.
+const MAX_NODES: u32 = 1 << 20;
 
 /// Text of a declared format.
 pub(super) fn formatted<'a>(text: &'a str, ty: &Type) -> Result<Value<'a>, EvalError> {
@@ -37,6 +38,11 @@ impl Value<'_> {
     /// # Errors
     /// There is none: a type, or a value of the library.
     pub fn to_json(&self) -> Result<Json, EvalError> {
+        self.json_within(&mut { MAX_NODES })
+    }
+
+    fn json_within(&self, left: &mut u32) -> Result<Json, EvalError> {
+        *left = left.checked_sub(1).ok_or(EvalError::CostLimit)?;
         Ok(match self {
             Value::Null => Json::Null,
             Value::Bool(value) => Json::Bool(*value),
@@ -52,11 +58,11 @@ impl Value<'_> {
             Value::Bytes(bytes) => Json::String(base64::engine::general_purpose::STANDARD.encode(bytes)),
             Value::Duration(nanos) => Json::String(time::show_duration(*nanos)),
             Value::Timestamp(at) => Json::String(time::show_timestamp(at)),
-            Value::List(list) => {
-                Json::Array(list.iter().map(|item| item?.to_json()).collect::<Result<_, EvalError>>()?)
-            }
-            Value::Map(map) => Json::Object(fields(map)?),
-            Value::Optional(Some(value)) => value.to_json()?,
+            Value::List(list) => Json::Array(
+                list.iter().map(|item| item?.json_within(left)).collect::<Result<_, EvalError>>()?,
+            ),
+            Value::Map(map) => Json::Object(fields(map, left)?),
+            Value::Optional(Some(value)) => value.json_within(left)?,
             Value::Optional(None) => Json::Null,
             Value::Type(_) | Value::Opaque(_) => {
                 let ty = self.type_of();
@@ -69,7 +75,7 @@ impl Value<'_> {
     }
 }
 
-fn fields(map: &Map<'_>) -> Result<serde_json::Map<String, Json>, EvalError> {
+fn fields(map: &Map<'_>, left: &mut u32) -> Result<serde_json::Map<String, Json>, EvalError> {
     if let Some((fields, _)) = map.json() {
         return Ok(fields.clone());
     }
@@ -78,12 +84,7 @@ fn fields(map: &Map<'_>) -> Result<serde_json::Map<String, Json>, EvalError> {
         let Value::String(key) = key else {
             return Err(EvalError::new("cannot convert a map to JSON: its keys are no strings"));
         };
-        object.insert(key.to_string(), value.to_json()?);
+        object.insert(key.to_string(), value.json_within(left)?);
     }
     Ok(object)
-}
-
-/// Bytes out of anything shared.
-pub(crate) fn bytes(text: &str) -> Arc<[u8]> {
-    text.as_bytes().into()
 }
