@@ -8,9 +8,11 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Container, Endpoints, Namespace, Node, Pod, ReplicationController, Secret, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
@@ -46,6 +48,8 @@ pub(crate) struct Caches {
     pub revisions: Arc<Informer<ControllerRevision>>,
     pub jobs: Arc<Informer<Job>>,
     pub cron_jobs: Arc<Informer<CronJob>>,
+    pub replication_controllers: Arc<Informer<ReplicationController>>,
+    pub budgets: Arc<Informer<PodDisruptionBudget>>,
 }
 
 /// The index entry of what a controller owns.
@@ -165,6 +169,8 @@ impl Caches {
             revisions: owned(),
             jobs: owned(),
             cron_jobs: plain(),
+            replication_controllers: plain(),
+            budgets: plain(),
         }
     }
 
@@ -190,11 +196,14 @@ impl Caches {
         follow(supervisor, "controllerrevisions", &self.revisions, Api::all(client.clone()), all());
         follow(supervisor, "jobs", &self.jobs, Api::all(client.clone()), all());
         follow(supervisor, "cronjobs", &self.cron_jobs, Api::all(client.clone()), all());
+        let controllers = &self.replication_controllers;
+        follow(supervisor, "replicationcontrollers", controllers, Api::all(client.clone()), all());
+        follow(supervisor, "poddisruptionbudgets", &self.budgets, Api::all(client.clone()), all());
     }
 
     /// Returns once every cache has its first complete list.
     pub async fn synced(&self) {
-        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 17] = [
+        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 19] = [
             Box::pin(self.pods.synced()),
             Box::pin(self.nodes.synced()),
             Box::pin(self.leases.synced()),
@@ -212,6 +221,8 @@ impl Caches {
             Box::pin(self.revisions.synced()),
             Box::pin(self.jobs.synced()),
             Box::pin(self.cron_jobs.synced()),
+            Box::pin(self.replication_controllers.synced()),
+            Box::pin(self.budgets.synced()),
         ];
         join_all(waits).await;
     }

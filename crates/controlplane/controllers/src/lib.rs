@@ -12,6 +12,7 @@ mod create;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod error;
 mod events;

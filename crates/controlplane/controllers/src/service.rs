@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use sampan_daemon::Supervisor;
 use tokio::sync::watch;
@@ -12,6 +14,7 @@ use crate::cache::Caches;
 use crate::cronjob::CronJobs;
 use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
+use crate::disruption::Budgets;
 use crate::endpoints::ServiceEndpoints;
 use crate::events::Recorder;
 use crate::gc::Garbage;
@@ -85,7 +88,9 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
 
     // Handlers are registered before the watches begin, so that they hear of every object.
     let scheduler = Scheduler::new(scheduler_name, scheduler_client, caches.clone(), &events);
-    let replica_sets = ReplicaSets::new(client.clone(), caches.clone(), &events);
+    let replica_sets = ReplicaSets::<ReplicaSet>::new(client.clone(), caches.clone(), &events);
+    let controllers = ReplicaSets::<ReplicationController>::new(client.clone(), caches.clone(), &events);
+    let budgets = Budgets::new(client.clone(), caches.clone(), &events);
     let deployments = Deployments::new(client.clone(), caches.clone(), &events);
     let endpoints = ServiceEndpoints::new(client.clone(), caches.clone());
     let namespaces = Namespaces::new(client.clone(), caches.clone());
@@ -109,6 +114,8 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "tokens", 2, tokens);
         worker::run(&inner, "scheduler", 64, scheduler);
         worker::run(&inner, "replicasets", 8, replica_sets);
+        worker::run(&inner, "replicationcontrollers", 4, controllers);
+        worker::run(&inner, "budgets", 4, budgets);
         worker::run(&inner, "deployments", 8, deployments);
         worker::run(&inner, "endpoints", 8, endpoints);
         worker::run(&inner, "namespaces", 4, namespaces);
