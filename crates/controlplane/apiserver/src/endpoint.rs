@@ -4,14 +4,14 @@
 mod behaviour;
 mod registry;
 
-use std::sync::{Arc, atomic::AtomicUsize};
+use std::sync::{Arc, OnceLock, atomic::AtomicUsize};
 
 use bytes::Bytes;
 use sampan_api::{custom, kinds::Resource};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use crate::{cache::Cache, negotiate::Asked, protobuf};
+use crate::{cache::Cache, managers::Fields, negotiate::Asked, protobuf};
 
 pub(crate) use self::registry::{Endpoints, Served};
 
@@ -36,6 +36,8 @@ pub(crate) struct Endpoint {
     pub(crate) cache: OnceCell<Arc<Cache>>,
     /// How many objects the last list of all of them had: what the next one will cost.
     pub(crate) listed: AtomicUsize,
+    /// What managed fields have to know of the kind; made by the first write.
+    pub(crate) fields: OnceLock<Fields>,
     /// Cancelled when the definition changed or went: watches end, and clients come back to what is served then.
     pub(crate) retired: CancellationToken,
 }
@@ -55,6 +57,7 @@ impl Endpoint {
             prefix: format!("/registry/{group}/{}/", stored.plural),
             cache: OnceCell::new(),
             listed: AtomicUsize::new(0),
+            fields: OnceLock::new(),
             retired: CancellationToken::new(),
         }
     }

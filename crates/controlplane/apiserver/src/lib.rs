@@ -28,6 +28,7 @@ mod impersonate;
 mod jose;
 mod jwt;
 mod local;
+mod managers;
 mod metrics;
 mod mirror;
 mod negotiate;

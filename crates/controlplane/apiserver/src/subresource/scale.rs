@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
-use sampan_api::{status::Status, strategy, validation};
+use sampan_api::{apply, status::Status, strategy, validation};
 use serde_json::Value;
 
 use crate::{
     body::Body,
     call::{self, Call, text},
     core::Core,
-    encode, respond,
+    encode, managers, respond,
     storage::Found,
     verbs::{
         patch,
@@ -25,9 +25,13 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
         let found = core.find(&call.endpoint, call.namespace(), call.name()).await?;
         return Ok(respond::json_value(StatusCode::OK, &scale_of(call, &found.object)?));
     }
+    match call.verb {
+        "patch" => managers::check_patch(call)?,
+        _ => managers::check(call, "UpdateOptions")?,
+    }
     let dry_run = call.query.dry_run()?;
     let given = if call.verb == "update" { Some(call.decode(call.body_kind())?.0) } else { None };
-    let view = Some(View { show: scale_of, apply: with_scale });
+    let view = Some(View { show: managed_scale, apply: with_scale });
     let change = Change { call, part: Part::Main, dry_run, view };
     let make = |found: &Found| {
         let mut scale = match &given {
@@ -48,6 +52,15 @@ fn scale_of(call: &Call, object: &Value) -> Result<Value, Status> {
     strategy::scale_of(call.endpoint.resource, object).ok_or_else(Status::no_such_resource)
 }
 
+/// The Scale with the managers of the replicas; clients never see these.
+fn managed_scale(call: &Call, object: &Value) -> Result<Value, Status> {
+    let mut scale = scale_of(call, object)?;
+    if let Some(managers) = apply::scale_managers(object, &managers::replicas(call)) {
+        call::metadata(&mut scale)?.insert("managedFields".to_owned(), managers);
+    }
+    Ok(scale)
+}
+
 /// The object with the replicas of the Scale, based on what the Scale is based on.
 fn with_scale(call: &Call, stored: &Value, scale: &Value) -> Result<Value, Status> {
     check(call, scale)?;
@@ -55,6 +68,8 @@ fn with_scale(call: &Call, stored: &Value, scale: &Value) -> Result<Value, Statu
     // What the Scale says of its base counts, not what was read just now.
     call::metadata(&mut object)?.shift_remove("resourceVersion");
     strategy::apply_scale(call.endpoint.resource, &mut object, scale);
+    let api_version = call.endpoint.resource.api_version();
+    apply::set_scale_managers(&mut object, scale, &managers::replicas(call), &api_version);
     let uid = text(scale, "/metadata/uid");
     if !uid.is_empty() {
         call::metadata(&mut object)?.insert("uid".to_owned(), uid.into());
@@ -63,9 +78,18 @@ fn with_scale(call: &Call, stored: &Value, scale: &Value) -> Result<Value, Statu
 }
 
 fn patched(call: &Call, found: &Found) -> Result<Value, Status> {
-    let before = scale_of(call, &found.object)?;
+    let before = managed_scale(call, &found.object)?;
     let kind = patch::kind(call)?;
-    let (mut scale, _) = patch::apply_to(kind, call.body_kind(), &call.body, &before, call.validation()?)?;
+    let validation = call.validation()?;
+    if kind == patch::Kind::Apply {
+        let config = managers::configuration(call, validation)?;
+        let mut scale = managers::apply(call, Some(&before), &config)?;
+        if text(&config, "/metadata/resourceVersion").is_empty() {
+            call::metadata(&mut scale)?.shift_remove("resourceVersion");
+        }
+        return Ok(scale);
+    }
+    let (mut scale, _) = patch::apply_to(kind, call.body_kind(), &call.body, &before, validation)?;
     let version = before.pointer("/metadata/resourceVersion");
     if scale.pointer("/metadata/resourceVersion") == version {
         call::metadata(&mut scale)?.shift_remove("resourceVersion");

@@ -17,7 +17,7 @@ use crate::{
     call::{self, Call, text},
     certificates,
     core::Core,
-    encode,
+    encode, managers,
     verbs::read,
 };
 
@@ -30,6 +30,7 @@ const TRIES: usize = 16;
 /// Creates what the body says.
 pub(crate) async fn create(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
     let form = call.form()?;
+    managers::check(call, "CreateOptions")?;
     let (mut object, warnings) = call.decode(call.endpoint.resource.gvk())?;
     warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     call::place(call, &mut object)?;
@@ -50,9 +51,9 @@ pub(crate) async fn make(
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
     let metadata = call::metadata(&mut object)?;
-    metadata.shift_remove("managedFields");
     metadata.shift_remove("selfLink");
     call.endpoint.defaults(&mut object);
+    managers::track(call, None, &mut object);
     let mut review = Review::new(call, Operation::Create, object, dry_run);
     admission::mutate(core, &mut review).await?;
 

@@ -3,28 +3,38 @@
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
-use sampan_api::{decode::FieldValidation, kinds::Gvk, patch, status::Status};
+use sampan_api::{
+    decode::{FieldValidation, Parsed},
+    kinds::Gvk,
+    patch,
+    status::Status,
+};
 use serde_json::Value;
 
 use crate::{
+    authz::Attributes,
     body::Body,
-    call::{self, Call},
+    call::{self, Call, text},
     core::Core,
-    encode,
+    encode, managers,
     storage::Found,
     verbs::{
-        read,
-        update::{Change, Part},
+        create, read,
+        update::{Change, Part, exists},
     },
 };
 
 /// The patch types that are understood.
-const TYPES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const TYPES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    managers::APPLY,
+];
 
 /// Those of a custom kind.
 const CUSTOM_TYPES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+    ["application/json-patch+json", "application/merge-patch+json", managers::APPLY];
 
 fn is_custom(call: &Call) -> bool {
     call.endpoint.custom.is_some()
@@ -36,6 +46,7 @@ pub(crate) enum Kind {
     Json,
     Merge,
     Strategic,
+    Apply,
 }
 
 /// The kind of patch that the content type says.
@@ -48,25 +59,23 @@ pub(crate) fn kind(call: &Call) -> Result<Kind, Status> {
             Err(Status::unsupported_media_type(&CUSTOM_TYPES))
         }
         "application/strategic-merge-patch+json" => Ok(Kind::Strategic),
-        "application/apply-patch+yaml" => {
-            let mut status = Status::unsupported_media_type(&TYPES);
-            status.message = format!(
-                "server-side apply is not served yet (hint: use kubectl apply without --server-side); {}",
-                status.message
-            );
-            Err(status)
-        }
+        managers::APPLY => Ok(Kind::Apply),
+        _ if is_custom(call) => Err(Status::unsupported_media_type(&CUSTOM_TYPES)),
         _ => Err(Status::unsupported_media_type(&TYPES)),
     }
 }
 
-/// Changes an object as the body says.
+/// Changes an object as the body says; an apply creates it when it is not there.
 pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
     let form = call.form()?;
     let kind = kind(call)?;
+    managers::check_patch(call)?;
     let part = Part::of(call.target.subresource.as_deref());
     let dry_run = call.query.dry_run()?;
     let validation = call.validation()?;
+    if kind == Kind::Apply {
+        return configure(core, call, form, validation, dry_run).await;
+    }
     let change = Change { call, part, dry_run, view: None };
     let make = |found: &Found| {
         let (mut new, warnings) = apply(kind, call, &found.object, validation)?;
@@ -79,6 +88,77 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
     let changed = change.run(core, make).await?;
     let stored = encode::canonical(&call.endpoint, &changed.object)?;
     read::show(call, form, StatusCode::OK, &stored, changed.revision)
+}
+
+/// Rounds when an object comes or goes while it is applied.
+const APPLY_TRIES: usize = 4;
+
+/// Server-side apply.
+async fn configure(
+    core: &Arc<Core>,
+    call: &Call,
+    form: encode::Form,
+    validation: FieldValidation,
+    dry_run: bool,
+) -> Result<Response<Body>, Status> {
+    let config = managers::configuration(call, validation)?;
+    let part = Part::of(call.target.subresource.as_deref());
+    let change = Change { call, part, dry_run, view: None };
+    for left in (0..APPLY_TRIES).rev() {
+        let changed = change.run(core, |found| configured(call, Some(&found.object), &config)).await;
+        let missing = match changed {
+            Ok(changed) => {
+                let stored = encode::canonical(&call.endpoint, &changed.object)?;
+                return read::show(call, form, StatusCode::OK, &stored, changed.revision);
+            }
+            Err(status) => status,
+        };
+        // Subresources are never made by an apply.
+        if !missing.is("NotFound") || part != Part::Main || exists(core, call).await? {
+            return Err(missing);
+        }
+        let object = configured(call, None, &config)?;
+        let uid = text(&object, "/metadata/uid");
+        if !uid.is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
+            return Err(Status::conflict_because(call.endpoint.resource, call.name(), why));
+        }
+        core.authorize(&call.user, &Attributes::resource("create", &call.target))?;
+        match create::make(core, call, object, dry_run).await {
+            Err(taken) if taken.is("AlreadyExists") && left > 0 => {}
+            made => {
+                let (object, revision) = made?;
+                let stored = encode::canonical(&call.endpoint, &object)?;
+                return read::show(call, form, StatusCode::CREATED, &stored, revision);
+            }
+        }
+    }
+    Err(Status::conflict(call.endpoint.resource, call.name()))
+}
+
+/// The object as the configuration would have it.
+fn configured(call: &Call, live: Option<&Value>, config: &Value) -> Result<Value, Status> {
+    let object = managers::apply(call, live, config)?;
+    let parsed = Parsed::from(object);
+    let decoded = call.endpoint.decode(parsed, FieldValidation::Ignore);
+    let (mut object, _) = decoded.map_err(|status| {
+        let (resource, name) = (call.endpoint.resource, call.name());
+        let (group, version, kind) = (resource.group, resource.version, resource.kind);
+        let namespace = call.namespace().unwrap_or_default();
+        let why = status.message;
+        let why = format!(
+            "failed to convert new object ({namespace}/{name}; {group}/{version}, Kind={kind}) to proper version: {why}"
+        );
+        Status::new(500, "", why)
+    })?;
+    if text(config, "/metadata/resourceVersion").is_empty() {
+        call::metadata(&mut object)?.shift_remove("resourceVersion");
+    }
+    call::place(call, &mut object)?;
+    call::check_name(call, &mut object)?;
+    Ok(object)
 }
 
 /// A resourceVersion that the patch did not touch is not a condition: whoever is second applies it again.
@@ -117,6 +197,8 @@ pub(crate) fn apply_to(
 /// The object after the patch as it is, with the members that the patch's body has twice.
 fn patched(kind: Kind, gvk: Gvk, body: &[u8], object: &Value) -> Result<(Value, Vec<String>), Status> {
     Ok(match kind {
+        // An apply does not patch: see `configure`.
+        Kind::Apply => return Err(Status::unsupported_media_type(&TYPES)),
         Kind::Json => (patch::json(object, body)?, Vec::new()),
         Kind::Merge => {
             let parsed = patch::parse(body)?;

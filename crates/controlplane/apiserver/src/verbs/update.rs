@@ -17,7 +17,7 @@ use crate::{
     call::{self, Call, text},
     certificates,
     core::Core,
-    encode,
+    encode, managers,
     storage::Found,
     verbs::{
         create::{self, refuse},
@@ -91,6 +91,7 @@ pub(crate) struct Changed {
 /// Replaces an object by the body.
 pub(crate) async fn update(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
     let form = call.form()?;
+    managers::check(call, "UpdateOptions")?;
     let (mut object, warnings) = call.decode(call.body_kind())?;
     warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     call::place(call, &mut object)?;
@@ -114,7 +115,8 @@ pub(crate) async fn update(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
     read::show(call, form, StatusCode::OK, &stored, changed.revision)
 }
 
-async fn exists(core: &Core, call: &Call) -> Result<bool, Status> {
+/// Whether the object that the path names is there.
+pub(crate) async fn exists(core: &Core, call: &Call) -> Result<bool, Status> {
     Ok(core.fetch(&call.endpoint, call.namespace(), call.name()).await?.is_some())
 }
 
@@ -176,10 +178,15 @@ impl Change<'_> {
         if self.view.is_none() {
             let pinned = check_base(call, &review.object, found)?;
             self.complete(&mut review.object, found)?;
+            managers::track(call, Some(old), &mut review.object);
             admission::mutate(core, &mut review).await?;
             self.prepare(&mut review.object, old)?;
+            sampan_api::apply::keep_times(old, &mut review.object);
             admission::validate(core, &mut review).await?;
             return Ok((review.object, pinned));
+        }
+        if let Some(shown) = &shown {
+            managers::track(call, Some(shown), &mut review.object);
         }
         admission::mutate(core, &mut review).await?;
         let apply = self.view.as_ref().map(|view| (view.apply)(call, old, &review.object));
@@ -194,7 +201,6 @@ impl Change<'_> {
     /// What every change of this part has, whoever asks: the latest base where none is named, and defaults.
     fn complete(&self, new: &mut Value, found: &Found) -> Result<(), Status> {
         encode::set_revision(new, found.kv.mod_revision);
-        call::metadata(new)?.shift_remove("managedFields");
         if self.part != Part::Finalize {
             self.call.endpoint.defaults(new);
         }
