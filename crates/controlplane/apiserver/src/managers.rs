@@ -187,6 +187,10 @@ pub(crate) fn apply(call: &Call, live: Option<&Value>, config: &Value) -> Result
 }
 
 /// Where the replicas of an object lie.
-pub(crate) fn replicas(_call: &Call) -> apply::Path {
-    apply::Path::fields(&["spec", "replicas"])
+pub(crate) fn replicas(call: &Call) -> apply::Path {
+    let paths = call.endpoint.custom.as_ref().and_then(|kind| kind.scale());
+    match paths {
+        Some(paths) => apply::Path::of(paths.replicas().map(str::to_owned)),
+        None => apply::Path::fields(&["spec", "replicas"]),
+    }
 }

@@ -230,13 +230,6 @@ async fn kubectl_edits() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let out = kubectl.good(&["get", "cm", "edited", "-o", "jsonpath={.data.a}"], "").await;
     assert_eq!(out, "changed");
-    let err = kubectl
-        .bad(
-            &["apply", "--server-side", "-f", "-"],
-            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ssa}\n",
-        )
-        .await;
-    assert!(err.contains("server-side apply"), "{err}");
     server.account("default").await;
     kubectl.good(&["run", "one", "--image=busybox", "--", "true"], "").await;
     let out = kubectl.good(&["get", "pods", "-o", "wide"], "").await;

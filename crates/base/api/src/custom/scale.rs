@@ -70,6 +70,11 @@ impl ScalePaths {
         })
     }
 
+    /// The names on the way to the replicas that are wanted.
+    pub fn replicas(&self) -> impl Iterator<Item = &str> {
+        self.spec.trim_start_matches('.').split('.')
+    }
+
     /// The Scale of an object.
     ///
     /// # Errors

@@ -26,6 +26,11 @@ pub enum PathElement {
 pub struct Path(pub Vec<PathElement>);
 
 impl Path {
+    /// A path of fields with names that are found out.
+    pub fn of(names: impl IntoIterator<Item = String>) -> Path {
+        Path(names.into_iter().map(|name| PathElement::Field(name.into())).collect())
+    }
+
     /// A path of fields.
     pub fn fields(names: &[&'static str]) -> Path {
         Path(names.iter().map(|name| PathElement::Field((*name).into())).collect())
