@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use sampan_api::status::Status;
 use sampan_store::{KeyValue, Revision};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     events::Buckets,
     limits::{self, Limit},
+    policy::{self, Policies},
     quota::{Tracked, Turns},
     webhook::{self, Configuration},
 };
@@ -28,6 +29,8 @@ pub(crate) struct State {
     /// Webhooks, compiled.
     pub(crate) mutating: Arc<Mirror<Configuration>>,
     pub(crate) validating: Arc<Mirror<Configuration>>,
+    /// Policies in CEL, compiled.
+    pub(crate) policies: Policies,
     /// How many events each source may write.
     pub(crate) events: Buckets,
     /// Which quotas there are, and what they are about.
@@ -43,17 +46,19 @@ pub(crate) struct Namespace {
     pub(crate) revision: Revision,
     /// It is going away.
     pub(crate) terminating: bool,
-    /// Its name and labels, as an object to select.
+    /// The namespace, without what only its writers need.
     pub(crate) as_object: Value,
 }
 
 impl Namespace {
     fn parse(kv: &KeyValue) -> Option<Self> {
-        let mut object: Value = serde_json::from_slice(&kv.value).ok()?;
+        let object: Value = serde_json::from_slice(&kv.value).ok()?;
         let terminating = !text(&object, "/metadata/deletionTimestamp").is_empty()
             || text(&object, "/status/phase") == "Terminating";
-        let labels = object.pointer_mut("/metadata/labels").map(Value::take).unwrap_or_default();
-        let as_object = json!({"metadata": {"name": text(&object, "/metadata/name"), "labels": labels}});
+        let mut as_object = object;
+        if let Some(metadata) = as_object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.shift_remove("managedFields");
+        }
         Some(Self { revision: kv.mod_revision, terminating, as_object })
     }
 }
@@ -73,6 +78,36 @@ impl State {
             runtime_classes: mirror(core, "node.k8s.io", "runtimeclasses", whole).await?,
             mutating: mirror(core, REGISTRATION, "mutatingwebhookconfigurations", webhook::parse).await?,
             validating: mirror(core, REGISTRATION, "validatingwebhookconfigurations", webhook::parse).await?,
+            policies: Policies {
+                validating: mirror(
+                    core,
+                    REGISTRATION,
+                    "validatingadmissionpolicies",
+                    policy::parse(policy::Kind::Validating),
+                )
+                .await?,
+                validating_bindings: mirror(
+                    core,
+                    REGISTRATION,
+                    "validatingadmissionpolicybindings",
+                    policy::parse_binding,
+                )
+                .await?,
+                mutating: mirror(
+                    core,
+                    REGISTRATION,
+                    "mutatingadmissionpolicies",
+                    policy::parse(policy::Kind::Mutating),
+                )
+                .await?,
+                mutating_bindings: mirror(
+                    core,
+                    REGISTRATION,
+                    "mutatingadmissionpolicybindings",
+                    policy::parse_binding,
+                )
+                .await?,
+            },
             events: Buckets::default(),
             quotas: mirror(core, "", "resourcequotas", Tracked::parse).await?,
             turns: Turns::default(),

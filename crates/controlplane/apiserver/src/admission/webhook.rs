@@ -240,7 +240,10 @@ async fn matching(
 }
 
 /// Other resources that show the same stored objects.
-fn equivalents(core: &Core, resource: &'static Resource) -> impl Iterator<Item = &'static Resource> {
+pub(super) fn equivalents(
+    core: &Core,
+    resource: &'static Resource,
+) -> impl Iterator<Item = &'static Resource> {
     let stored = resource.stored_as();
     let served = core.endpoints.served();
     let others: Vec<&'static Resource> = served
@@ -265,7 +268,7 @@ fn shown<'a>(matched: &Matched, review: &Review<'_>, object: &'a Value) -> Cow<'
     Cow::Owned(convert_to(review.resource, matched.resource, matched.kind, object.clone()))
 }
 
-fn convert_to(from: &Resource, to: &Resource, kind: Gvk, object: Value) -> Value {
+pub(super) fn convert_to(from: &Resource, to: &Resource, kind: Gvk, object: Value) -> Value {
     let mut object = convert::from_stored(to, convert::to_stored(from, object));
     object["apiVersion"] = kind.api_version().into();
     object["kind"] = kind.kind.into();
@@ -297,7 +300,7 @@ fn observe(
 }
 
 /// What the request's query says, as the options object of its verb.
-fn options(review: &Review<'_>) -> Value {
+pub(super) fn options(review: &Review<'_>) -> Value {
     let call = review.call;
     if let Some(options) = call.connect_or_delete_options(review.operation) {
         return options;
