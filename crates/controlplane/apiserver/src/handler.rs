@@ -103,7 +103,7 @@ impl Core {
         let user = match peer {
             Peer::Local(user) => UserInfo::clone(user),
             Peer::Network(certificate) => {
-                self.authenticate(certificate.as_deref(), &mut incoming.headers).await?
+                self.authenticate(certificate.as_deref(), &mut incoming.headers, &incoming.path).await?
             }
         };
         let user = impersonate::wanted(self, &user, &incoming.headers)?.unwrap_or(user);

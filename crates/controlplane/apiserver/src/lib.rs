@@ -46,6 +46,7 @@ mod user;
 mod verbs;
 mod watch;
 
+pub use authn::Authentication;
 pub use body::{Body, BoxError};
 pub use crypt::{ConfigError, Encrypted, Encryption, Rules as EncryptionRules};
 pub use fixed::GIT_VERSION;

@@ -7,8 +7,8 @@ use sampan_daemon::Supervisor;
 use tokio::net::TcpListener;
 
 use crate::{
-    admission::state::State, authz, bootstrap, compact, core::Core, fairness, local::LocalService,
-    options::Options, serve, user::UserInfo,
+    admission::state::State, authn::Authentication, authz, bootstrap, compact, core::Core, fairness,
+    local::LocalService, options::Options, serve, user::UserInfo,
 };
 
 /// Why the server does not start.
@@ -33,6 +33,7 @@ pub enum Error {
 pub struct ApiServer {
     options: Options,
     listeners: Vec<(TcpListener, SocketAddr)>,
+    authentication: Authentication,
 }
 
 /// A running API server. Cheap to clone. It ends with its supervisor.
@@ -55,7 +56,7 @@ impl ApiServer {
             let bound = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
             listeners.push((listener, bound));
         }
-        Ok(Self { options, listeners })
+        Ok(Self { options, listeners, authentication: Authentication::default() })
     }
 
     /// The addresses that were bound.
@@ -69,6 +70,11 @@ impl ApiServer {
         self.options.advertise = Some(address);
     }
 
+    /// Who is believed besides this server itself, and whether anybody may come without credentials.
+    pub fn believe(&mut self, authentication: Authentication) {
+        self.authentication = authentication;
+    }
+
     /// Makes the first objects and starts to serve, under the supervisor.
     ///
     /// # Errors
@@ -76,6 +82,7 @@ impl ApiServer {
     pub async fn start(self, supervisor: &Supervisor) -> Result<Handle, Error> {
         let addresses = self.addresses().into();
         let core = Arc::new(Core::new(self.options, supervisor.child("apiserver")));
+        core.authn.believe(self.authentication);
         let state = State::open(&core).await.map_err(Error::Bootstrap)?;
         // Nobody else has the core yet.
         let _ = core.admission.set(state);

@@ -63,6 +63,22 @@ impl Server {
         limits: Limits,
         change: impl FnOnce(&mut Options),
     ) -> Self {
+        Self::bound(dir, advertise, limits, change, |_| {}).await
+    }
+
+    /// A server that a test spoke to between its binding and its start.
+    pub async fn believing(prepare: impl FnOnce(&mut ApiServer)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::bound(dir, "192.0.2.10:6443", Limits::default(), |_| {}, prepare).await
+    }
+
+    async fn bound(
+        dir: tempfile::TempDir,
+        advertise: &str,
+        limits: Limits,
+        change: impl FnOnce(&mut Options),
+        prepare: impl FnOnce(&mut ApiServer),
+    ) -> Self {
         let store = Arc::new(Embedded::open(embedded::Options::new(dir.path().join("store"))).unwrap());
         std::fs::create_dir_all(dir.path().join("tls")).unwrap();
         let ca = tls::Ca::load_or_create(&dir.path().join("tls"), "test-ca").unwrap();
@@ -93,7 +109,9 @@ impl Server {
         };
         change(&mut options);
         let supervisor = Supervisor::new();
-        let handle = ApiServer::bind(options).await.unwrap().start(&supervisor).await.unwrap();
+        let mut server = ApiServer::bind(options).await.unwrap();
+        prepare(&mut server);
+        let handle = server.start(&supervisor).await.unwrap();
         Self { handle, supervisor, store, dir, ca }
     }
 
