@@ -16,7 +16,7 @@ use crate::{
     encode::{self, Encoding},
     endpoint::Endpoint,
     options::Limits,
-    select::Selection,
+    select::{self, Selection},
 };
 
 /// What happened to an object.
@@ -86,13 +86,13 @@ impl CachedEvent {
     }
 
     /// What selectors can see of the object now.
-    pub(crate) fn now(&self) -> Option<&Value> {
-        self.now.get_or_init(|| encode::selectable(&self.value)).as_ref()
+    pub(crate) fn now(&self, endpoint: &Endpoint) -> Option<&Value> {
+        self.now.get_or_init(|| select::visible(endpoint, &self.value)).as_ref()
     }
 
     /// What selectors could see of it before.
-    pub(crate) fn before(&self) -> Option<&Value> {
-        self.before.get_or_init(|| encode::selectable(self.previous.as_ref()?)).as_ref()
+    pub(crate) fn before(&self, endpoint: &Endpoint) -> Option<&Value> {
+        self.before.get_or_init(|| select::visible(endpoint, self.previous.as_ref()?)).as_ref()
     }
 
     /// The frame that all watchers with this encoding share; none when it is not shared.

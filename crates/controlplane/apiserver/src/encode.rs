@@ -8,7 +8,7 @@ use std::io::Write;
 use bytes::Bytes;
 use sampan_api::{kinds, status::Status};
 use serde::Deserialize;
-use serde_json::{Map, Value, json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::{endpoint::Endpoint, protobuf};
 
@@ -132,32 +132,6 @@ pub(crate) fn set_revision(object: &mut Value, revision: i64) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("resourceVersion".to_owned(), revision.to_string().into());
     }
-}
-
-/// The parts of an object that selectors can see: names, labels, and plain fields of the first two levels.
-/// Kept beside watch history in place of the whole object.
-pub(crate) fn selectable(stored: &[u8]) -> Option<Value> {
-    let Ok(Value::Object(object)) = serde_json::from_slice(stored) else { return None };
-    let plain = |value: &Value| !value.is_object() && !value.is_array();
-    let mut out = Map::new();
-    for (key, value) in object {
-        match value {
-            Value::Object(inner) if key == "metadata" => {
-                let keep = |key: &str| matches!(key, "name" | "namespace" | "labels");
-                let kept = inner.into_iter().filter(|(key, _)| keep(key)).collect();
-                out.insert(key, Value::Object(kept));
-            }
-            Value::Object(inner) => {
-                let kept = inner.into_iter().filter(|(_, value)| plain(value)).collect();
-                out.insert(key, Value::Object(kept));
-            }
-            value if plain(&value) => {
-                out.insert(key, value);
-            }
-            _ => {}
-        }
-    }
-    Some(Value::Object(out))
 }
 
 #[derive(Deserialize)]

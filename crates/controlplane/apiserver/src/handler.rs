@@ -1,6 +1,6 @@
 //! From a request to its response: bounds, identity, permission, then the verb.
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -16,6 +16,7 @@ use crate::{
     call::{Call, Notes},
     core::Core,
     discovery,
+    endpoint::Endpoint,
     fairness::BUSY,
     fixed, gate, impersonate,
     negotiate::{self, Accepted, Asked},
@@ -61,7 +62,9 @@ impl Core {
         let (parts, body) = request.into_parts();
         let length = parts.uri.path_and_query().map_or(0, |both| both.as_str().len());
         let (route, query) = (Route::parse(parts.uri.path()), Query::parse(parts.uri.query()));
-        let accepted = Accepted::read(&parts.headers, &query, self.asked(&route));
+        let endpoint = self.endpoint_of(&route);
+        let asked = endpoint.as_ref().map_or(Asked::Other, |endpoint| endpoint.asked());
+        let accepted = Accepted::read(&parts.headers, &query, asked);
         let (packed, negotiated) = (respond::takes_gzip(&parts.headers), route.is_negotiated());
         let incoming = Incoming {
             query,
@@ -71,7 +74,7 @@ impl Core {
             accepted,
             upgrade,
         };
-        let (verb, resource) = self.label(&incoming, &route);
+        let (verb, resource) = label(&incoming, &route, endpoint.as_deref());
         let result = if length > self.options.limits.uri {
             Err(Status::new(414, "RequestURITooLong", "the request's path and query are too long"))
         } else {
@@ -85,7 +88,7 @@ impl Core {
             respond::compress(&mut response);
         }
         // Nothing is measured of a watch but its beginning.
-        self.metrics.record(verb, &resource, response.status().as_u16(), started.elapsed());
+        self.metrics.record(verb, resource, response.status().as_u16(), started.elapsed());
         response
     }
 
@@ -251,11 +254,20 @@ impl Core {
         }
     }
 
-    /// Boxed: the verbs' futures are large, and most requests need one of them only.
+    /// Boxed: the verbs' futures are large, and most requests need one of them only. What is asked for most often
+    /// has a small one of its own.
     fn carry_out<'a>(
         self: &'a Arc<Self>,
         call: &'a mut Call,
     ) -> BoxFuture<'a, Result<Response<Body>, Status>> {
+        let resource = call.endpoint.resource;
+        if call.verb == "get"
+            && call.target.subresource.is_none()
+            && !resource.is_virtual()
+            && resource.allows("get")
+        {
+            return Box::pin(verbs::read::get(self, call));
+        }
         Box::pin(self.dispatch(call))
     }
 
@@ -325,34 +337,28 @@ async fn discard(mut body: RequestBody, most: usize) {
 }
 
 impl Core {
-    /// What kind of answer a path has.
-    fn asked(&self, route: &Route) -> Asked {
-        match route {
-            Route::Object(target) => self
-                .endpoints
-                .get(&target.group, &target.version, &target.resource)
-                .map_or(Asked::Other, |endpoint| endpoint.asked()),
-            _ => Asked::Other,
-        }
+    /// The resource that a path is about.
+    fn endpoint_of(&self, route: &Route) -> Option<Arc<Endpoint>> {
+        let Route::Object(target) = route else { return None };
+        self.endpoints.get(&target.group, &target.version, &target.resource)
     }
+}
 
-    /// How a request is counted: bounded, whatever a client sends.
-    fn label(&self, incoming: &Incoming, route: &Route) -> (&'static str, String) {
-        match route {
-            Route::Object(target) => {
-                let verb = request::verb(&incoming.method, target, &incoming.query).unwrap_or("other");
-                match self.endpoints.get(&target.group, &target.version, &target.resource) {
-                    Some(endpoint) => {
-                        let resource = endpoint.resource;
-                        let sub = target.subresource.as_deref().and_then(|name| resource.subresource(name));
-                        let sub = sub.map(|sub| format!("/{}", sub.name)).unwrap_or_default();
-                        (verb, format!("{}{sub}", resource.plural))
-                    }
-                    None => (verb, "unknown".to_owned()),
-                }
-            }
-            Route::Unknown => ("other", "unknown".to_owned()),
-            _ => ("path", "fixed".to_owned()),
-        }
+/// How a request is counted: bounded, whatever a client sends.
+fn label(
+    incoming: &Incoming,
+    route: &Route,
+    endpoint: Option<&Endpoint>,
+) -> (&'static str, Cow<'static, str>) {
+    let Route::Object(target) = route else {
+        let unknown = *route == Route::Unknown;
+        return if unknown { ("other", "unknown".into()) } else { ("path", "fixed".into()) };
+    };
+    let verb = request::verb(&incoming.method, target, &incoming.query).unwrap_or("other");
+    let Some(resource) = endpoint.map(|endpoint| endpoint.resource) else { return (verb, "unknown".into()) };
+    let sub = target.subresource.as_deref().and_then(|name| resource.subresource(name));
+    match sub {
+        Some(sub) => (verb, format!("{}/{}", resource.plural, sub.name).into()),
+        None => (verb, resource.plural.into()),
     }
 }

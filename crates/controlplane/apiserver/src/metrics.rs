@@ -1,6 +1,7 @@
 //! Counts and durations of requests, in Prometheus' text form.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt::Write,
     sync::{
@@ -17,7 +18,7 @@ const BOUNDS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 
 const MOST: usize = 2000;
 
 /// Verb, resource (or path class) and status code.
-type Labels = (&'static str, String, u16);
+type Labels = (&'static str, Cow<'static, str>, u16);
 
 /// The server's own measurements.
 #[derive(Default)]
@@ -52,11 +53,11 @@ struct Series {
 
 impl Metrics {
     /// Counts a request.
-    pub(crate) fn record(&self, verb: &'static str, resource: &str, code: u16, took: Duration) {
+    pub(crate) fn record(&self, verb: &'static str, resource: Cow<'static, str>, code: u16, took: Duration) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut labels = (verb, resource.to_owned(), code);
+        let mut labels = (verb, resource, code);
         if requests.len() >= MOST && !requests.contains_key(&labels) {
-            labels.1 = "other".to_owned();
+            labels.1 = "other".into();
         }
         let series = requests.entry(labels).or_default();
         let seconds = took.as_secs_f64();

@@ -1,5 +1,7 @@
 //! Which objects a list, watch or deletecollection is about.
 
+mod view;
+
 use bytes::Bytes;
 use sampan_api::{
     selector::{FieldSelector, LabelSelector},
@@ -10,13 +12,24 @@ use serde_json::Value;
 
 use crate::{
     cache::{CachedEvent, Change},
-    encode,
     endpoint::Endpoint,
     request::{Query, Target},
 };
 
 /// A longer selector is refused.
 const MAX_SELECTOR: usize = 8 << 10;
+
+/// How deep in built-in objects the fields lie that can be selected by.
+const DEPTH: usize = 2;
+
+/// How deep they may lie in custom objects.
+const CUSTOM_DEPTH: usize = 32;
+
+/// What selectors can see of a stored object. Kept beside watch history in place of the whole.
+pub(crate) fn visible(endpoint: &Endpoint, stored: &[u8]) -> Option<Value> {
+    let depth = if endpoint.custom.is_some() { CUSTOM_DEPTH } else { DEPTH };
+    view::read(stored, depth)
+}
 
 /// Label and field selectors together.
 pub(crate) struct Selection {
@@ -79,12 +92,12 @@ impl Selection {
         if !self.may_match_key(endpoint, &event.key) {
             return None;
         }
-        let before = event.before().is_some_and(|object| self.matches(object));
+        let before = event.before(endpoint).is_some_and(|object| self.matches(object));
         if event.change == Change::Deleted {
             let was = before || event.previous.is_none();
             return was.then_some((Change::Deleted, &event.value));
         }
-        let now = event.now().is_some_and(|object| self.matches(object));
+        let now = event.now(endpoint).is_some_and(|object| self.matches(object));
         match (now, before) {
             (true, false) => Some((Change::Added, &event.value)),
             (true, true) => Some((Change::Modified, &event.value)),
@@ -97,6 +110,6 @@ impl Selection {
     pub(crate) fn selects(&self, endpoint: &Endpoint, kv: &KeyValue) -> bool {
         self.everything
             || (self.may_match_key(endpoint, &kv.key)
-                && encode::selectable(&kv.value).is_some_and(|object| self.matches(&object)))
+                && visible(endpoint, &kv.value).is_some_and(|object| self.matches(&object)))
     }
 }

@@ -25,7 +25,8 @@ pub struct Meter {
 impl Meter {
     /// Starts.
     pub fn start(load: &Load) -> Outcome<Self> {
-        let server = load.pid.map(|pid| Ok::<_, Box<dyn std::error::Error + Send + Sync>>((pid, seconds(pid)?)));
+        let server =
+            load.pid.map(|pid| Ok::<_, Box<dyn std::error::Error + Send + Sync>>((pid, seconds(pid)?)));
         Ok(Self { started: Instant::now(), own: seconds(std::process::id())?, server: server.transpose()? })
     }
 

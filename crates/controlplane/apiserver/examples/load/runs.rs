@@ -35,7 +35,8 @@ fn maps() -> String {
 
 /// A pod as people write them.
 fn pod(index: usize) -> Bytes {
-    let env: Vec<_> = (0..6).map(|n| json!({"name": format!("SETTING_{n}"), "value": format!("value-{n}")})).collect();
+    let env: Vec<_> =
+        (0..6).map(|n| json!({"name": format!("SETTING_{n}"), "value": format!("value-{n}")})).collect();
     let container = json!({
         "name": "main", "image": "registry.example.com/team/app:1.2.3", "args": ["serve", "--port=8080"],
         "ports": [{"containerPort": 8080, "name": "http"}], "env": env,
@@ -78,7 +79,8 @@ pub async fn all(load: &Arc<Load>) -> Outcome<()> {
     if wanted("patch") {
         spread(load, "merge patch", |mut at, index| async move {
             let path = format!("{}/pod-{index:06}", pods());
-            let body = json!({"metadata": {"annotations": {"example.com/at": index.to_string()}}}).to_string();
+            let body =
+                json!({"metadata": {"annotations": {"example.com/at": index.to_string()}}}).to_string();
             let answer = at.send("PATCH", &path, MERGE, body.into()).await?;
             Ok((at, answer, [200, 200]))
         })
@@ -194,7 +196,9 @@ async fn lines(body: &mut Incoming) -> Outcome<usize> {
 }
 
 fn map(name: &str) -> Bytes {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}}).to_string().into()
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}})
+        .to_string()
+        .into()
 }
 
 /// From the sending of a POST to the event, one at a time.
