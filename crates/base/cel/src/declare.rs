@@ -94,13 +94,9 @@ impl Declared {
         Declared::of(Shape::Map(Arc::new(values)), None, 2)
     }
 
-    /// An object with these fields, named by what they are called in JSON; names that no identifier can stand for
-    /// are left out.
+    /// An object with these fields, which expressions call as JSON does: nothing is escaped.
     pub fn object(name: impl Into<String>, fields: impl IntoIterator<Item = (String, Declared)>) -> Declared {
-        let fields = fields.into_iter().filter_map(|(json, declared)| {
-            let identifier = escape(&json)?;
-            Some((identifier, Field { json, declared }))
-        });
+        let fields = fields.into_iter().map(|(json, declared)| (json.clone(), Field { json, declared }));
         let object = ObjectType { name: name.into(), fields: fields.collect() };
         Declared::of(Shape::Object(Arc::new(object)), None, 2)
     }

@@ -259,12 +259,12 @@ impl<'a> Map<'a> {
         match self {
             Map::Json(fields, _) => fields.keys().map(|key| Value::text(key)).collect(),
             Map::Object(fields, object) => {
-                let known = |key: &&String| escape(key).is_some_and(|key| object.fields.contains_key(&key));
                 let identifier = |key: &'a String| match escape(key) {
-                    Some(escaped) if escaped != *key => Value::string(escaped),
-                    _ => Value::text(key),
+                    _ if object.fields.contains_key(key) => Some(Value::text(key)),
+                    Some(escaped) if object.fields.contains_key(&escaped) => Some(Value::string(escaped)),
+                    _ => None,
                 };
-                fields.keys().filter(known).map(identifier).collect()
+                fields.keys().filter_map(identifier).collect()
             }
             Map::Owned(map) | Map::Struct(_, map) => map.entries.iter().map(|(key, _)| key.clone()).collect(),
         }
