@@ -111,9 +111,7 @@ async fn a_token_is_as_good_as_what_it_is_bound_to() {
     assert_eq!(answer.code, 400, "{}", answer.body);
     let answer = ask(&server, bound("mine", "another")).await;
     assert_eq!(answer.code, 409);
-    let text = format!(
-        "Operation cannot be fulfilled on Pod \"mine\": the UID in the bound object reference (another) does not match the UID in record. The object might have been deleted and then recreated"
-    );
+    let text = "Operation cannot be fulfilled on Pod \"mine\": the UID in the bound object reference (another) does not match the UID in record. The object might have been deleted and then recreated";
     assert_eq!(answer.body["message"], text);
 
     let good = token(&server, bound("mine", &uid)).await;

@@ -100,7 +100,7 @@ pub(super) fn sign(signer: &Signer<'_>, cert: &Unsigned<'_>) -> Result<Vec<u8>, 
     let algorithm = algorithm(signer.key)?;
     let mut serial: [u8; 16] = rand::random();
     // Positive, and never zero.
-    serial[0] = serial[0] & 0x7f | 0x40;
+    serial[0] = (serial[0] & 0x7f) | 0x40;
     let version = der::tlv(0xa0, &[&der::integer(&[2])]);
     let validity = der::sequence(&[&der::time(cert.not_before), &der::time(cert.not_after)]);
     let extensions = der::tlv(0xa3, &[&der::sequence(&[&extensions(signer, cert).concat()])]);

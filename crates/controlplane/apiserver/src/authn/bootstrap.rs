@@ -35,7 +35,8 @@ pub(super) async fn user(core: &Core, facts: &Facts, id: &str, secret: &str) -> 
 
 /// A time that does not parse counts as over.
 fn has_expired(held: &Bootstrap, now: Timestamp) -> bool {
-    !held.expiration.is_empty() && held.expiration.parse::<Timestamp>().is_ok_and(|at| at > now) == false
+    let lasts = held.expiration.parse::<Timestamp>().is_ok_and(|at| at > now);
+    !held.expiration.is_empty() && !lasts
 }
 
 /// The group of all such users, and those that the token names besides; nothing when one may not be named.
