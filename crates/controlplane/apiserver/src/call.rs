@@ -23,6 +23,10 @@ use crate::{
 
 /// What a handler knows of its request.
 pub(crate) struct Call {
+    /// The path as the client wrote it.
+    pub(crate) path: String,
+    /// The query as the client wrote it.
+    pub(crate) raw_query: String,
     pub(crate) user: UserInfo,
     pub(crate) method: Method,
     pub(crate) verb: &'static str,

@@ -42,6 +42,7 @@ pub(crate) enum Peer {
 struct Incoming {
     method: Method,
     path: String,
+    raw_query: String,
     query: Query,
     headers: HeaderMap,
     /// None when nothing that is there is accepted.
@@ -69,6 +70,7 @@ impl Core {
         let incoming = Incoming {
             query,
             path: parts.uri.path().to_owned(),
+            raw_query: parts.uri.query().unwrap_or_default().to_owned(),
             method: parts.method,
             headers: parts.headers,
             accepted,
@@ -201,9 +203,14 @@ impl Core {
             });
         }
         let asked = endpoint.asked();
-        let accepted = incoming.accepted.ok_or_else(|| negotiate::refusal(asked))?;
+        // What a backend answers is between it and the client.
+        let proxied = target.subresource.as_deref() == Some("proxy");
+        let accepted = incoming.accepted.or_else(|| proxied.then(Accepted::default));
+        let accepted = accepted.ok_or_else(|| negotiate::refusal(asked))?;
         let permit = self.admit(verb, &target)?;
         let mut call = Call {
+            path: incoming.path,
+            raw_query: incoming.raw_query,
             user,
             method: incoming.method,
             verb,

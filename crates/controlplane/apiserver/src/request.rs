@@ -165,7 +165,8 @@ impl Target {
                 target.resource = resource.to_owned();
                 target.name = owned(name);
             }
-            [resource, name, subresource] => {
+            // What follows is the backend's path.
+            [resource, name, subresource @ "proxy", ..] | [resource, name, subresource] => {
                 target.resource = resource.to_owned();
                 target.name = owned(name);
                 target.subresource = owned(subresource);
@@ -190,6 +191,8 @@ pub(crate) fn verb(method: &Method, target: &Target, query: &Query) -> Option<&'
         Method::PATCH => "patch",
         Method::DELETE if target.name.is_none() => "deletecollection",
         Method::DELETE => "delete",
+        // Whoever may read through a proxy may ask what else there is.
+        Method::OPTIONS if target.subresource.as_deref() == Some("proxy") => "get",
         _ => return None,
     })
 }
@@ -229,7 +232,9 @@ mod tests {
         assert_eq!((t.resource.as_str(), t.subresource.as_deref()), ("namespaces", Some("finalize")));
         let t = target("/apis/apps/v1/deployments");
         assert_eq!((t.group.as_str(), t.resource.as_str(), t.name), ("apps", "deployments", None));
-        assert_eq!(Route::parse("/api/v1/namespaces/a/pods/b/proxy/x/y/z"), Route::Unknown);
+        let t = target("/api/v1/namespaces/a/pods/b/proxy/x/y/z");
+        assert_eq!((t.name.as_deref(), t.subresource.as_deref()), (Some("b"), Some("proxy")));
+        assert_eq!(Route::parse("/api/v1/namespaces/a/pods/b/log/x"), Route::Unknown);
         assert_eq!(Route::parse("/nowhere"), Route::Unknown);
         assert_eq!(Route::parse("/api/%ff"), Route::Unknown);
     }

@@ -4,6 +4,7 @@ pub(crate) mod binding;
 pub(crate) mod eviction;
 pub(crate) mod idle;
 pub(crate) mod node;
+pub(crate) mod proxy;
 pub(crate) mod scale;
 pub(crate) mod token;
 
@@ -28,6 +29,7 @@ pub(crate) async fn run(core: &Arc<Core>, call: &mut Call) -> Result<Response<Bo
         ("eviction", _) => eviction::evict(core, call).await,
         ("token", _) => token::request(core, call).await,
         ("log" | "exec" | "attach" | "portforward", _) => node::connect(core, call, &name).await,
+        ("proxy", _) => proxy::run(core, call).await,
         (_, "get") => verbs::read::get(core, call).await,
         (_, "update") => verbs::update::update(core, call).await,
         (_, "patch") => verbs::patch::run(core, call).await,

@@ -171,34 +171,13 @@ async fn dial(core: &Core, to: &Target) -> Result<Sender, String> {
 async fn answer(
     core: &Core,
     call: &mut Call,
-    mut response: Response<hyper::body::Incoming>,
+    response: Response<hyper::body::Incoming>,
     lent: Option<Lent>,
 ) -> Result<Response<Body>, Status> {
-    let permit = call.permit.take();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(client) = call.upgrade.take() else {
-            return Err(Status::bad_request("Upgrade request required"));
-        };
-        let node = hyper::upgrade::on(&mut response);
-        let shutdown = core.closing.clone();
-        core.supervisor.spawn(format!("stream/{}", call.name()), async move {
-            let _permit = permit;
-            let (Ok(client), Ok(node)) = (client.await, node.await) else { return };
-            let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-            tokio::select! {
-                result = tokio::io::copy_bidirectional(&mut client, &mut node) => {
-                    if let Err(error) = result {
-                        tracing::debug!(%error, "stream ended");
-                    }
-                }
-                () = shutdown.cancelled() => {}
-            }
-        });
-        let mut out = Response::new(Body::empty());
-        *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *out.headers_mut() = response.headers().clone();
-        return Ok(out);
+        return join(core, call, response);
     }
+    let permit = call.permit.take();
     let (parts, body) = response.into_parts();
     if !parts.status.is_success() {
         return Err(refusal(parts.status, body).await);
@@ -208,6 +187,37 @@ async fn answer(
     if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
         out.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
     }
+    Ok(out)
+}
+
+/// Joins the client's connection with the other side's after a switch of protocols.
+pub(super) fn join(
+    core: &Core,
+    call: &mut Call,
+    mut response: Response<hyper::body::Incoming>,
+) -> Result<Response<Body>, Status> {
+    let permit = call.permit.take();
+    let Some(client) = call.upgrade.take() else {
+        return Err(Status::bad_request("Upgrade request required"));
+    };
+    let node = hyper::upgrade::on(&mut response);
+    let shutdown = core.closing.clone();
+    core.supervisor.spawn(format!("stream/{}", call.name()), async move {
+        let _permit = permit;
+        let (Ok(client), Ok(node)) = (client.await, node.await) else { return };
+        let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
+        tokio::select! {
+            result = tokio::io::copy_bidirectional(&mut client, &mut node) => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "stream ended");
+                }
+            }
+            () = shutdown.cancelled() => {}
+        }
+    });
+    let mut out = Response::new(Body::empty());
+    *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *out.headers_mut() = response.headers().clone();
     Ok(out)
 }
 
@@ -234,7 +244,7 @@ async fn refusal(code: StatusCode, body: hyper::body::Incoming) -> Status {
 }
 
 /// The node's address and port, as it publishes them.
-async fn address(core: &Core, node: &str) -> Result<(String, u16), Status> {
+pub(super) async fn address(core: &Core, node: &str) -> Result<(String, u16), Status> {
     let Some(found) = core.look_up("", "v1", "nodes", None, node).await? else {
         return Err(Status::not_found(("", "nodes"), node));
     };
