@@ -2,4 +2,5 @@
 
 mod applies;
 mod support;
+mod timing;
 mod updates;

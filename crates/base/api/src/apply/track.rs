@@ -45,16 +45,8 @@ fn attempt(
     writer: &Writer<'_>,
     reset: &Reset,
 ) -> Option<Value> {
-    let stored = live.and_then(raw);
-    let given = given.filter(|_| writer.subresource.is_empty());
-    let entries = match given.as_ref().and_then(Value::as_array) {
-        Some(entries) if is_reset(entries) => None,
-        // What came in is what is stored: the common case when a client changes what it has read.
-        Some(entries) if Some(entries) == stored.and_then(Value::as_array) => stored,
-        Some(entries) if Managed::decode(entries).is_ok_and(|m| !m.0.is_empty()) => given.as_ref(),
-        _ => stored,
-    };
-    if live.is_some() && entries.is_none_or(|e| e.as_array().is_none_or(Vec::is_empty)) {
+    let entries = entries(live, given.filter(|_| writer.subresource.is_empty()));
+    if live.is_some() && entries.as_ref().is_none_or(Vec::is_empty) {
         // Nobody was tracked so far: that begins with the first apply.
         return None;
     }
@@ -63,21 +55,34 @@ fn attempt(
     let found = compare(&root.types, root.at, live, new, Some(reset.skip())).ok()?;
     let found = without_metadata(found);
     let own = Manager::new(writer.manager, false, writer.api_version, writer.subresource);
-    match entries.and_then(Value::as_array) {
-        Some(entries) if found.is_same() => Some(Value::Array(entries.clone())),
-        Some(entries) => unchanged_sets(entries, &own, &found, writer.now).or_else(|| {
-            let mut managed = Managed::decode(entries).ok()?;
-            update(root, &mut managed, own, &found, writer);
-            managed.encode()
-        }),
-        None => {
-            let set = found.changed;
-            let api_version = writer.api_version.to_owned();
-            let time = Some(writer.now.to_owned());
-            let entry = Entry { manager: own, api_version, time, set };
-            let managed = Managed(if entry.set.is_empty() { Vec::new() } else { vec![entry] });
-            managed.encode()
+    let Some(mut entries) = entries else {
+        let (set, api_version) = (found.changed, writer.api_version.to_owned());
+        let time = Some(writer.now.to_owned());
+        let mut managed = Managed(vec![Entry { manager: own, api_version, time, set }]);
+        managed.drop_empty();
+        return managed.encode();
+    };
+    if found.is_same() || only_time_changes(&mut entries, &own, &found, writer.now) {
+        return Some(Value::Array(entries));
+    }
+    let mut managed = Managed::decode(&entries).ok()?;
+    update(root, &mut managed, own, &found, writer);
+    managed.encode()
+}
+
+/// The entries to begin with: what the client sends where that can be read, else what is stored; none when the client
+/// asks to forget them.
+fn entries(live: Option<&Value>, given: Option<Value>) -> Option<Vec<Value>> {
+    let stored = live.and_then(raw).and_then(Value::as_array);
+    match given {
+        Some(Value::Array(entries)) if is_reset(&entries) => None,
+        // What came in is what is stored: the common case when a client changes what it has read.
+        Some(Value::Array(entries))
+            if Some(&entries) == stored || Managed::decode(&entries).is_ok_and(|m| !m.0.is_empty()) =>
+        {
+            Some(entries)
         }
+        _ => stored.cloned(),
     }
 }
 
@@ -92,12 +97,9 @@ fn without_metadata(mut found: Comparison) -> Comparison {
     found
 }
 
-/// The entries when only the time of the writer's changes, none when sets change. A heartbeat ends here: nothing is
-/// decoded or encoded.
-fn unchanged_sets(entries: &[Value], own: &Manager, found: &Comparison, now: &str) -> Option<Value> {
-    if !found.removed.is_empty() {
-        return None;
-    }
+/// Whether only the time of the writer's entry changes, which is then done. A heartbeat ends here: nothing is decoded or
+/// encoded.
+fn only_time_changes(entries: &mut [Value], own: &Manager, found: &Comparison, now: &str) -> bool {
     let is_own = |entry: &Value| {
         let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default();
         text("manager") == own.name
@@ -105,25 +107,21 @@ fn unchanged_sets(entries: &[Value], own: &Manager, found: &Comparison, now: &st
             && text("apiVersion") == own.api_version
             && text("subresource") == own.subresource
     };
-    let at = entries.iter().position(is_own)?;
     let fields = |entry: &Value, test: fn(&Value, &Set) -> bool| {
         entry.get("fieldsV1").is_some_and(|fields| test(fields, &found.changed))
     };
-    if !fields(&entries[at], covers) {
-        return None;
+    let Some(at) = entries.iter().position(is_own) else { return false };
+    let others = entries.iter().enumerate().filter(|(index, _)| *index != at);
+    let taken = others.map(|(_, entry)| entry).any(|entry| fields(entry, touches));
+    if !found.removed.is_empty() || taken || !fields(&entries[at], covers) {
+        return false;
     }
-    if entries.iter().enumerate().any(|(index, entry)| index != at && fields(entry, touches)) {
-        return None;
+    let Some(time) = entries[at].get_mut("time") else { return false };
+    if time != now {
+        *time = now.into();
+        sort(entries);
     }
-    let mut out = entries.to_vec();
-    if let Some(time) = out[at].get_mut("time") {
-        if time != now {
-            *time = now.into();
-            sort(&mut out);
-        }
-        return Some(Value::Array(out));
-    }
-    None
+    true
 }
 
 /// The writer takes what changed from everybody else.
