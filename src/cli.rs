@@ -98,6 +98,21 @@ pub(crate) struct Up {
     /// Ask MIRROR first for images of REGISTRY.
     #[arg(long, value_name = "REGISTRY=MIRROR", value_parser = parse_pair)]
     pub(crate) registry_mirror: Vec<(String, String)>,
+    /// Record requests to the Kubernetes API as this audit.k8s.io/v1 Policy says.
+    #[arg(long, value_name = "FILE", requires = "audit_log")]
+    pub(crate) audit_policy: Option<PathBuf>,
+    /// Where they are recorded, one JSON line each.
+    #[arg(long, value_name = "FILE", requires = "audit_policy")]
+    pub(crate) audit_log: Option<PathBuf>,
+    /// Megabytes after which a new audit log is begun; 0 for never.
+    #[arg(long, value_name = "MB", default_value_t = 100)]
+    pub(crate) audit_log_max_size: u64,
+    /// Days that older audit logs are kept; 0 for ever.
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    pub(crate) audit_log_max_age: u64,
+    /// Older audit logs that are kept; 0 for all.
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    pub(crate) audit_log_max_backups: usize,
     /// Write a line to this descriptor once the node is ready. Set by `--detach`.
     #[arg(long, hide = true)]
     pub(crate) ready_fd: Option<i32>,

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use sampan_agent::Agent;
-use sampan_apiserver::{ApiServer, UserInfo};
+use sampan_apiserver::{ApiServer, AuditLog, AuditPolicy, UserInfo};
 use sampan_container::Runtime;
 use sampan_daemon::{Supervisor, tls};
 use sampan_image::Images;
@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) bind: Vec<IpAddr>,
     /// Registries reached over plain HTTP.
     pub(crate) insecure: Vec<String>,
+    /// What requests are recorded, and where.
+    pub(crate) audit: Option<(AuditPolicy, AuditLog)>,
     /// Registry to mirror.
     pub(crate) mirrors: Vec<(String, String)>,
 }
@@ -154,7 +156,8 @@ impl Platform {
         names.extend([IpAddr::from(addresses.kubernetes), IpAddr::from([127, 0, 0, 1])]);
         names.extend(sampan_network::host_address().ok().flatten().map(IpAddr::from));
         let identity = identity::prepare(instance, &names, addresses.gateway.into())?;
-        let api = start_api(instance, &identity, &addresses, &listen, store.clone(), &supervisor).await?;
+        let api =
+            start_api(instance, settings, &identity, &addresses, &listen, store.clone(), &supervisor).await?;
         let port = api.addresses().first().map_or(instance.facts.api_port, SocketAddr::port);
         let url = format!("https://127.0.0.1:{port}");
         identity::write_kubeconfig(instance, &identity, &url)?;
@@ -229,6 +232,7 @@ fn listen_addresses(instance: &Instance, settings: &Settings, gateway: Ipv4Addr)
 
 async fn start_api(
     instance: &Instance,
+    settings: &Settings,
     identity: &Identity,
     addresses: &Addresses,
     listen: &[SocketAddr],
@@ -252,9 +256,12 @@ async fn start_api(
         limits: sampan_apiserver::Limits::default(),
     };
     let port = instance.facts.api_port;
-    let server = ApiServer::bind(options).await.with_context(|| {
+    let mut server = ApiServer::bind(options).await.with_context(|| {
         format!("start the Kubernetes API on port {port} (hint: choose another with --api-port, 0 picks a free one)")
     })?;
+    if let Some((policy, log)) = settings.audit.clone() {
+        server.audit(policy, log)?;
+    }
     Ok(server.start(supervisor).await?)
 }
 

@@ -16,6 +16,7 @@ use kube::{
     Api,
     api::{WatchEvent, WatchParams},
 };
+use sampan_apiserver::{AuditLog, AuditPolicy};
 use sampan_daemon::{Supervisor, clock};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -62,6 +63,7 @@ async fn serve(instance: &Instance, options: &Up) -> Result<ExitCode> {
         bind: options.bind.clone(),
         insecure: options.insecure_registry.clone(),
         mirrors: options.registry_mirror.clone(),
+        audit: audit(options)?,
     };
     platform::make_runtime_dir(instance)?;
     let platform = Platform::start(instance, &settings, supervisor.clone()).await?;
@@ -91,6 +93,21 @@ async fn serve(instance: &Instance, options: &Up) -> Result<ExitCode> {
         Some(reason) => bail!("{reason}"),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// What is to be recorded of requests, and where.
+fn audit(options: &Up) -> Result<Option<(AuditPolicy, AuditLog)>> {
+    let (Some(policy), Some(log)) = (&options.audit_policy, &options.audit_log) else { return Ok(None) };
+    let text = std::fs::read(policy).with_context(|| policy.display().to_string())?;
+    let policy = AuditPolicy::parse(&text)
+        .map_err(|why| anyhow::anyhow!("{} is no audit policy: {why}", policy.display()))?;
+    let log = AuditLog {
+        path: log.clone(),
+        max_size: options.audit_log_max_size << 20,
+        max_age: Duration::from_secs(options.audit_log_max_age * 24 * 3600),
+        max_backups: options.audit_log_max_backups,
+    };
+    Ok(Some((policy, log)))
 }
 
 /// Wait for the node's Ready condition.
@@ -166,6 +183,13 @@ fn detach(instance: &Instance, log: &str, options: &Up) -> Result<ExitCode> {
     }
     for (registry, mirror) in &options.registry_mirror {
         command.args(["--registry-mirror", &format!("{registry}={mirror}")]);
+    }
+    if let (Some(policy), Some(log)) = (&options.audit_policy, &options.audit_log) {
+        command.arg("--audit-policy").arg(std::path::absolute(policy)?);
+        command.arg("--audit-log").arg(std::path::absolute(log)?);
+        command.args(["--audit-log-max-size", &options.audit_log_max_size.to_string()]);
+        command.args(["--audit-log-max-age", &options.audit_log_max_age.to_string()]);
+        command.args(["--audit-log-max-backups", &options.audit_log_max_backups.to_string()]);
     }
     command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
     // SAFETY: only async-signal-safe calls between fork and exec.

@@ -9,10 +9,9 @@ mod account;
 mod bootstrap;
 mod cache;
 mod facts;
-mod oidc;
 pub(crate) mod review;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
@@ -22,7 +21,6 @@ use sampan_daemon::{clock, tls};
 
 use crate::{core::Core, jose::Unverified, user::UserInfo};
 use account::{Claims, LEGACY_ISSUER};
-pub use oidc::Authentication;
 
 /// What browsers put before a token among the subprotocols of a WebSocket.
 const PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
@@ -58,32 +56,7 @@ pub(crate) struct Accepted {
 pub(crate) struct State {
     facts: facts::Facts,
     /// With the generation of the keys that verified it.
-    verified: cache::Cache<(u64, Verified)>,
-    /// Who else is believed.
-    others: OnceLock<Authentication>,
-}
-
-/// A token whose signature was good.
-enum Verified {
-    /// One of ours: it holds as long as what it hangs on is there.
-    Own(Claims),
-    /// Another issuer's: it holds until then, in seconds since 1970.
-    Foreign(UserInfo, i64),
-}
-
-impl State {
-    /// Says who else is believed; once, before anybody asks.
-    pub(crate) fn believe(&self, others: Authentication) {
-        let _ = self.others.set(others);
-    }
-
-    fn issuer(&self, url: &str) -> Option<&oidc::Issuer> {
-        self.others.get()?.issuers.iter().find(|issuer| issuer.is(url))
-    }
-
-    fn lets_in_anonymous(&self, path: &str) -> bool {
-        self.others.get().is_none_or(|others| others.anonymous.allows(path))
-    }
+    verified: cache::Cache<(u64, Claims)>,
 }
 
 /// The bearer token of a request.
@@ -116,7 +89,6 @@ impl Core {
         &self,
         certificate: Option<&Certificate>,
         headers: &mut HeaderMap,
-        path: &str,
     ) -> Result<UserInfo, Status> {
         if let Some(certificate) = certificate {
             if clock::now() > certificate.until {
@@ -133,12 +105,7 @@ impl Core {
             }
             None => bearer(headers).map(str::to_owned),
         };
-        let Some(token) = token else {
-            if self.authn.lets_in_anonymous(path) {
-                return Ok(UserInfo::anonymous());
-            }
-            return Err(Status::unauthorized(""));
-        };
+        let Some(token) = token else { return Ok(UserInfo::anonymous()) };
         headers.remove(header::AUTHORIZATION);
         match self.token_user(&token, &self.options.audiences).await {
             Ok(accepted) => Ok(accepted.user),
@@ -149,27 +116,25 @@ impl Core {
     /// The user of a token that is meant for one of the audiences; the error says why not.
     pub(crate) async fn token_user(&self, token: &str, audiences: &[String]) -> Result<Accepted, String> {
         if let Some(user) = self.plain_user(token).await {
-            return self.for_us(user, audiences);
+            // Such a token is for this server, whoever asks.
+            let audiences = common(&self.options.audiences, audiences);
+            return if audiences.is_empty() {
+                Err(UNKNOWN.to_owned())
+            } else {
+                Ok(Accepted { user, audiences })
+            };
         }
         let generation = self.options.signing_key.generation();
         let known = self.authn.verified.get(token).filter(|known| known.0 == generation);
         let verified = match known {
             Some(known) => known,
             None => {
-                let verified = Arc::new((generation, self.verify(token).await?));
+                let verified = Arc::new((generation, self.verify(token)?));
                 self.authn.verified.put(token, verified.clone());
                 verified
             }
         };
-        let claims = match &verified.1 {
-            Verified::Own(claims) => claims,
-            Verified::Foreign(user, until) => {
-                if clock::now().as_second() >= *until {
-                    return Err("oidc: verify token: oidc: token is expired".to_owned());
-                }
-                return self.for_us(user.clone(), audiences);
-            }
-        };
+        let claims = &verified.1;
         // Tokens of old say no audience: they are for this server.
         let own = if claims.audiences.is_empty() { &self.options.audiences } else { &claims.audiences };
         let common = common(own, audiences);
@@ -184,12 +149,6 @@ impl Core {
         Ok(Accepted { user, audiences: common })
     }
 
-    /// A user of a token that is for this server, whoever asks.
-    fn for_us(&self, user: UserInfo, audiences: &[String]) -> Result<Accepted, String> {
-        let audiences = common(&self.options.audiences, audiences);
-        if audiences.is_empty() { Err(UNKNOWN.to_owned()) } else { Ok(Accepted { user, audiences }) }
-    }
-
     /// The user of a token that is no signed one.
     async fn plain_user(&self, token: &str) -> Option<UserInfo> {
         if let Some(user) = self.static_user(token) {
@@ -199,17 +158,15 @@ impl Core {
         bootstrap::user(self, &self.authn.facts, id, secret).await
     }
 
-    /// Checks the signature of a token, and all of it that cannot change.
-    async fn verify(&self, token: &str) -> Result<Verified, String> {
+    /// Checks the signature of a service account's token.
+    fn verify(&self, token: &str) -> Result<Claims, String> {
         let parsed = Unverified::parse(token).ok_or_else(|| UNKNOWN.to_owned())?;
         let issuer = parsed.claims["iss"].as_str().unwrap_or_default();
-        if issuer == self.options.issuer || issuer == LEGACY_ISSUER {
-            self.options.signing_key.verify(&parsed)?;
-            return Claims::parse(&parsed.claims, issuer, token).map(Verified::Own);
+        if issuer != self.options.issuer && issuer != LEGACY_ISSUER {
+            return Err(UNKNOWN.to_owned());
         }
-        let other = self.authn.issuer(issuer).ok_or_else(|| UNKNOWN.to_owned())?;
-        let (user, until) = other.user(&parsed).await?;
-        Ok(Verified::Foreign(user, until))
+        self.options.signing_key.verify(&parsed)?;
+        Claims::parse(&parsed.claims, issuer, token)
     }
 
     fn static_user(&self, token: &str) -> Option<UserInfo> {

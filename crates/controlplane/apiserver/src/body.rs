@@ -46,6 +46,20 @@ impl Body {
         Self(Inner::Chunks(Box::new(chunks), about))
     }
 
+    /// Whether it goes on for as long as its client likes.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.0, Inner::Stream(_) | Inner::Node { .. })
+    }
+
+    /// The same, and something that lives as long.
+    pub(crate) fn holding(self, held: impl Send + Sync + Unpin + 'static) -> Self {
+        match self.0 {
+            Inner::Stream(stream) => Self::stream(Holding { stream, _held: held }),
+            Inner::Node { incoming, _held } => Self::node(incoming, Box::new((_held, held))),
+            inner => Self(inner),
+        }
+    }
+
     /// The body in gzip, cheaply, when it is longer than `above`; and whether it is.
     pub(crate) fn compress(self, above: usize) -> (Self, bool) {
         match self.0 {
@@ -76,6 +90,20 @@ impl Body {
             Inner::Full(bytes) => Some(bytes),
             _ => None,
         }
+    }
+}
+
+/// A stream with something that lives as long.
+struct Holding<T> {
+    stream: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
+    _held: T,
+}
+
+impl<T: Unpin> Stream for Holding<T> {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.stream.as_mut().poll_next(cx)
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::state::State,
+    audit::Audit,
     authn,
     authz::Authorizer,
     cache::Cache,
@@ -35,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) event_lease: EventLease,
     pub(crate) authz: Authorizer,
     pub(crate) authn: authn::State,
+    /// The audit log, when there is one.
+    pub(crate) audit: Option<Arc<Audit>>,
     /// Which ordinary requests go.
     pub(crate) fairness: Fairness,
     /// Watches and streams under way.
@@ -56,6 +59,7 @@ impl Core {
     pub(crate) fn new(options: Options, supervisor: Supervisor) -> Self {
         let closing = supervisor.token().child_token();
         Self {
+            audit: None,
             fairness: Fairness::new(options.limits.in_flight),
             long_running: Arc::new(Semaphore::new(options.limits.long_running)),
             connections: Arc::new(Semaphore::new(options.limits.connections)),

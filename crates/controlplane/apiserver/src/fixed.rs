@@ -68,6 +68,7 @@ pub(crate) fn metrics(core: &Core) -> Response<Body> {
     let executing = usize::try_from(core.fairness.executing()).unwrap_or_default();
     let mut text = core.metrics.text(executing, limits.long_running - core.long_running.available_permits());
     core.fairness.metrics(&mut text);
+    text.extend(core.audit.as_ref().map(|audit| audit.metrics()));
     respond::typed(StatusCode::OK, "text/plain; version=0.0.4", text)
 }
 

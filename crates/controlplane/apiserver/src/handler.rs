@@ -10,6 +10,7 @@ use sampan_api::status::Status;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    audit::{Arrival, Audit, Trail},
     authn,
     authz::Attributes,
     body::{Body, RequestBody},
@@ -38,6 +39,10 @@ pub(crate) enum Peer {
     Local(Arc<UserInfo>),
 }
 
+/// The address of the client, among a request's extensions.
+#[derive(Clone, Copy)]
+pub(crate) struct Source(pub(crate) std::net::IpAddr);
+
 /// A request taken apart.
 struct Incoming {
     method: Method,
@@ -48,6 +53,12 @@ struct Incoming {
     /// None when nothing that is there is accepted.
     accepted: Option<Accepted>,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
+    /// Where the request comes from.
+    source: Option<std::net::IpAddr>,
+    /// Path and query, when it is recorded.
+    uri: String,
+    /// The record that is kept of it.
+    trail: Option<Arc<Trail>>,
 }
 
 impl Core {
@@ -75,6 +86,9 @@ impl Core {
             headers: parts.headers,
             accepted,
             upgrade,
+            source: parts.extensions.get::<Source>().map(|source| source.0),
+            uri: self.audit.as_ref().map(|_| parts.uri.to_string()).unwrap_or_default(),
+            trail: None,
         };
         let (verb, resource) = label(&incoming, &route, endpoint.as_deref());
         let result = if length > self.options.limits.uri {
@@ -108,11 +122,36 @@ impl Core {
         let user = match peer {
             Peer::Local(user) => UserInfo::clone(user),
             Peer::Network(certificate) => {
-                self.authenticate(certificate.as_deref(), &mut incoming.headers, &incoming.path).await?
+                match self.authenticate(certificate.as_deref(), &mut incoming.headers).await {
+                    Ok(user) => user,
+                    Err(status) => return Err(self.unknown(&incoming, &route, status)),
+                }
             }
         };
-        let user = impersonate::wanted(self, &user, &incoming.headers)?.unwrap_or(user);
-        Ok(self.fairly(incoming, route, body, user).await)
+        if let Some(audit) = &self.audit {
+            incoming.trail = trail(audit, &incoming, &route, &user);
+        }
+        let trail = incoming.trail.clone();
+        let result = match impersonate::wanted(self, &user, &incoming.headers) {
+            Ok(None) => Ok(self.fairly(incoming, route, body, user).await),
+            Ok(Some(other)) => {
+                trail.iter().for_each(|trail| trail.impersonates(&other));
+                Ok(self.fairly(incoming, route, body, other).await)
+            }
+            Err(status) => Err(status),
+        };
+        let Some(trail) = trail else { return result };
+        let response = result.unwrap_or_else(|status| respond::status(&status));
+        Ok(recorded(trail, response))
+    }
+
+    /// Records that nobody knows who asks.
+    fn unknown(&self, incoming: &Incoming, route: &Route, status: Status) -> Status {
+        let trail = self.audit.as_ref().and_then(|audit| trail(audit, incoming, route, &UserInfo::default()));
+        if let Some(trail) = trail {
+            trail.response(status.code, Some(&status.to_bytes().into()), false);
+        }
+        status
     }
 
     /// Carries a request out when its turn comes, and says in the answer where it belonged.
@@ -130,6 +169,12 @@ impl Core {
             Some(width) => place.enter(&user, attributes.namespace(), width).await,
             None => Ok(None),
         };
+        if let Some(trail) = &incoming.trail {
+            let verdict = self.decide(&user, &attributes);
+            let decision = if verdict.allowed { "allow" } else { "forbid" };
+            trail.annotate("authorization.k8s.io/decision", decision);
+            trail.annotate("authorization.k8s.io/reason", &verdict.reason);
+        }
         let result = match (seat, route) {
             (Err(busy), _) => {
                 self.metrics.refuse();
@@ -227,9 +272,15 @@ impl Core {
         if !matches!(verb, "get" | "list" | "watch") && call.upgrade.is_none() {
             call.body = self.read(body).await?;
         }
+        if let Some(trail) = &incoming.trail {
+            trail.request(&call.body);
+        }
         let result = self.carry_out(&mut call).await;
         if call.target.group == "rbac.authorization.k8s.io" && !matches!(verb, "get" | "list" | "watch") {
             self.authz.settle().await;
+        }
+        if let Some(trail) = &incoming.trail {
+            call.notes.annotations().iter().for_each(|(key, value)| trail.annotate(key, value));
         }
         let warnings = call.notes.warnings();
         if warnings.is_empty() {
@@ -304,6 +355,22 @@ impl Core {
             _ => Err(Status::method_not_allowed()),
         }
     }
+}
+
+/// Begins the record of a request, if there is to be one.
+fn trail(audit: &Arc<Audit>, incoming: &Incoming, route: &Route, user: &UserInfo) -> Option<Arc<Trail>> {
+    let verb = gate::verb(&incoming.method, route, &incoming.query);
+    let attributes = gate::attributes(&verb, &incoming.path, route);
+    let arrival = Arrival { uri: incoming.uri.clone(), headers: &incoming.headers, source: incoming.source };
+    Trail::begin(audit, user, &attributes, &arrival)
+}
+
+/// Records an answer; of one that goes on, its end when that comes.
+fn recorded(trail: Arc<Trail>, mut response: Response<Body>) -> Response<Body> {
+    let streams = response.body().is_stream();
+    trail.response(response.status().as_u16(), response.body().bytes(), streams);
+    trail.mark(response.headers_mut());
+    if streams { response.map(|body| body.holding(trail)) } else { response }
 }
 
 /// Reads a body to its end; more than `limit` bytes are 413.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod allocate;
+mod audit;
 mod authn;
 mod authz;
 mod body;
@@ -46,7 +47,7 @@ mod user;
 mod verbs;
 mod watch;
 
-pub use authn::Authentication;
+pub use audit::{AuditError, Level as AuditLevel, LogOptions as AuditLog, Policy as AuditPolicy};
 pub use body::{Body, BoxError};
 pub use crypt::{ConfigError, Encrypted, Encryption, Rules as EncryptionRules};
 pub use fixed::GIT_VERSION;

@@ -16,7 +16,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{authn, body::Body, core::Core, handler::Peer};
+use crate::{
+    authn,
+    body::Body,
+    core::Core,
+    handler::{Peer, Source},
+};
 
 /// How long open requests may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -63,12 +68,16 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, tcp: TcpStream, _pla
         }
         Err(_) => return,
     };
+    let source = tls.get_ref().0.peer_addr().ok().map(|address| Source(address.ip()));
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let user = certificate.and_then(|der| authn::Certificate::of(der)).map(Arc::new);
     let peer = Peer::Network(user);
     let service = service_fn({
         let core = core.clone();
-        move |request: Request<Incoming>| {
+        move |mut request: Request<Incoming>| {
+            if let Some(source) = source {
+                request.extensions_mut().insert(source);
+            }
             let (core, peer) = (core.clone(), peer.clone());
             async move { Ok::<_, Infallible>(respond(core, request, peer).await) }
         }

@@ -7,8 +7,15 @@ use sampan_daemon::Supervisor;
 use tokio::net::TcpListener;
 
 use crate::{
-    admission::state::State, authn::Authentication, authz, bootstrap, compact, core::Core, fairness,
-    local::LocalService, options::Options, serve, user::UserInfo,
+    admission::state::State,
+    audit::{Audit, AuditError, LogOptions as AuditLog, Policy as AuditPolicy},
+    authz, bootstrap, compact,
+    core::Core,
+    fairness,
+    local::LocalService,
+    options::Options,
+    serve,
+    user::UserInfo,
 };
 
 /// Why the server does not start.
@@ -32,8 +39,8 @@ pub enum Error {
 /// An API server whose addresses are bound and that serves nobody yet.
 pub struct ApiServer {
     options: Options,
+    audit: Option<Audit>,
     listeners: Vec<(TcpListener, SocketAddr)>,
-    authentication: Authentication,
 }
 
 /// A running API server. Cheap to clone. It ends with its supervisor.
@@ -56,7 +63,7 @@ impl ApiServer {
             let bound = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
             listeners.push((listener, bound));
         }
-        Ok(Self { options, listeners, authentication: Authentication::default() })
+        Ok(Self { options, audit: None, listeners })
     }
 
     /// The addresses that were bound.
@@ -70,9 +77,13 @@ impl ApiServer {
         self.options.advertise = Some(address);
     }
 
-    /// Who is believed besides this server itself, and whether anybody may come without credentials.
-    pub fn believe(&mut self, authentication: Authentication) {
-        self.authentication = authentication;
+    /// Records requests as the policy says, from the start on.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    pub fn audit(&mut self, policy: AuditPolicy, log: AuditLog) -> Result<(), AuditError> {
+        self.audit = Some(Audit::open(policy, log)?);
+        Ok(())
     }
 
     /// Makes the first objects and starts to serve, under the supervisor.
@@ -81,8 +92,9 @@ impl ApiServer {
     /// The store refuses the first objects.
     pub async fn start(self, supervisor: &Supervisor) -> Result<Handle, Error> {
         let addresses = self.addresses().into();
-        let core = Arc::new(Core::new(self.options, supervisor.child("apiserver")));
-        core.authn.believe(self.authentication);
+        let mut core = Core::new(self.options, supervisor.child("apiserver"));
+        core.audit = self.audit.map(Arc::new);
+        let core = Arc::new(core);
         let state = State::open(&core).await.map_err(Error::Bootstrap)?;
         // Nobody else has the core yet.
         let _ = core.admission.set(state);

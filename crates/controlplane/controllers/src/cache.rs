@@ -6,12 +6,14 @@ use std::sync::Arc;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Container, Endpoints, Namespace, Node, Pod, ReplicationController, Secret, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
@@ -25,8 +27,6 @@ use crate::informer::{Informer, Rules};
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The ConfigMap that carries the CA of the API server into each namespace.
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
-/// The ConfigMap that tells who wants to join about the cluster.
-pub(crate) const CLUSTER_INFO: &str = "cluster-info";
 /// Where nodes renew their leases.
 pub(crate) const NODE_LEASES: &str = "kube-node-lease";
 
@@ -49,9 +49,9 @@ pub(crate) struct Caches {
     pub revisions: Arc<Informer<ControllerRevision>>,
     pub jobs: Arc<Informer<Job>>,
     pub cron_jobs: Arc<Informer<CronJob>>,
-    pub certificate_requests: Arc<Informer<CertificateSigningRequest>>,
-    pub bootstrap_tokens: Arc<Informer<Secret>>,
-    pub cluster_info: Arc<Informer<ConfigMap>>,
+    pub replication_controllers: Arc<Informer<ReplicationController>>,
+    pub budgets: Arc<Informer<PodDisruptionBudget>>,
+    pub cluster_roles: Arc<Informer<ClusterRole>>,
 }
 
 /// The index entry of what a controller owns.
@@ -171,9 +171,9 @@ impl Caches {
             revisions: owned(),
             jobs: owned(),
             cron_jobs: plain(),
-            certificate_requests: plain(),
-            bootstrap_tokens: plain(),
-            cluster_info: plain(),
+            replication_controllers: plain(),
+            budgets: plain(),
+            cluster_roles: plain(),
         }
     }
 
@@ -199,14 +199,10 @@ impl Caches {
         follow(supervisor, "controllerrevisions", &self.revisions, Api::all(client.clone()), all());
         follow(supervisor, "jobs", &self.jobs, Api::all(client.clone()), all());
         follow(supervisor, "cronjobs", &self.cron_jobs, Api::all(client.clone()), all());
-        let requests = &self.certificate_requests;
-        follow(supervisor, "certificatesigningrequests", requests, Api::all(client.clone()), all());
-        let tokens = all().fields("type=bootstrap.kubernetes.io/token");
-        let system = Api::namespaced(client.clone(), "kube-system");
-        follow(supervisor, "bootstrap-tokens", &self.bootstrap_tokens, system, tokens);
-        let info = all().fields(&format!("metadata.name={CLUSTER_INFO}"));
-        let public = Api::namespaced(client.clone(), "kube-public");
-        follow(supervisor, "cluster-info", &self.cluster_info, public, info);
+        let controllers = &self.replication_controllers;
+        follow(supervisor, "replicationcontrollers", controllers, Api::all(client.clone()), all());
+        follow(supervisor, "poddisruptionbudgets", &self.budgets, Api::all(client.clone()), all());
+        follow(supervisor, "clusterroles", &self.cluster_roles, Api::all(client.clone()), all());
     }
 
     /// Returns once every cache has its first complete list.
@@ -229,9 +225,9 @@ impl Caches {
             Box::pin(self.revisions.synced()),
             Box::pin(self.jobs.synced()),
             Box::pin(self.cron_jobs.synced()),
-            Box::pin(self.certificate_requests.synced()),
-            Box::pin(self.bootstrap_tokens.synced()),
-            Box::pin(self.cluster_info.synced()),
+            Box::pin(self.replication_controllers.synced()),
+            Box::pin(self.budgets.synced()),
+            Box::pin(self.cluster_roles.synced()),
         ];
         join_all(waits).await;
     }

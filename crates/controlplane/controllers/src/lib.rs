@@ -6,14 +6,14 @@
 //! nothing runs.
 
 mod apis;
-mod bootstrap;
 mod cache;
-mod certificates;
 mod claim;
+mod clusterrole;
 mod create;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod error;
 mod events;

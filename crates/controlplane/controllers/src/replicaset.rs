@@ -1,11 +1,16 @@
-//! ReplicaSets: as many pods as asked for.
+//! ReplicaSets, and the ReplicationControllers that were before them: as many pods as asked for.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{
+    Pod, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{Client, Resource};
 use sampan_daemon::clock;
 use sampan_planner::pods;
@@ -17,32 +22,130 @@ use crate::claim::{claim, controller_reference, owner_key};
 use crate::error::{Error, Result};
 use crate::events::Recorder;
 use crate::expectations::Expectations;
-use crate::informer::{Change, Key};
+use crate::informer::{Change, Informer, Key};
 use crate::queue::Queue;
 use crate::worker::Reconciler;
 use crate::{apis, create};
 
+/// A kind that keeps a number of pods: it plans as a ReplicaSet does.
+pub(crate) trait Replicated:
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+    + Clone
+    + serde::de::DeserializeOwned
+    + serde::Serialize
+    + std::fmt::Debug
+    + Send
+    + Sync
+    + 'static
+{
+    /// Who its events are from.
+    const COMPONENT: &'static str;
+
+    /// Its objects.
+    fn cache(caches: &Caches) -> &Arc<Informer<Self>>;
+
+    /// The object as a ReplicaSet.
+    fn as_set(&self) -> ReplicaSet;
+
+    /// Takes the status of that ReplicaSet.
+    fn put(&mut self, status: ReplicaSetStatus);
+}
+
+impl Replicated for ReplicaSet {
+    const COMPONENT: &'static str = "replicaset-controller";
+
+    fn cache(caches: &Caches) -> &Arc<Informer<Self>> {
+        &caches.replica_sets
+    }
+
+    fn as_set(&self) -> ReplicaSet {
+        self.clone()
+    }
+
+    fn put(&mut self, status: ReplicaSetStatus) {
+        self.status = Some(status);
+    }
+}
+
+impl Replicated for ReplicationController {
+    const COMPONENT: &'static str = "replication-controller";
+
+    fn cache(caches: &Caches) -> &Arc<Informer<Self>> {
+        &caches.replication_controllers
+    }
+
+    fn as_set(&self) -> ReplicaSet {
+        let spec = self.spec.clone().unwrap_or_default();
+        let old = self.status.clone().unwrap_or_default();
+        let condition = |c: ReplicationControllerCondition| ReplicaSetCondition {
+            last_transition_time: c.last_transition_time,
+            message: c.message,
+            reason: c.reason,
+            status: Some(c.status),
+            type_: Some(c.type_),
+        };
+        ReplicaSet {
+            metadata: self.metadata.clone(),
+            spec: ReplicaSetSpec {
+                min_ready_seconds: spec.min_ready_seconds,
+                replicas: spec.replicas,
+                selector: LabelSelector { match_labels: spec.selector, match_expressions: None },
+                template: spec.template,
+            },
+            status: Some(ReplicaSetStatus {
+                available_replicas: old.available_replicas,
+                conditions: old.conditions.map(|all| all.into_iter().map(condition).collect()),
+                fully_labeled_replicas: old.fully_labeled_replicas,
+                observed_generation: old.observed_generation,
+                ready_replicas: old.ready_replicas,
+                replicas: old.replicas,
+                terminating_replicas: None,
+            }),
+        }
+    }
+
+    fn put(&mut self, status: ReplicaSetStatus) {
+        let condition = |c: ReplicaSetCondition| ReplicationControllerCondition {
+            last_transition_time: c.last_transition_time,
+            message: c.message,
+            reason: c.reason,
+            status: c.status.unwrap_or_default(),
+            type_: c.type_.unwrap_or_default(),
+        };
+        self.status = Some(ReplicationControllerStatus {
+            available_replicas: status.available_replicas,
+            conditions: status.conditions.map(|all| all.into_iter().map(condition).collect()),
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            observed_generation: status.observed_generation,
+            ready_replicas: status.ready_replicas,
+            replicas: status.replicas,
+        });
+    }
+}
+
 /// The controller.
-pub(crate) struct ReplicaSets {
+pub(crate) struct ReplicaSets<K> {
     client: Client,
     caches: Arc<Caches>,
     events: Recorder,
     queue: Queue<Key>,
     expectations: Expectations,
+    kind: PhantomData<fn() -> K>,
 }
 
-impl ReplicaSets {
+impl<K: Replicated> ReplicaSets<K> {
     pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
-        let events = events.of("replicaset-controller");
+        let events = events.of(K::COMPONENT);
         let this = Arc::new(Self {
             client,
             caches,
             events,
             queue: Queue::new(),
             expectations: Expectations::default(),
+            kind: PhantomData,
         });
         let own = this.clone();
-        this.caches.replica_sets.on(move |change| own.queue.add(Key::of(&change.object().metadata)));
+        K::cache(&this.caches).on(move |change| own.queue.add(Key::of(change.object().meta())));
         let own = this.clone();
         this.caches.pods.on(move |change| own.pod_changed(change));
         this
@@ -50,10 +153,10 @@ impl ReplicaSets {
 
     fn pod_changed(&self, change: &Change<'_, Pod>) {
         let meta = &change.object().metadata;
-        if let Some(old) = change.old().and_then(|old| owner_key::<ReplicaSet>(&old.metadata)) {
+        if let Some(old) = change.old().and_then(|old| owner_key::<K>(&old.metadata)) {
             self.queue.add(old);
         }
-        let Some(owner) = owner_key::<ReplicaSet>(meta) else {
+        let Some(owner) = owner_key::<K>(meta) else {
             if pods::controller(meta).is_none() && !matches!(change, Change::Deleted(_)) {
                 self.wake_adopters(change.object());
             }
@@ -65,9 +168,9 @@ impl ReplicaSets {
 
     fn wake_adopters(&self, pod: &Pod) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        for set in self.caches.replica_sets.in_namespace(namespace) {
-            if Selector::new(Some(&set.spec.selector)).matches(pod.metadata.labels.as_ref()) {
-                self.queue.add(Key::of(&set.metadata));
+        for object in K::cache(&self.caches).in_namespace(namespace) {
+            if Selector::new(Some(&object.as_set().spec.selector)).matches(pod.metadata.labels.as_ref()) {
+                self.queue.add(Key::of(object.meta()));
             }
         }
     }
@@ -79,34 +182,46 @@ impl ReplicaSets {
         siblings.iter().flat_map(|s| self.caches.pods.indexed(&owned_by(pods::uid(&s.metadata)))).collect()
     }
 
-    async fn adjust(&self, key: &Key, set: &ReplicaSet, owned: &[Arc<Pod>]) -> Result<(), (Failure, Error)> {
+    async fn adjust(
+        &self,
+        key: &Key,
+        object: &K,
+        set: &ReplicaSet,
+        owned: &[Arc<Pod>],
+    ) -> Result<(), (Failure, Error)> {
         let related = self.related(set, owned);
         let (mine, theirs): (Vec<&Pod>, Vec<&Pod>) = (refs(owned), refs(&related));
         match planner::plan(set.spec.replicas.unwrap_or(1), &mine, &theirs, clock::now()) {
             Plan::Keep => Ok(()),
-            Plan::Create(count) => self.create(key, set, count).await,
-            Plan::Delete(victims) => self.delete(key, set, victims).await,
+            Plan::Create(count) => self.create(key, object, set, count).await,
+            Plan::Delete(victims) => self.delete(key, object, victims).await,
         }
     }
 
-    async fn create(&self, key: &Key, set: &ReplicaSet, count: usize) -> Result<(), (Failure, Error)> {
+    async fn create(
+        &self,
+        key: &Key,
+        object: &K,
+        set: &ReplicaSet,
+        count: usize,
+    ) -> Result<(), (Failure, Error)> {
         let template = set.spec.template.clone().unwrap_or_default();
-        let pod = create::pod(&template, &key.namespace, controller_reference(set));
+        let pod = create::pod(&template, &key.namespace, controller_reference(object));
         self.expectations.expect(key, count, []);
         let (names, result) = create::create_all(&self.client, &key.namespace, vec![pod; count]).await;
         for _ in names.len()..count {
             self.expectations.created(key);
         }
         for name in names {
-            self.events.normal(set, "SuccessfulCreate", format!("Created pod: {name}"));
+            self.events.normal(object, "SuccessfulCreate", format!("Created pod: {name}"));
         }
         result.map_err(|error| {
-            self.events.warning(set, "FailedCreate", format!("Error creating: {error}"));
+            self.events.warning(object, "FailedCreate", format!("Error creating: {error}"));
             (Failure { reason: "FailedCreate", message: error.to_string() }, error)
         })
     }
 
-    async fn delete(&self, key: &Key, set: &ReplicaSet, victims: Vec<&Pod>) -> Result<(), (Failure, Error)> {
+    async fn delete(&self, key: &Key, object: &K, victims: Vec<&Pod>) -> Result<(), (Failure, Error)> {
         let uids = victims.iter().map(|pod| pods::uid(&pod.metadata).to_owned());
         self.expectations.expect(key, 0, uids);
         let deletions = victims.iter().map(|pod| apis::delete(&self.client, *pod));
@@ -114,12 +229,12 @@ impl ReplicaSets {
         for (pod, result) in victims.iter().zip(join_all(deletions).await) {
             let name = pods::name(&pod.metadata);
             match result {
-                Ok(true) => self.events.normal(set, "SuccessfulDelete", format!("Deleted pod: {name}")),
+                Ok(true) => self.events.normal(object, "SuccessfulDelete", format!("Deleted pod: {name}")),
                 // Somebody else deleted it, and the event of that may have come before it was expected.
                 Ok(false) => self.expectations.deleted(key, pods::uid(&pod.metadata)),
                 Err(error) => {
                     self.expectations.deleted(key, pods::uid(&pod.metadata));
-                    self.events.warning(set, "FailedDelete", format!("Error deleting: {error}"));
+                    self.events.warning(object, "FailedDelete", format!("Error deleting: {error}"));
                     failure = Some((Failure { reason: "FailedDelete", message: error.to_string() }, error));
                 }
             }
@@ -140,7 +255,7 @@ pub(crate) fn until(at: jiff::Timestamp) -> Duration {
     Duration::try_from(left).unwrap_or_default() + Duration::from_millis(5)
 }
 
-impl Reconciler for ReplicaSets {
+impl<K: Replicated> Reconciler for ReplicaSets<K> {
     type Key = Key;
 
     fn queue(&self) -> &Queue<Key> {
@@ -148,17 +263,18 @@ impl Reconciler for ReplicaSets {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        let Some(set) = self.caches.replica_sets.get(key) else {
+        let Some(object) = K::cache(&self.caches).get(key) else {
             self.expectations.forget(key);
             return Ok(None);
         };
+        let set = object.as_set();
         let selector = Selector::new(Some(&set.spec.selector));
         // Before the cache is read: what is settled then is in it.
         let settled = self.expectations.met(key);
-        let owned = claim(&self.client, &*set, &selector, &self.caches.pods).await?;
+        let owned = claim(&self.client, &*object, &selector, &self.caches.pods).await?;
         let mut outcome = Ok(());
         if set.meta().deletion_timestamp.is_none() && settled {
-            outcome = self.adjust(key, &set, &owned).await;
+            outcome = self.adjust(key, &object, &set, &owned).await;
         }
         let (failure, error) = match outcome {
             Ok(()) => (None, None),
@@ -167,9 +283,9 @@ impl Reconciler for ReplicaSets {
         let now = clock::now();
         let status = planner::status(&set, &refs(&owned), failure, now);
         if set.status.as_ref().is_none_or(|old| !planner::same_status(old, &status)) {
-            let mut updated = (*set).clone();
-            updated.status = Some(status);
-            apis::replace_status(&self.client, &self.caches.replica_sets, &updated).await?;
+            let mut updated = (*object).clone();
+            updated.put(status);
+            apis::replace_status(&self.client, K::cache(&self.caches), &updated).await?;
         }
         match error {
             Some(error) => Err(error),

@@ -4,16 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
-use sampan_daemon::{Supervisor, tls};
+use sampan_daemon::Supervisor;
 use tokio::sync::watch;
 
-use crate::bootstrap::Bootstrap;
 use crate::cache::Caches;
-use crate::certificates::Certificates;
+use crate::clusterrole::ClusterRoles;
 use crate::cronjob::CronJobs;
 use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
+use crate::disruption::Budgets;
 use crate::endpoints::ServiceEndpoints;
 use crate::events::Recorder;
 use crate::gc::Garbage;
@@ -36,10 +38,6 @@ pub struct Options {
     pub scheduler_client: Client,
     /// The CA of the API server, which every namespace and token Secret carries.
     pub ca_pem: String,
-    /// Signs approved requests for certificates; without it they wait for another signer.
-    pub ca: Option<Arc<tls::Ca>>,
-    /// The kubeconfig of who wants to join: address and CA, no user. Published as `kube-public/cluster-info`.
-    pub cluster_info: Option<String>,
     /// Pods with this `schedulerName` are placed.
     pub scheduler_name: String,
     /// A node whose lease is older than this counts as lost.
@@ -57,8 +55,6 @@ impl Options {
             client,
             scheduler_client,
             ca_pem: ca_pem.into(),
-            ca: None,
-            cluster_info: None,
             scheduler_name: "default-scheduler".to_owned(),
             node_grace: Duration::from_secs(40),
             finished_pods: 12_500,
@@ -87,22 +83,15 @@ impl Handle {
 pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let supervisor = supervisor.child("controllers");
     let caches = Arc::new(Caches::new());
-    let Options {
-        client,
-        scheduler_client,
-        ca_pem,
-        ca,
-        cluster_info,
-        scheduler_name,
-        node_grace,
-        finished_pods,
-        zoneinfo,
-    } = options;
+    let Options { client, scheduler_client, ca_pem, scheduler_name, node_grace, finished_pods, zoneinfo } =
+        options;
     let events = Recorder::start(&supervisor, client.clone());
 
     // Handlers are registered before the watches begin, so that they hear of every object.
     let scheduler = Scheduler::new(scheduler_name, scheduler_client, caches.clone(), &events);
-    let replica_sets = ReplicaSets::new(client.clone(), caches.clone(), &events);
+    let replica_sets = ReplicaSets::<ReplicaSet>::new(client.clone(), caches.clone(), &events);
+    let controllers = ReplicaSets::<ReplicationController>::new(client.clone(), caches.clone(), &events);
+    let budgets = Budgets::new(client.clone(), caches.clone(), &events);
     let deployments = Deployments::new(client.clone(), caches.clone(), &events);
     let endpoints = ServiceEndpoints::new(client.clone(), caches.clone());
     let namespaces = Namespaces::new(client.clone(), caches.clone());
@@ -115,9 +104,8 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let nodes = Nodes::new(client.clone(), caches.clone(), &events, node_grace);
     let evictions = Evictions::new(client.clone(), caches.clone(), &events);
     let pod_gc = PodGc::new(client.clone(), caches.clone(), finished_pods);
+    let cluster_roles = ClusterRoles::new(client.clone(), caches.clone());
     let garbage = Garbage::new(client.clone(), &caches);
-    let certificates = Certificates::new(client.clone(), caches.clone(), ca);
-    let bootstrap = Bootstrap::new(client.clone(), caches.clone(), cluster_info);
     caches.run(&supervisor, &client);
 
     let (done, ready) = watch::channel(false);
@@ -128,6 +116,8 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "tokens", 2, tokens);
         worker::run(&inner, "scheduler", 64, scheduler);
         worker::run(&inner, "replicasets", 8, replica_sets);
+        worker::run(&inner, "replicationcontrollers", 4, controllers);
+        worker::run(&inner, "budgets", 4, budgets);
         worker::run(&inner, "deployments", 8, deployments);
         worker::run(&inner, "endpoints", 8, endpoints);
         worker::run(&inner, "namespaces", 4, namespaces);
@@ -138,8 +128,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "nodes", 8, nodes);
         worker::run(&inner, "evictions", 8, evictions);
         worker::run(&inner, "pod-gc", 1, pod_gc);
-        worker::run(&inner, "certificates", 4, certificates);
-        worker::run(&inner, "bootstrap", 1, bootstrap);
+        worker::run(&inner, "clusterroles", 2, cluster_roles);
         done.send_replace(true);
         garbage.watch(&inner).await;
         worker::run(&inner, "garbage", 16, garbage);

@@ -7,6 +7,7 @@
 //! - [`rollout`]: what Deployments, ReplicaSets, Jobs, StatefulSets, DaemonSets and CronJobs do next.
 //! - [`selector`] and [`quantity`]: the two small languages that both of them read.
 
+pub mod disruption;
 pub mod pods;
 pub mod quantity;
 pub mod rollout;

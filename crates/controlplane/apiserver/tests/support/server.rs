@@ -4,7 +4,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use sampan_apiserver::{ApiServer, Handle, Limits, LocalService, Options, SigningKey, UserInfo};
+use sampan_apiserver::{
+    ApiServer, AuditLog, AuditPolicy, Handle, Limits, LocalService, Options, SigningKey, UserInfo,
+};
 use sampan_daemon::{Supervisor, tls};
 use sampan_store::embedded::{self, Embedded};
 use serde_json::{Value, json};
@@ -63,21 +65,21 @@ impl Server {
         limits: Limits,
         change: impl FnOnce(&mut Options),
     ) -> Self {
-        Self::bound(dir, advertise, limits, change, |_| {}).await
+        Self::built(dir, advertise, limits, change, None).await
     }
 
-    /// A server that a test spoke to between its binding and its start.
-    pub async fn believing(prepare: impl FnOnce(&mut ApiServer)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self::bound(dir, "192.0.2.10:6443", Limits::default(), |_| {}, prepare).await
+    /// A server that records requests.
+    pub async fn audited(policy: AuditPolicy, log: AuditLog) -> Self {
+        let audit = Some((policy, log));
+        Self::built(tempfile::tempdir().unwrap(), "192.0.2.10:6443", Limits::default(), |_| {}, audit).await
     }
 
-    async fn bound(
+    async fn built(
         dir: tempfile::TempDir,
         advertise: &str,
         limits: Limits,
         change: impl FnOnce(&mut Options),
-        prepare: impl FnOnce(&mut ApiServer),
+        audit: Option<(AuditPolicy, AuditLog)>,
     ) -> Self {
         let store = Arc::new(Embedded::open(embedded::Options::new(dir.path().join("store"))).unwrap());
         std::fs::create_dir_all(dir.path().join("tls")).unwrap();
@@ -110,7 +112,9 @@ impl Server {
         change(&mut options);
         let supervisor = Supervisor::new();
         let mut server = ApiServer::bind(options).await.unwrap();
-        prepare(&mut server);
+        if let Some((policy, log)) = audit {
+            server.audit(policy, log).unwrap();
+        }
         let handle = server.start(&supervisor).await.unwrap();
         Self { handle, supervisor, store, dir, ca }
     }

@@ -22,7 +22,7 @@ async fn take(level: &Arc<Level>, width: i64, flow: u64) -> Result<Seat, Refusal
 /// A request that waits, seen to be in its queue.
 async fn wait(level: &Arc<Level>, flow: u64) -> tokio::task::JoinHandle<Result<Seat, Refusal>> {
     let (before, own) = (level.queued(), level.clone());
-    let task = tokio::task::spawn(async move { take(&own, 1, flow).await });
+    let task = tokio::runtime::Handle::current().spawn(async move { take(&own, 1, flow).await });
     while level.queued() == before {
         tokio::task::yield_now().await;
     }
