@@ -26,7 +26,7 @@ pub(super) fn find(name: &str) -> Option<Implementation> {
         "@sortByAssociatedKeys" => |context, args| sort(context, args.first(), args.get(1)),
         "first" => |_, args| end(&args, |_| 0),
         "last" => |_, args| end(&args, |len| len.wrapping_sub(1)),
-        "sets.contains" => |context, args| sets(context, &args, |a, b| holds_all(a, b)),
+        "sets.contains" => |context, args| sets(context, &args, holds_all),
         "sets.equivalent" => {
             |context, args| sets(context, &args, |a, b| Ok(holds_all(a, b)? && holds_all(b, a)?))
         }

@@ -9,9 +9,7 @@ const MAX_SIZE: usize = 1 << 20;
 
 /// Compiles one, within a bound of size.
 pub(crate) fn compile(pattern: &str) -> Result<Regex, EvalError> {
-    // RE2's only spelling that differs.
-    let pattern = pattern.replace("\\z", "\\z").replace("\\Q", "\\Q");
-    regex::RegexBuilder::new(&pattern)
+    regex::RegexBuilder::new(pattern)
         .size_limit(MAX_SIZE)
         .dfa_size_limit(MAX_SIZE)
         .build()
