@@ -95,7 +95,7 @@ impl Walk<'_> {
             Form::Map(map) => {
                 let (l, r) = (members(lhs), members(rhs));
                 let empty = |m: Option<&Members<String, Value>>| m.is_none_or(Members::is_empty);
-                if !map.atomic && !(empty(l) && empty(r)) {
+                if !(map.atomic || empty(l) && empty(r)) {
                     return self.map(map, (l, lhs.is_some()), (r, rhs.is_some()), skip, out).map(|()| false);
                 }
             }

@@ -164,7 +164,7 @@ fn scalar(value: &Value, out: &mut String) {
 
 /// A text in JSON as Go writes it: `<`, `>`, `&` and the two separators escaped.
 pub(crate) fn quote(text: &str, out: &mut String) {
-    let plain = |b: u8| b >= 0x20 && b < 0x7f && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&');
+    let plain = |b: u8| (0x20..0x7f).contains(&b) && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&');
     if text.bytes().all(plain) {
         out.push('"');
         out.push_str(text);
