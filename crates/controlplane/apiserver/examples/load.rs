@@ -4,6 +4,8 @@
 //! runs against any Kubernetes; with `--pid` the server's own processor time is told. `-- --serve yes` starts a bare
 //! server to run against and prints how to.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
 #[path = "load/client.rs"]
 mod client;
 #[path = "load/cost.rs"]

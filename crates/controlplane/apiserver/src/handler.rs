@@ -351,6 +351,10 @@ impl Core {
             "update" if call.target.name.is_some() => verbs::update::update(self, call).await,
             "patch" if call.target.name.is_some() => verbs::patch::run(self, call).await,
             "delete" => verbs::delete::delete(self, call).await,
+            // Nobody deletes across namespaces.
+            "deletecollection" if resource.namespaced && call.target.namespace.is_none() => {
+                Err(Status::method_not_allowed())
+            }
             "deletecollection" => verbs::delete::delete_collection(self, call).await,
             _ => Err(Status::method_not_allowed()),
         }

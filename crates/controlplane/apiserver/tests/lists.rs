@@ -139,3 +139,21 @@ async fn what_makes_no_sense_is_refused_in_kubernetes_words() {
             .starts_with("invalid continue token: continue key is not valid")
     );
 }
+
+#[tokio::test]
+async fn a_collection_is_deleted_as_it_is_listed() {
+    let server = Server::start().await;
+    for name in ["a", "b", "c", "d"] {
+        server.config_map(name).await;
+    }
+    let gone = server.send("DELETE", &format!("{MAPS}?limit=2"), "", "").await;
+    assert_eq!((gone.code, names(&gone.body)), (200, vec!["a", "b"]), "{}", gone.body);
+    let dry =
+        server.send("DELETE", &format!("{MAPS}?dryRun=All&fieldSelector=metadata.name%3Dc"), "", "").await;
+    assert_eq!((dry.code, names(&dry.body)), (200, vec!["c"]));
+    assert_eq!(names(&server.get(MAPS).await.body), ["c", "d"]);
+    let refused = server.send("DELETE", &format!("{MAPS}?resourceVersionMatch=Exact"), "", "").await;
+    assert_eq!(refused.code, 422);
+    assert_eq!(server.send("DELETE", "/api/v1/configmaps", "", "").await.code, 405);
+    assert_eq!(names(&server.get(MAPS).await.body), ["c", "d"]);
+}

@@ -2,7 +2,6 @@
 
 use crate::Outcome;
 
-#[allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 #[path = "../../tests/support/server.rs"]
 mod support;
 

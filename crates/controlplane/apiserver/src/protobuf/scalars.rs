@@ -93,7 +93,7 @@ fn go_duration(nanos: i64) -> String {
         };
         let mut text = (all % (60 * 1_000_000_000) / unit).to_string();
         let part = format!("{:0digits$}", all % unit);
-        if digits > 0 && all % unit != 0 {
+        if digits > 0 && !all.is_multiple_of(unit) {
             text.push('.');
             text.push_str(part.trim_end_matches('0'));
         }

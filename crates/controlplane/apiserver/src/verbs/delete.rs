@@ -135,7 +135,7 @@ fn returns_object(call: &Call) -> bool {
 pub(crate) async fn delete_collection(core: &Arc<Core>, call: &Call) -> Result<Response<Body>, Status> {
     let wishes = Wishes::read(call)?;
     let selection = Selection::parse(&call.endpoint, &call.target, &call.query)?;
-    let listed = list::all(core, &call.endpoint, call.namespace(), &selection).await?;
+    let listed = list::select(core, call, &selection).await?;
     let mut items = Vec::with_capacity(listed.items.len());
     for kv in &listed.items {
         let (_, name) = call.endpoint.names(&kv.key);
