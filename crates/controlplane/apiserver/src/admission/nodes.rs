@@ -1,8 +1,11 @@
 //! NodeRestriction, TaintNodesByCondition and PodTopologyLabels: what concerns nodes.
 
+mod restriction;
+
 use sampan_api::status::Status;
 use serde_json::{Value, json};
 
+pub(crate) use self::restriction::restrict;
 use super::{Operation, Review};
 use crate::{
     call::{self, text},
@@ -13,12 +16,6 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// Labels of a node that its pods get.
 const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
-
-/// What a node may do with objects besides what authorization says.
-#[expect(clippy::unused_async, reason = "pods are looked up")]
-pub(crate) async fn restrict(_core: &Core, _review: &mut Review<'_>) -> Result<(), Status> {
-    Ok(())
-}
 
 /// A new node takes pods once it is known to be ready.
 pub(crate) fn taint(review: &mut Review<'_>) {

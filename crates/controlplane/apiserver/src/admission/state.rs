@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     events::Buckets,
     limits::{self, Limit},
+    podsecurity,
     policy::{self, Policies},
     quota::{Tracked, Turns},
     webhook::{self, Configuration},
@@ -48,6 +49,8 @@ pub(crate) struct Namespace {
     pub(crate) terminating: bool,
     /// The namespace, without what only its writers need.
     pub(crate) as_object: Value,
+    /// What its pods may do.
+    pub(crate) policy: podsecurity::Policy,
 }
 
 impl Namespace {
@@ -55,11 +58,13 @@ impl Namespace {
         let object: Value = serde_json::from_slice(&kv.value).ok()?;
         let terminating = !text(&object, "/metadata/deletionTimestamp").is_empty()
             || text(&object, "/status/phase") == "Terminating";
+        let none = Value::Null;
+        let policy = podsecurity::Policy::of(object.pointer("/metadata/labels").unwrap_or(&none));
         let mut as_object = object;
         if let Some(metadata) = as_object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.shift_remove("managedFields");
         }
-        Some(Self { revision: kv.mod_revision, terminating, as_object })
+        Some(Self { revision: kv.mod_revision, terminating, as_object, policy })
     }
 }
 
