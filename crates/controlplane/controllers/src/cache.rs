@@ -8,8 +8,8 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, Pod, ReplicationController, Secret, Service,
-    ServiceAccount,
+    ConfigMap, Container, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret,
+    Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -52,6 +52,7 @@ pub(crate) struct Caches {
     pub replication_controllers: Arc<Informer<ReplicationController>>,
     pub budgets: Arc<Informer<PodDisruptionBudget>>,
     pub cluster_roles: Arc<Informer<ClusterRole>>,
+    pub quotas: Arc<Informer<ResourceQuota>>,
 }
 
 /// The index entry of what a controller owns.
@@ -174,6 +175,7 @@ impl Caches {
             replication_controllers: plain(),
             budgets: plain(),
             cluster_roles: plain(),
+            quotas: plain(),
         }
     }
 
@@ -203,11 +205,12 @@ impl Caches {
         follow(supervisor, "replicationcontrollers", controllers, Api::all(client.clone()), all());
         follow(supervisor, "poddisruptionbudgets", &self.budgets, Api::all(client.clone()), all());
         follow(supervisor, "clusterroles", &self.cluster_roles, Api::all(client.clone()), all());
+        follow(supervisor, "resourcequotas", &self.quotas, Api::all(client.clone()), all());
     }
 
     /// Returns once every cache has its first complete list.
     pub async fn synced(&self) {
-        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 20] = [
+        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 21] = [
             Box::pin(self.pods.synced()),
             Box::pin(self.nodes.synced()),
             Box::pin(self.leases.synced()),
@@ -228,6 +231,7 @@ impl Caches {
             Box::pin(self.replication_controllers.synced()),
             Box::pin(self.budgets.synced()),
             Box::pin(self.cluster_roles.synced()),
+            Box::pin(self.quotas.synced()),
         ];
         join_all(waits).await;
     }

@@ -29,15 +29,18 @@ pub(crate) struct Garbage {
     graph: Mutex<Graph>,
     kinds: Kinds,
     queue: Queue<Work>,
+    /// Told of the namespace of each object that is gone.
+    freed: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 impl Garbage {
-    pub fn new(client: Client, caches: &Caches) -> Arc<Self> {
+    pub fn new(client: Client, caches: &Caches, freed: impl Fn(&str) + Send + Sync + 'static) -> Arc<Self> {
         let this = Arc::new(Self {
             client,
             graph: Mutex::new(Graph::default()),
             kinds: Kinds::default(),
             queue: Queue::new(),
+            freed: Box::new(freed),
         });
         monitors::listen(&this, caches);
         this

@@ -25,6 +25,7 @@ mod namespace;
 mod node;
 mod podgc;
 mod queue;
+mod quota;
 mod replicaset;
 mod revisions;
 mod scheduler;

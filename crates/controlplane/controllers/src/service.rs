@@ -23,6 +23,7 @@ use crate::job::Jobs;
 use crate::namespace::Namespaces;
 use crate::node::{Evictions, Nodes};
 use crate::podgc::PodGc;
+use crate::quota::Quotas;
 use crate::replicaset::ReplicaSets;
 use crate::scheduler::Scheduler;
 use crate::serviceaccount::{Accounts, Tokens};
@@ -105,7 +106,9 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let evictions = Evictions::new(client.clone(), caches.clone(), &events);
     let pod_gc = PodGc::new(client.clone(), caches.clone(), finished_pods);
     let cluster_roles = ClusterRoles::new(client.clone(), caches.clone());
-    let garbage = Garbage::new(client.clone(), &caches);
+    let quotas = Quotas::new(client.clone(), caches.clone());
+    let freed = quotas.clone();
+    let garbage = Garbage::new(client.clone(), &caches, move |namespace| freed.freed_in(namespace));
     caches.run(&supervisor, &client);
 
     let (done, ready) = watch::channel(false);
@@ -129,6 +132,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "evictions", 8, evictions);
         worker::run(&inner, "pod-gc", 1, pod_gc);
         worker::run(&inner, "clusterroles", 2, cluster_roles);
+        worker::run(&inner, "quotas", 4, quotas);
         done.send_replace(true);
         garbage.watch(&inner).await;
         worker::run(&inner, "garbage", 16, garbage);

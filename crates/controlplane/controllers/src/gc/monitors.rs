@@ -91,7 +91,7 @@ where
     cache.on(move |change| {
         let object = change.object();
         match change {
-            Change::Deleted(_) => garbage.gone(object.meta().uid.as_deref().unwrap_or_default()),
+            Change::Deleted(_) => garbage.deleted(object.meta()),
             Change::Updated { old, new } if same_for_graph(old.meta(), new.meta()) => {}
             _ => garbage.observe(&names, object.meta()),
         }
@@ -130,6 +130,13 @@ impl Garbage {
         };
         let work = self.graph().observe(id, meta);
         self.enqueue(work);
+    }
+
+    fn deleted(&self, meta: &ObjectMeta) {
+        self.gone(meta.uid.as_deref().unwrap_or_default());
+        if let Some(namespace) = meta.namespace.as_deref() {
+            (self.freed)(namespace);
+        }
     }
 
     fn gone(&self, uid: &str) {
@@ -245,7 +252,7 @@ async fn monitor(
                     changed.send_replace(());
                 }
             }
-            Ok(Event::Delete(object)) => garbage.gone(object.metadata.uid.as_deref().unwrap_or_default()),
+            Ok(Event::Delete(object)) => garbage.deleted(&object.metadata),
             Err(error) => tracing::debug!(kind = resource.kind, "watch will be repeated: {error}"),
         }
     }
