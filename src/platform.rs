@@ -253,6 +253,7 @@ async fn start_api(
         node_ports: (30_000, 32_767),
         advertise: Some(SocketAddr::new(addresses.gateway.into(), instance.facts.api_port)),
         store,
+        front_proxy: Some(front_proxy(instance)?),
         limits: sampan_apiserver::Limits::default(),
     };
     let port = instance.facts.api_port;
@@ -263,6 +264,27 @@ async fn start_api(
         server.audit(policy, log)?;
     }
     Ok(server.start(supervisor).await?)
+}
+
+/// The identity with which requests are passed on to extension servers: signed by an authority of its own, so that
+/// nobody who is known to the cluster can pretend to be the API server.
+fn front_proxy(instance: &Instance) -> Result<sampan_apiserver::FrontProxy> {
+    let dir = instance.dir.join("tls/front-proxy");
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| dir.display().to_string())?;
+    let ca = tls::Ca::load_or_create(&dir, "sampan-front-proxy-ca")?;
+    let identity = ca.issue(&tls::Profile {
+        common_name: "front-proxy-client".to_owned(),
+        organizations: Vec::new(),
+        dns: Vec::new(),
+        ips: Vec::new(),
+        usage: tls::Usage::Client,
+        days: 365,
+    })?;
+    Ok(sampan_apiserver::FrontProxy { ca_pem: ca.cert_pem().to_owned(), identity })
 }
 
 fn agent_options(

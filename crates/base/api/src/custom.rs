@@ -8,10 +8,12 @@ pub mod formats;
 mod jsonpath;
 mod lists;
 mod prune;
+pub(crate) mod rules;
 mod scale;
 pub mod schema;
 #[cfg(test)]
 mod tests;
+pub(crate) mod valid;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};

@@ -23,6 +23,13 @@ pub fn apply(resource: &Resource, object: &mut Value) {
     let group: &str = resource.group;
     let kind: &str = resource.kind;
     match (group, kind) {
+        ("apiregistration.k8s.io", "APIService") => {
+            let service = edit::child(object, "spec").and_then(|spec| edit::child(spec, "service"));
+            if let Some(service) = service.filter(|service| edit::absent(service, "port")) {
+                service.insert("port".into(), 443.into());
+            }
+        }
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => crate::custom::rules::defaults(object),
         ("", "Pod") => pod::pod(object),
         ("", "PodTemplate") => pod::template(object),
         ("", "Service") => objects::service(object),

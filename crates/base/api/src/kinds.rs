@@ -184,6 +184,36 @@ pub fn known(group: &str, version: &str, kind: &str) -> Option<Gvk> {
     })
 }
 
+/// Orders versions as discovery shows them: stable ones first, then beta and alpha, newer before older; names of
+/// another shape come last, by the alphabet.
+pub fn compare_versions(a: &str, b: &str) -> std::cmp::Ordering {
+    let rank = |text: &str| -> Option<(u8, u64, u64)> {
+        let rest = text.strip_prefix('v')?;
+        let digits = |text: &str| -> Option<u64> {
+            (!text.is_empty() && !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()))
+                .then(|| text.parse().ok())?
+        };
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (major, stage) = rest.split_at(end);
+        let major = digits(major)?;
+        if stage.is_empty() {
+            return Some((2, major, 0));
+        }
+        let (level, minor) = match (stage.strip_prefix("beta"), stage.strip_prefix("alpha")) {
+            (Some(minor), _) => (1, minor),
+            (_, Some(minor)) => (0, minor),
+            _ => return None,
+        };
+        Some((level, major, digits(minor)?))
+    };
+    match (rank(a), rank(b)) {
+        (Some(x), Some(y)) => y.cmp(&x),
+        (Some(_), None) => std::cmp::Ordering::Less,
+        (None, Some(_)) => std::cmp::Ordering::Greater,
+        (None, None) => a.cmp(b),
+    }
+}
+
 /// Joins a group and a version as an object's apiVersion says it.
 pub fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }

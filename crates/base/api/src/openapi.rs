@@ -3,6 +3,7 @@
 //! Facts (types, list and map semantics, merge keys) are always there. The prose that `kubectl explain` shows comes
 //! from k8s-openapi's own schemas when the crate is built with the feature `descriptions`.
 
+mod custom;
 mod descriptions;
 mod operations;
 mod paths;
@@ -13,6 +14,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+pub use self::custom::{v2 as v2_with, v3 as v3_custom};
 use self::descriptions::Descriptions;
 use crate::kinds;
 
@@ -30,6 +32,11 @@ pub struct Document {
 }
 
 impl Document {
+    /// A document that was put together elsewhere.
+    pub fn of(value: &Value) -> Document {
+        Document::new(value)
+    }
+
     fn new(value: &Value) -> Document {
         let bytes = Bytes::from(value.to_string());
         let etag = hash(&bytes);

@@ -61,7 +61,9 @@ fn counts_generations(resource: &Resource) -> bool {
         ("networking.k8s.io", kind) => matches!(kind, "NetworkPolicy" | "Ingress" | "IngressClass"),
         ("batch" | "policy" | "admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => true,
         ("resource.k8s.io", kind) => matches!(kind, "DeviceClass" | "DeviceTaintRule" | "ResourceSlice"),
-        ("discovery.k8s.io", "EndpointSlice") | ("scheduling.k8s.io", "PriorityClass") => true,
+        ("discovery.k8s.io", "EndpointSlice")
+        | ("apiextensions.k8s.io", _)
+        | ("scheduling.k8s.io", "PriorityClass") => true,
         _ => false,
     }
 }
@@ -88,6 +90,7 @@ pub fn prepare_create(resource: &Resource, object: &mut Value) {
     match (resource.group, resource.kind) {
         ("", "Pod") => pod::prepare_create(object),
         ("", "Namespace") => namespace(object),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => crate::custom::rules::prepare_create(object),
         ("", "Secret") => merge_string_data(object),
         ("", "Service") => service::prepare_create(object),
         ("", "ServiceAccount") => service_account(object),
@@ -117,6 +120,7 @@ pub fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) {
             merge_string_data(object);
         }
         ("", "Service") => service::prepare_update(object, before),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => crate::custom::rules::prepare_update(object),
         ("", "ServiceAccount") => service_account(object),
         ("", "Pod") => pod::prepare_update(object, before),
         ("", "PersistentVolumeClaim") => claim::prepare(object, Some(before)),

@@ -28,7 +28,7 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-pub use live::{Identity, live_client_config, live_server_config};
+pub use live::{Identity, live_client_config, live_server_config, unverified_client_config};
 pub use request::Request;
 
 use crate::clock;

@@ -62,6 +62,7 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
     if let Some(address) = core.options.advertise {
         endpoints(&client, address).await?;
     }
+    authentication(core, &client).await?;
     core.set_ready();
     Ok(())
 }
@@ -82,6 +83,27 @@ async fn roles_and_flows(core: &Arc<Core>) -> Result<(), Status> {
         }
     }
     Err(Status::server_timeout(("rbac.authorization.k8s.io", "clusterroles"), "create", 1))
+}
+
+/// How extension servers know the API server.
+async fn authentication(core: &Core, client: &Client) -> Result<(), Status> {
+    let Some(proxy) = &core.options.front_proxy else { return Ok(()) };
+    let data = json!({
+        "requestheader-client-ca-file": proxy.ca_pem,
+        "requestheader-allowed-names": "[\"front-proxy-client\"]",
+        "requestheader-username-headers": "[\"X-Remote-User\"]",
+        "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+        "requestheader-group-headers": "[\"X-Remote-Group\"]",
+        "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+    });
+    let path = "/api/v1/namespaces/kube-system/configmaps";
+    let name = "extension-apiserver-authentication";
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": "kube-system"}, "data": data,
+    });
+    client.ensure(path, &map).await?;
+    client.send("PATCH", &format!("{path}/{name}"), &json!({"data": data})).await.map(drop)
 }
 
 async fn endpoints(client: &Client, address: SocketAddr) -> Result<(), Status> {
@@ -115,18 +137,22 @@ async fn endpoints(client: &Client, address: SocketAddr) -> Result<(), Status> {
 }
 
 /// The API as its first client.
-struct Client(LocalService);
+pub(crate) struct Client(LocalService);
 
 impl Client {
+    pub(crate) fn new(service: LocalService) -> Self {
+        Self(service)
+    }
+
     /// Creates an object unless it is there.
-    async fn ensure(&self, path: &str, object: &Value) -> Result<(), Status> {
+    pub(crate) async fn ensure(&self, path: &str, object: &Value) -> Result<(), Status> {
         match self.send("POST", path, object).await {
             Err(status) if status.is("AlreadyExists") => Ok(()),
             other => other.map(|_| ()),
         }
     }
 
-    async fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value, Status> {
+    pub(crate) async fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value, Status> {
         let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let request = http::Request::builder()
             .method(method)

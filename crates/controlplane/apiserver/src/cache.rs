@@ -194,12 +194,13 @@ impl Cache {
         Ok(cache)
     }
 
-    async fn attach(endpoint: &Endpoint, store: &dyn Store) -> sampan_store::Result<(Revision, Watch)> {
+    async fn attach(endpoint: &Arc<Endpoint>, store: &dyn Store) -> sampan_store::Result<(Revision, Watch)> {
         let start = Bytes::from(endpoint.prefix.clone());
         let end = prefix_end(&start);
         let count = Range { start: start.clone(), end: end.clone(), count_only: true, ..Range::default() };
         let revision = store.range(count).await?.revision;
-        Ok((revision, store.watch(start, end, revision + 1, true).await?))
+        let watch = store.watch(start, end, revision + 1, true).await?;
+        Ok((revision, endpoint.present_watch(watch)))
     }
 
     /// Begins anew at a revision: watchers are ended, for they may have missed something.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::state::State,
+    aggregate::Aggregated,
     audit::Audit,
     authn,
     authz::Authorizer,
@@ -50,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) admission: OnceLock<State>,
     /// Which mirrors a write has to be shown by.
     pub(crate) written: Written,
+    /// Extension servers.
+    pub(crate) aggregated: Aggregated,
     /// Connections to nodes that wait for the next request.
     pub(crate) idle: Arc<Idle>,
     ready: AtomicBool,
@@ -67,6 +70,7 @@ impl Core {
             closing,
             supervisor,
             endpoints: Endpoints::new(),
+            aggregated: Aggregated::default(),
             metrics: Metrics::default(),
             event_lease: EventLease::default(),
             authn: authn::State::default(),

@@ -204,9 +204,50 @@ fn aggregate(served: &Served, version: &str, core: bool) -> Value {
 }
 
 fn aggregate_version(served: &Served, group: &str, version: &str) -> Value {
+    if let Some(remote) = served.remote.iter().find(|r| r.group == group && r.version == version) {
+        let freshness = if remote.fresh { "Current" } else { "Stale" };
+        let list = aggregate_remote(group, version, &remote.resources);
+        return json!({"version": version, "resources": list, "freshness": freshness});
+    }
     let list: Vec<Value> =
         served.of_version(group, version).map(|e| aggregate_resource(e.resource)).collect();
     json!({"version": version, "resources": list, "freshness": "Current"})
+}
+
+/// The resources that an extension server told of, in the form of aggregated discovery.
+fn aggregate_remote(group: &str, version: &str, resources: &Value) -> Vec<Value> {
+    let mut out: Vec<Value> = Vec::new();
+    for resource in resources.as_array().into_iter().flatten() {
+        let or = |name: &str, other: &str| resource[name].as_str().unwrap_or(other).to_owned();
+        let kind = json!({
+            "group": or("group", group), "version": or("version", version), "kind": resource["kind"],
+        });
+        let name = or("name", "");
+        if let Some((parent, sub)) = name.split_once('/') {
+            if let Some(parent) = out.iter_mut().find(|r| r["resource"] == parent) {
+                let entry = json!({"subresource": sub, "responseKind": kind, "verbs": resource["verbs"]});
+                match parent["subresources"].as_array_mut() {
+                    Some(list) => list.push(entry),
+                    None => parent["subresources"] = json!([entry]),
+                }
+            }
+            continue;
+        }
+        let mut value = json!({
+            "resource": name,
+            "responseKind": kind,
+            "scope": if resource["namespaced"] == true { "Namespaced" } else { "Cluster" },
+            "singularResource": resource["singularName"],
+            "verbs": resource["verbs"],
+        });
+        for list in ["shortNames", "categories"] {
+            if resource[list].is_array() {
+                value[list] = resource[list].clone();
+            }
+        }
+        out.push(value);
+    }
+    out
 }
 
 fn aggregate_resource(resource: &Resource) -> Value {

@@ -65,8 +65,13 @@ pub(crate) fn canonical(endpoint: &Endpoint, object: &Value) -> Result<Bytes, St
     } else {
         object
     };
+    canonical_as(&endpoint.head, object)
+}
+
+/// The bytes to store of an object that is to begin with `head`.
+pub(crate) fn canonical_as(head: &str, object: &Value) -> Result<Bytes, Status> {
     let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(endpoint.head.as_bytes());
+    out.extend_from_slice(head.as_bytes());
     let metadata = object.get("metadata").and_then(Value::as_object);
     let mut first = true;
     for (key, value) in metadata.into_iter().flatten() {

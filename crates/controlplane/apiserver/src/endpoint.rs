@@ -2,6 +2,7 @@
 //! what its kind does with an object on its way in and out.
 
 mod behaviour;
+mod documents;
 mod registry;
 
 use std::sync::{Arc, OnceLock, atomic::AtomicUsize};
@@ -11,9 +12,9 @@ use sampan_api::{custom, kinds::Resource};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use crate::{cache::Cache, managers::Fields, negotiate::Asked, protobuf};
+use crate::{cache::Cache, custom::Origin, managers::Fields, negotiate::Asked, protobuf};
 
-pub(crate) use self::registry::{Endpoints, Served};
+pub(crate) use self::registry::{Endpoints, RemoteVersion, Served};
 
 /// One served resource.
 pub(crate) struct Endpoint {
@@ -22,6 +23,8 @@ pub(crate) struct Endpoint {
     pub(crate) stored: &'static Resource,
     /// What a CustomResourceDefinition says of this kind; none for built-in ones.
     pub(crate) custom: Option<Arc<custom::Kind>>,
+    /// The definition behind a custom kind.
+    pub(crate) origin: Option<Origin>,
     /// The bytes that every stored object of this kind begins with, up to the inside of `metadata`.
     pub(crate) head: String,
     /// `apiVersion` of the objects that are shown.
@@ -50,6 +53,7 @@ impl Endpoint {
             resource,
             stored,
             custom: None,
+            origin: None,
             head: head(stored),
             api_version: resource.api_version(),
             list_kind: resource.list_kind(),
@@ -63,9 +67,9 @@ impl Endpoint {
     }
 
     /// A version of a custom kind.
-    pub(crate) fn of_custom(kind: Arc<custom::Kind>) -> Self {
+    pub(crate) fn of_custom(kind: Arc<custom::Kind>, origin: Origin) -> Self {
         let resource = kind.resource();
-        Self { custom: Some(kind), message: None, ..Self::new(resource) }
+        Self { custom: Some(kind), origin: Some(origin), message: None, ..Self::new(resource) }
     }
 
     /// In which forms the objects can be had.

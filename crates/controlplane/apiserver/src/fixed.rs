@@ -76,26 +76,41 @@ pub(crate) fn metrics(core: &Core) -> Response<Body> {
 ///
 /// A client that takes nothing but protobuf is kubectl before it applies a `kind: List`: it checks each item against the
 /// definitions it finds here. It lets pass what it does not find, and the server checks every item anyhow.
-pub(crate) fn openapi_v2(headers: &HeaderMap) -> Response<Body> {
+pub(crate) fn openapi_v2(core: &Core, headers: &HeaderMap) -> Response<Body> {
+    let served = core.endpoints.served();
+    openapi_v2_of(headers, || served.openapi_v2())
+}
+
+fn openapi_v2_of<'a>(
+    headers: &HeaderMap,
+    document: impl FnOnce() -> &'a openapi::Document,
+) -> Response<Body> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.contains("protobuf") && !accept.contains("json") && !accept.contains("*/*") {
         return discovery::with_tag(headers, V2_PROTOBUF_TYPE, Bytes::from_static(V2_PROTOBUF), GIT_VERSION);
     }
-    let document = openapi::v2();
+    let document = document();
     let wants_named = accept.contains("proto-openapi.spec.v2.v1.0+json");
     let kind = if wants_named { V2_TYPE } else { "application/json" };
     discovery::with_tag(headers, kind, document.bytes.clone(), &document.etag)
 }
 
 /// `/openapi/v3`.
-pub(crate) fn openapi_v3_index(headers: &HeaderMap) -> Response<Body> {
-    let document = openapi::v3_index();
+pub(crate) fn openapi_v3_index(core: &Core, headers: &HeaderMap) -> Response<Body> {
+    let served = core.endpoints.served();
+    let document = served.openapi_v3_index();
     discovery::with_tag(headers, "application/json", document.bytes.clone(), &document.etag)
 }
 
 /// `/openapi/v3/…`; with the right `hash` it may be kept for ever, with a wrong one the client is sent to the right.
-pub(crate) fn openapi_v3(headers: &HeaderMap, query: &Query, path: &str) -> Result<Response<Body>, Status> {
-    let Some(document) = openapi::v3(path) else { return Err(Status::no_such_resource()) };
+pub(crate) fn openapi_v3(
+    core: &Core,
+    headers: &HeaderMap,
+    query: &Query,
+    path: &str,
+) -> Result<Response<Body>, Status> {
+    let served = core.endpoints.served();
+    let Some(document) = served.openapi_v3(path) else { return Err(Status::no_such_resource()) };
     if let Some(hash) = query.get("hash")
         && hash != document.etag
     {
@@ -165,7 +180,7 @@ mod tests {
     fn openapi_v2_is_protobuf_for_who_takes_nothing_else() {
         let ask = |accept: &'static str| {
             let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
-            openapi_v2(&headers).headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned()
+            openapi_v2_of(&headers, openapi::v2).headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned()
         };
         assert_eq!(ask("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"), V2_PROTOBUF_TYPE);
         assert_eq!(

@@ -10,6 +10,7 @@ use sampan_api::status::Status;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
+    aggregate::{self, Extension, Passed},
     audit::{Arrival, Audit, Trail},
     authn,
     authz::Attributes,
@@ -48,6 +49,8 @@ struct Incoming {
     method: Method,
     path: String,
     raw_query: String,
+    /// Path and query as they came.
+    target: String,
     query: Query,
     headers: HeaderMap,
     /// None when nothing that is there is accepted.
@@ -79,6 +82,7 @@ impl Core {
         let accepted = Accepted::read(&parts.headers, &query, asked);
         let (packed, negotiated) = (respond::takes_gzip(&parts.headers), route.is_negotiated());
         let incoming = Incoming {
+            target: parts.uri.path_and_query().map_or_else(String::new, ToString::to_string),
             query,
             path: parts.uri.path().to_owned(),
             raw_query: parts.uri.query().unwrap_or_default().to_owned(),
@@ -175,18 +179,54 @@ impl Core {
             trail.annotate("authorization.k8s.io/decision", decision);
             trail.annotate("authorization.k8s.io/reason", &verdict.reason);
         }
-        let result = match (seat, route) {
-            (Err(busy), _) => {
+        let elsewhere = match &route {
+            Route::Object(target) => self.aggregated.get(&target.group, &target.version),
+            Route::Resources(group, version) => self.aggregated.get(group, version),
+            _ => None,
+        };
+        let result = match (seat, elsewhere, route) {
+            (Err(busy), ..) => {
                 self.metrics.refuse();
                 Err(busy)
             }
             // The seat is kept until the answer is there.
-            (Ok(_seat), Route::Object(target)) => self.object(incoming, target, body, user).await,
-            (Ok(_seat), route) => self.path(&incoming, &route, &user),
+            (Ok(_seat), Some(extension), route) => {
+                self.pass_on(incoming, &route, body, &user, &extension).await
+            }
+            (Ok(_seat), None, Route::Object(target)) => self.object(incoming, target, body, user).await,
+            (Ok(_seat), None, route) => self.path(&incoming, &route, &user),
         };
         let mut response = result.unwrap_or_else(|status| respond::status(&status));
         place.mark(response.headers_mut());
         response
+    }
+
+    /// Passes a request on to the server that has its group and version.
+    async fn pass_on(
+        self: &Arc<Self>,
+        incoming: Incoming,
+        route: &Route,
+        body: RequestBody,
+        user: &UserInfo,
+        extension: &Extension,
+    ) -> Result<Response<Body>, Status> {
+        let permit = match route {
+            Route::Object(target) => {
+                let Some(verb) = request::verb(&incoming.method, target, &incoming.query) else {
+                    return Err(Status::method_not_allowed());
+                };
+                self.permit(user, verb, target, &incoming.query).await?;
+                self.admit(verb, target)?
+            }
+            _ => {
+                let verb = incoming.method.as_str().to_ascii_lowercase();
+                self.authorize(user, &Attributes::Path { verb: &verb, path: &incoming.path })?;
+                None
+            }
+        };
+        let Incoming { method, target, headers, upgrade, .. } = incoming;
+        let passed = Passed { method, target, headers, body, upgrade, permit };
+        Ok(aggregate::pass(self, extension, user, passed).await)
     }
 
     fn path(&self, incoming: &Incoming, route: &Route, user: &UserInfo) -> Result<Response<Body>, Status> {
@@ -207,11 +247,11 @@ impl Core {
             Route::Groups => discovery::groups(self, headers),
             Route::Group(group) => discovery::group(self, headers, group),
             Route::Resources(group, version) => discovery::resources(self, headers, group, version),
-            Route::OpenApiV2 => Ok(fixed::openapi_v2(headers)),
-            Route::OpenApiV3 => Ok(fixed::openapi_v3_index(headers)),
+            Route::OpenApiV2 => Ok(fixed::openapi_v2(self, headers)),
+            Route::OpenApiV3 => Ok(fixed::openapi_v3_index(self, headers)),
             Route::OpenApiV3Group(..) => {
                 let path = incoming.path.trim_start_matches("/openapi/v3/");
-                fixed::openapi_v3(headers, &incoming.query, path)
+                fixed::openapi_v3(self, headers, &incoming.query, path)
             }
             Route::OidcConfig => Ok(fixed::oidc(self)),
             Route::Jwks => Ok(fixed::jwks(self)),
@@ -237,6 +277,9 @@ impl Core {
         let endpoint = self.endpoint(&target.group, &target.version, &target.resource)?;
         if !endpoint.resource.namespaced && target.namespace.is_some() {
             return Err(Status::no_such_resource());
+        }
+        if let Some(origin) = &endpoint.origin {
+            origin.admits(verb, endpoint.resource).await?;
         }
         let needs_namespace = target.name.is_some() || verb == "create";
         if endpoint.resource.namespaced && target.namespace.is_none() && needs_namespace {

@@ -5,6 +5,7 @@
 //! use [`Handle::client`], a `tower::Service` bound to a user.
 
 mod admission;
+mod aggregate;
 mod allocate;
 mod audit;
 mod authn;
@@ -17,6 +18,7 @@ mod certificates;
 mod compact;
 mod core;
 mod crypt;
+mod custom;
 mod discovery;
 mod encode;
 mod endpoint;
@@ -53,6 +55,6 @@ pub use crypt::{ConfigError, Encrypted, Encryption, Rules as EncryptionRules};
 pub use fixed::GIT_VERSION;
 pub use jwt::{Error as KeyError, SigningKey};
 pub use local::LocalService;
-pub use options::{Cidr, Limits, Options};
+pub use options::{Cidr, FrontProxy, Limits, Options};
 pub use server::{ApiServer, Error, Handle};
 pub use user::UserInfo;

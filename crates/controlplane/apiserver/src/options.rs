@@ -32,8 +32,20 @@ pub struct Options {
     pub advertise: Option<SocketAddr>,
     /// The state.
     pub store: Arc<dyn Store>,
+    /// How extension servers know that a request comes from this server; without it they cannot trust what it says of
+    /// its users.
+    pub front_proxy: Option<FrontProxy>,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// The identity with which requests are passed on to extension servers.
+#[derive(Clone)]
+pub struct FrontProxy {
+    /// Who signed it, as PEM: published for extension servers.
+    pub ca_pem: String,
+    /// The client certificate.
+    pub identity: sampan_daemon::tls::Issued,
 }
 
 /// An IPv4 or IPv6 block.

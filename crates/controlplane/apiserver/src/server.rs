@@ -8,9 +8,11 @@ use tokio::net::TcpListener;
 
 use crate::{
     admission::state::State,
+    aggregate,
     audit::{Audit, AuditError, LogOptions as AuditLog, Policy as AuditPolicy},
     authz, bootstrap, compact,
     core::Core,
+    custom,
     fairness,
     local::LocalService,
     options::Options,
@@ -100,6 +102,8 @@ impl ApiServer {
         let _ = core.admission.set(state);
         authz::start(&core).await.map_err(Error::Bootstrap)?;
         fairness::start(&core).await.map_err(Error::Bootstrap)?;
+        custom::start(&core).await.map_err(Error::Bootstrap)?;
+        aggregate::start(&core).await.map_err(Error::Bootstrap)?;
         bootstrap::run(&core).await.map_err(Error::Bootstrap)?;
         authz::node::start(&core);
         for (listener, address) in self.listeners {

@@ -61,6 +61,7 @@ impl Core {
     ) -> Result<Option<KeyValue>, Status> {
         let range = Range { start: endpoint.key(namespace, name), ..Range::default() };
         let mut response = self.store().range(range).await.map_err(|e| store_error(&e))?;
+        endpoint.present(&mut response.kvs).await?;
         Ok(response.kvs.pop())
     }
 
@@ -109,7 +110,7 @@ impl Core {
         key: &bytes::Bytes,
         more: Txn,
     ) -> Result<TxnResponse, Status> {
-        let value = encode::canonical(endpoint, object)?;
+        let value = endpoint.stored(object).await?;
         for _ in 0..2 {
             let lease = self.event_lease.lease_for(endpoint, self.store()).await?;
             let mut txn = Txn {

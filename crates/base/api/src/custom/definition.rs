@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::columns::Column;
@@ -50,12 +48,8 @@ pub enum Conversion {
 /// Who converts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhook {
-    /// The address, when it is given as such.
-    pub url: Option<String>,
-    /// Namespace, name, path and port of a service.
-    pub service: Option<(String, String, String, u16)>,
-    /// The authorities that may have signed its certificate, as PEM.
-    pub ca: Vec<u8>,
+    /// Where it is, as a `WebhookClientConfig`.
+    pub client: Value,
     /// The versions of ConversionReview that it understands, the best first.
     pub reviews: Vec<String>,
 }
@@ -167,19 +161,10 @@ fn conversion(from: &Value) -> Conversion {
     else {
         return Conversion::None;
     };
-    let client = webhook.get("clientConfig").unwrap_or(&Value::Null);
-    let text =
-        |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let service = client.get("service").map(|service| {
-        let port =
-            service.get("port").and_then(Value::as_u64).and_then(|p| u16::try_from(p).ok()).unwrap_or(443);
-        (text(service, "namespace"), text(service, "name"), text(service, "path"), port)
-    });
+    let client = webhook.get("clientConfig").cloned().unwrap_or_default();
     let reviews = webhook.get("conversionReviewVersions").and_then(Value::as_array).into_iter().flatten();
     Conversion::Webhook(Webhook {
-        url: Some(text(client, "url")).filter(|url| !url.is_empty()),
-        service,
-        ca: STANDARD.decode(text(client, "caBundle")).unwrap_or_default(),
+        client,
         reviews: reviews.filter_map(Value::as_str).map(str::to_owned).collect(),
     })
 }

@@ -32,7 +32,7 @@ pub enum Type {
 }
 
 impl Type {
-    fn parse(text: &str) -> Option<Type> {
+    pub(super) fn parse(text: &str) -> Option<Type> {
         Some(match text {
             "object" => Type::Object,
             "array" => Type::Array,

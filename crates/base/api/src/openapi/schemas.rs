@@ -32,11 +32,25 @@ fn list_of(resource: &Resource) -> Gvk {
 /// The OpenAPI name of a kind's type, if it has one.
 pub(super) fn name_of(kind: &Gvk) -> Option<String> {
     let schema = schema::get();
-    schema.by_kind(kind).map(|id| schema.type_of(id).openapi_name())
+    let known = schema.by_kind(kind).map(|id| schema.type_of(id).openapi_name());
+    // Custom kinds have groups that no built-in kind has.
+    let custom = || super::custom::name_of(kind.group, kind.version, kind.kind);
+    known.or_else(|| (!crate::kinds::serves(kind.group, kind.version) && !kind.group.is_empty()).then(custom))
+}
+
+/// The schemas of a type of that name and of all that it reaches.
+pub(super) fn by_name(name: &str, dialect: Dialect) -> Option<Map<String, Value>> {
+    let schema = schema::get();
+    let (id, _) = schema.types().find(|(_, kind)| kind.openapi_name() == name)?;
+    Some(reached(vec![id], dialect, &Descriptions::load()))
 }
 
 /// The OpenAPI name of the type of a resource's lists.
 pub(super) fn list_name_of(resource: &Resource) -> Option<String> {
+    if !crate::kinds::serves(resource.group, resource.version) && !resource.group.is_empty() {
+        let name = super::custom::name_of(resource.group, resource.version, resource.kind);
+        return Some(format!("{name}List"));
+    }
     name_of(&list_of(resource))
 }
 
@@ -47,7 +61,11 @@ pub(super) fn reachable(
     descriptions: &Descriptions,
 ) -> Map<String, Value> {
     let schema = schema::get();
-    let mut todo: Vec<TypeId> = kinds.filter_map(|k| schema.by_kind(&k)).collect();
+    reached(kinds.filter_map(|k| schema.by_kind(&k)).collect(), dialect, descriptions)
+}
+
+fn reached(mut todo: Vec<TypeId>, dialect: Dialect, descriptions: &Descriptions) -> Map<String, Value> {
+    let schema = schema::get();
     let mut seen = BTreeSet::new();
     let mut scalars = BTreeSet::from([format!("{META}.Patch")]);
     while let Some(id) = todo.pop() {

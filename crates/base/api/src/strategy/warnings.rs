@@ -19,6 +19,7 @@ pub fn warnings(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<St
             name_warning(new, "this is used in the Pod's hostname", &mut out);
             pod_template(new, &FieldPath::default(), &mut out);
         }
+        ("apiextensions.k8s.io", _) => out.extend(crate::custom::valid::warnings(new, old)),
         ("", "Service") => service(new, &mut out),
         ("", "PodTemplate") => template_at(new, changed, "/template", "template", &mut out),
         ("", "ReplicationController") => {

@@ -20,7 +20,7 @@ enum NameRule {
 fn rule_of(resource: &Resource) -> NameRule {
     match (resource.group, resource.kind) {
         ("", "Namespace" | "Service") | ("apps", "StatefulSet") => NameRule::Label,
-        ("rbac.authorization.k8s.io", _) => NameRule::PathSegment,
+        ("rbac.authorization.k8s.io" | "apiregistration.k8s.io", _) => NameRule::PathSegment,
         ("networking.k8s.io", "IPAddress") => NameRule::Address,
         _ => NameRule::Subdomain,
     }

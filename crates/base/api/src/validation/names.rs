@@ -50,6 +50,23 @@ fn is_subdomain(text: &str) -> bool {
     text.split('.').all(is_label)
 }
 
+/// A DNS label that begins with a letter: names of custom kinds and versions.
+pub fn dns1035_label(text: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if text.len() > LABEL_MAX {
+        out.push(longest(LABEL_MAX));
+    }
+    if !is_label(text) || !text.starts_with(|c: char| c.is_ascii_lowercase()) {
+        out.push(pattern(
+            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
+             character, and end with an alphanumeric character",
+            "[a-z]([-a-z0-9]*[a-z0-9])?",
+            &["my-name", "abc-123"],
+        ));
+    }
+    out
+}
+
 /// A DNS label: the names of containers, volumes, namespaces.
 pub fn dns1123_label(text: &str) -> Vec<String> {
     let mut out = Vec::new();

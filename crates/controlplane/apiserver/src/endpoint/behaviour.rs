@@ -90,7 +90,7 @@ impl Endpoint {
     /// What a client is told of an object that is accepted.
     pub(crate) fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         match &self.custom {
-            Some(_) => Vec::new(),
+            Some(kind) => kind.warnings(object, old),
             None => strategy::warnings(self.resource, object, old),
         }
     }

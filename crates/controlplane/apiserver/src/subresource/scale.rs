@@ -49,6 +49,9 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
 }
 
 fn scale_of(call: &Call, object: &Value) -> Result<Value, Status> {
+    if let Some(paths) = call.endpoint.custom.as_ref().and_then(|kind| kind.scale()) {
+        return paths.of(object).map_err(Status::internal);
+    }
     strategy::scale_of(call.endpoint.resource, object).ok_or_else(Status::no_such_resource)
 }
 
@@ -67,7 +70,10 @@ fn with_scale(call: &Call, stored: &Value, scale: &Value) -> Result<Value, Statu
     let mut object = stored.clone();
     // What the Scale says of its base counts, not what was read just now.
     call::metadata(&mut object)?.shift_remove("resourceVersion");
-    strategy::apply_scale(call.endpoint.resource, &mut object, scale);
+    match call.endpoint.custom.as_ref().and_then(|kind| kind.scale()) {
+        Some(paths) => paths.apply(&mut object, scale).map_err(Status::internal)?,
+        None => strategy::apply_scale(call.endpoint.resource, &mut object, scale),
+    }
     let api_version = call.endpoint.resource.api_version();
     apply::set_scale_managers(&mut object, scale, &managers::replicas(call), &api_version);
     let uid = text(scale, "/metadata/uid");

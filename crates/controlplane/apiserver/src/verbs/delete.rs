@@ -180,7 +180,7 @@ pub(crate) async fn remove(
                 (ops, Outcome::Gone(found.object))
             }
             Some(new) => {
-                let value = encode::canonical(&call.endpoint, &new)?;
+                let value = call.endpoint.stored(&new).await?;
                 let lease = found.kv.lease;
                 (vec![Op::Put { key: found.kv.key.clone(), value, lease }], Outcome::Marked(new, 0))
             }
@@ -243,6 +243,9 @@ fn plan(call: &Call, wishes: &Wishes, found: &Found) -> Result<Option<Value>, St
     }
     if call.endpoint.resource.group.is_empty() && call.endpoint.resource.plural == "namespaces" {
         new["status"]["phase"] = "Terminating".into();
+    }
+    if !marked {
+        crate::custom::mark_definition(resource, &mut new);
     }
     Ok((is_finished(&new) || new != found.object).then_some(new))
 }

@@ -176,7 +176,8 @@ pub(crate) async fn read(
         let limit = if everything || wanted == 0 { wanted } else { wanted.max(500) };
         let range = Range { start: start.clone(), end: end.clone(), revision, limit, count_only: false };
         let response = core.store().range(range).await;
-        let response = response.map_err(|e| list_error(&e, page))?;
+        let mut response = response.map_err(|e| list_error(&e, page))?;
+        endpoint.present(&mut response.kvs).await?;
         if revision == 0 {
             revision = response.revision;
         }

@@ -277,7 +277,7 @@ impl Change<'_> {
             txn.ops.push(Op::Delete { key: found.kv.key });
         } else {
             let lease = core.event_lease.lease_for(&call.endpoint, core.store()).await?;
-            let value = encode::canonical(&call.endpoint, &new)?;
+            let value = call.endpoint.stored(&new).await?;
             txn.ops.push(Op::Put { key: found.kv.key, value, lease });
         }
         match core.commit(txn).await? {

@@ -92,6 +92,7 @@ async fn own_watch(core: &Core, call: &Call, after: Revision) -> Result<Source, 
     let end = prefix_end(&start);
     let watch = core.store().watch(start, end, after + 1, true).await;
     let watch = watch.map_err(|e| watch_error(&e, after))?;
+    let watch = call.endpoint.present_watch(watch);
     Ok(Source::Store { watch, ready: VecDeque::new(), latest: after })
 }
 

@@ -107,6 +107,7 @@ impl Server {
             node_ports: (30000, 32767),
             advertise: Some(advertise.parse().unwrap()),
             store: store.clone(),
+            front_proxy: None,
             limits,
         };
         change(&mut options);

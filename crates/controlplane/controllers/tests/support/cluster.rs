@@ -77,6 +77,7 @@ impl Cluster {
             node_ports: (30000, 32767),
             advertise: None,
             store,
+            front_proxy: None,
             limits: Limits::default(),
         };
         let supervisor = Supervisor::new();

@@ -253,6 +253,7 @@ async fn start_server(dir: &Path, ca: &Ca, supervisor: &Supervisor) -> sampan_ap
         node_ports: (30000, 32767),
         advertise: None,
         store: Arc::new(store),
+        front_proxy: None,
         limits: sampan_apiserver::Limits::default(),
     };
     ApiServer::bind(options).await.unwrap().start(supervisor).await.unwrap()

@@ -41,10 +41,11 @@ pub(crate) struct Remote {
     pool: Mutex<Pool>,
 }
 
-struct Service {
-    namespace: String,
-    name: String,
-    port: i64,
+/// A Service behind which somebody answers.
+pub(crate) struct Service {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) port: i64,
 }
 
 #[derive(Default)]
@@ -269,7 +270,7 @@ fn connector(config: &Value, service: bool) -> Result<TlsConnector, String> {
 
 impl Service {
     /// An address of the Service that is ready, chosen by chance.
-    async fn endpoint(&self, core: &Core) -> Result<(String, u16), String> {
+    pub(crate) async fn endpoint(&self, core: &Core) -> Result<(String, u16), String> {
         let told = |status: sampan_api::status::Status| status.message;
         let found =
             core.look_up("", "v1", "services", Some(&self.namespace), &self.name).await.map_err(told)?;
