@@ -40,6 +40,15 @@ pub(crate) enum Command {
     /// Build, import, pull, list and remove images.
     #[command(subcommand)]
     Image(Image),
+    /// List and renew the certificates of this instance.
+    #[command(subcommand)]
+    Certs(Certs),
+    /// Manage how Secrets are encrypted at rest.
+    #[command(subcommand)]
+    Secrets(Secrets),
+    /// Manage tokens that nodes join with.
+    #[command(subcommand)]
+    Token(Token),
     /// Print the version.
     Version(Output),
     /// Print a shell completion script.
@@ -113,9 +122,46 @@ pub(crate) struct Up {
     /// Older audit logs that are kept; 0 for all.
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     pub(crate) audit_log_max_backups: usize,
+    /// Encrypt at rest as this EncryptionConfiguration says, instead of with keys of our own.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// Believe the token issuers of this AuthenticationConfiguration.
+    #[arg(long, value_name = "FILE", conflicts_with = "oidc_issuer_url")]
+    pub(crate) authentication_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) oidc: Oidc,
     /// Write a line to this descriptor once the node is ready. Set by `--detach`.
     #[arg(long, hide = true)]
     pub(crate) ready_fd: Option<i32>,
+}
+
+/// One token issuer, as `kube-apiserver` takes it.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Oidc {
+    /// Believe ID tokens of this issuer.
+    #[arg(long, value_name = "URL", requires = "oidc_client_id")]
+    pub(crate) oidc_issuer_url: Option<String>,
+    /// Audience of the tokens.
+    #[arg(long, value_name = "ID")]
+    pub(crate) oidc_client_id: Option<String>,
+    /// Claim with the user's name.
+    #[arg(long, value_name = "CLAIM", default_value = "sub")]
+    pub(crate) oidc_username_claim: String,
+    /// What is put before it; - for nothing. [default: the issuer and #, unless the claim is email]
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) oidc_username_prefix: Option<String>,
+    /// Claim with the user's groups.
+    #[arg(long, value_name = "CLAIM")]
+    pub(crate) oidc_groups_claim: Option<String>,
+    /// What is put before each.
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    pub(crate) oidc_groups_prefix: String,
+    /// The CA of the issuer. [default: those that the system trusts]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) oidc_ca_file: Option<PathBuf>,
+    /// A claim that a token must have.
+    #[arg(long, value_name = "CLAIM=VALUE", value_parser = parse_pair)]
+    pub(crate) oidc_required_claim: Vec<(String, String)>,
 }
 
 /// `sampan down`
@@ -155,6 +201,51 @@ pub(crate) struct Run {
     /// Command and arguments instead of the image's.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+/// `sampan certs …`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Certs {
+    /// List certificates with their end.
+    #[command(visible_alias = "ls")]
+    List(Output),
+    /// Make new certificates now; what is open stays open.
+    Rotate,
+}
+
+/// `sampan secrets …`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Secrets {
+    /// Make a new key and encrypt everything with it; older keys are kept for backups that need them.
+    RotateKey,
+}
+
+/// `sampan token …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token, and print it.
+    Create {
+        /// The token, ID.SECRET. [default: a random one]
+        token: Option<String>,
+        /// How long it is good for, for example 30m or 24h; 0 for ever.
+        #[arg(long, default_value = "24h", value_name = "DURATION")]
+        ttl: String,
+        /// What it is for.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        description: String,
+        /// Further groups of who has it, below system:bootstrappers.
+        #[arg(long, value_name = "GROUP")]
+        groups: Vec<String>,
+    },
+    /// List tokens.
+    #[command(visible_alias = "ls")]
+    List(Output),
+    /// Delete tokens, by ID or whole.
+    Delete {
+        /// The tokens.
+        #[arg(required = true)]
+        tokens: Vec<String>,
+    },
 }
 
 /// `sampan image …`

@@ -7,12 +7,15 @@ use clap::CommandFactory;
 
 use crate::cli::{Cli, Command};
 
+mod certs;
 mod down;
 mod image;
 pub(crate) use image::options as image_options;
 mod kubeconfig;
 mod run;
+mod secrets;
 mod status;
+mod token;
 mod up;
 mod version;
 
@@ -28,6 +31,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Kubeconfig => kubeconfig::run(&data_dir),
         Command::Run(options) => wait(run::run(&data_dir, options)),
         Command::Image(command) => wait(image::run(&data_dir, command)),
+        Command::Certs(command) => wait(certs::run(&data_dir, command)),
+        Command::Secrets(command) => wait(secrets::run(&data_dir, command)),
+        Command::Token(command) => wait(token::run(&data_dir, command)),
         Command::Version(output) => version::run(output.output),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut std::io::stdout());

@@ -6,9 +6,12 @@ use clap::Parser;
 
 mod cli;
 mod commands;
+mod encryption;
 mod identity;
 mod instance;
+mod issuers;
 mod local;
+mod manage;
 mod platform;
 mod terminal;
 

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use sampan_agent::Agent;
-use sampan_apiserver::{ApiServer, AuditLog, AuditPolicy, UserInfo};
+use sampan_apiserver::{ApiServer, AuditLog, AuditPolicy, Authentication, UserInfo};
 use sampan_container::Runtime;
 use sampan_daemon::{Supervisor, tls};
 use sampan_image::Images;
@@ -20,9 +20,11 @@ use sampan_network::{Cidr, DnsOptions, Network, dns::resolv};
 use sampan_store::embedded::Embedded;
 
 use crate::{
+    encryption::Keys,
     identity::{self, Identity},
     instance::Instance,
     local,
+    manage::{self, Manager},
 };
 
 pub(crate) mod build_steps;
@@ -47,6 +49,10 @@ pub(crate) struct Settings {
     pub(crate) audit: Option<(AuditPolicy, AuditLog)>,
     /// Registry to mirror.
     pub(crate) mirrors: Vec<(String, String)>,
+    /// An `EncryptionConfiguration` instead of our own keys.
+    pub(crate) encryption: Option<std::path::PathBuf>,
+    /// An `AuthenticationConfiguration`: who is believed besides ourselves.
+    pub(crate) authentication: Option<serde_json::Value>,
 }
 
 /// A running platform.
@@ -155,24 +161,29 @@ impl Platform {
             listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
         names.extend([IpAddr::from(addresses.kubernetes), IpAddr::from([127, 0, 0, 1])]);
         names.extend(sampan_network::host_address().ok().flatten().map(IpAddr::from));
-        let identity = identity::prepare(instance, &names, addresses.gateway.into())?;
-        let api =
-            start_api(instance, settings, &identity, &addresses, &listen, store.clone(), &supervisor).await?;
+        let identity = Arc::new(identity::prepare(instance, &names, addresses.gateway.into())?);
+        let keys = Keys::open(instance, settings.encryption.as_deref(), store.clone())?;
+        let api = start_api(instance, &identity, &addresses, (&listen, settings), keys.store(), &supervisor)
+            .await?;
         let port = api.addresses().first().map_or(instance.facts.api_port, SocketAddr::port);
         let url = format!("https://127.0.0.1:{port}");
         identity::write_kubeconfig(instance, &identity, &url)?;
 
         let admin = UserInfo::admin("kubernetes-admin");
-        local::serve(&instance.socket(), api.client(admin.clone()), &supervisor)?;
+        identity::keep(&identity, instance, &url, &supervisor);
+        let manager =
+            Manager { identity: identity.clone(), keys, instance: instance.clone(), server: url.clone() };
+        let service = manage::Service::new(manager, api.client(admin.clone()));
+        local::serve(&instance.socket(), service, &supervisor)?;
         let client = |user| kube::Client::new(api.client(user), "default");
-        let controllers = sampan_controllers::start(
-            sampan_controllers::Options::new(
-                client(UserInfo::new("system:kube-controller-manager", &[])),
-                client(UserInfo::new("system:kube-scheduler", &[])),
-                identity.ca.cert_pem(),
-            ),
-            &supervisor,
+        let mut options = sampan_controllers::Options::new(
+            client(UserInfo::new("system:kube-controller-manager", &[])),
+            client(UserInfo::new("system:kube-scheduler", &[])),
+            identity.ca.cert_pem(),
         );
+        options.ca = Some(identity.ca.clone());
+        options.cluster_info = Some(identity::cluster_info(&identity, &joins_at(&addresses, port))?);
+        let controllers = sampan_controllers::start(options, &supervisor);
         let node = format!("system:node:{}", instance.facts.node_name);
         let node_client = client(UserInfo::new(node, &["system:nodes"]));
         let options = agent_options(instance, &identity, &addresses, node_client, runtime, images, network);
@@ -205,6 +216,12 @@ impl Platform {
     }
 }
 
+/// Where machines that join reach the API.
+fn joins_at(addresses: &Addresses, port: u16) -> String {
+    let host = sampan_network::host_address().ok().flatten().unwrap_or(addresses.gateway);
+    format!("https://{host}:{port}")
+}
+
 async fn open_store(dir: &Path, supervisor: &Supervisor) -> Result<Arc<Embedded>> {
     let options = sampan_store::embedded::Options::new(dir.join("store"));
     Ok(Arc::new(supervisor.blocking(move || Embedded::open(options)).await?))
@@ -235,16 +252,18 @@ async fn start_api(
     settings: &Settings,
     identity: &Identity,
     addresses: &Addresses,
-    listen: &[SocketAddr],
-    store: Arc<Embedded>,
+    (listen, settings): (&[SocketAddr], &Settings),
+    store: Arc<dyn sampan_store::Store>,
     supervisor: &Supervisor,
 ) -> Result<sampan_apiserver::Handle> {
     let issuer = format!("https://kubernetes.default.svc.{DOMAIN}");
+    let config = settings.authentication.as_ref();
+    let authentication = config.map(|config| Authentication::parse(config, &[&issuer])).transpose()?;
     let ca = identity.ca.cert_pem();
     let options = sampan_apiserver::Options {
         listen: listen.to_vec(),
-        tls: tls::server_config(&identity.api, Some(ca), false)?,
-        node_tls: tls::client_config(ca, Some(&identity.api_to_node))?,
+        tls: tls::live_server_config(identity.api.clone(), Some(ca), false)?,
+        node_tls: tls::live_client_config(ca, Some(identity.api_to_node.clone()))?,
         signing_key: identity.signing_key.clone(),
         audiences: vec![issuer.clone()],
         issuer,
@@ -262,6 +281,9 @@ async fn start_api(
     })?;
     if let Some((policy, log)) = settings.audit.clone() {
         server.audit(policy, log)?;
+    }
+    if let Some(authentication) = authentication {
+        server.believe(authentication);
     }
     Ok(server.start(supervisor).await?)
 }

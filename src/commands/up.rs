@@ -64,6 +64,11 @@ async fn serve(instance: &Instance, options: &Up) -> Result<ExitCode> {
         insecure: options.insecure_registry.clone(),
         mirrors: options.registry_mirror.clone(),
         audit: audit(options)?,
+        encryption: options.encryption_provider_config.clone(),
+        authentication: crate::issuers::configuration(
+            options.authentication_config.as_deref(),
+            &options.oidc,
+        )?,
     };
     platform::make_runtime_dir(instance)?;
     let platform = Platform::start(instance, &settings, supervisor.clone()).await?;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use sampan_container::Runtime;
-use sampan_daemon::tls::Issued;
+use sampan_daemon::tls::Identity;
 use sampan_image::Images;
 use sampan_network::Network;
 
@@ -56,8 +57,8 @@ pub struct Options {
 pub struct ApiOptions {
     /// Port on the node's address; 0 takes a free one.
     pub port: u16,
-    /// Server certificate, valid for the node's address.
-    pub identity: Issued,
+    /// Server certificate, valid for the node's address; it may be replaced at any time.
+    pub identity: Arc<Identity>,
     /// PEM of the CA that client certificates must come from.
     pub client_ca: String,
 }

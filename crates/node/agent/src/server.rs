@@ -45,7 +45,7 @@ pub struct Server {
 impl Server {
     /// Listen on the node's address.
     pub async fn bind(address: std::net::Ipv4Addr, options: &ApiOptions) -> Result<Self, Error> {
-        let config = tls::server_config(&options.identity, Some(&options.client_ca), true)?;
+        let config = tls::live_server_config(options.identity.clone(), Some(&options.client_ca), true)?;
         let mut config = rustls::ServerConfig::clone(&config);
         // Upgrades exist in HTTP/1.1 only.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];

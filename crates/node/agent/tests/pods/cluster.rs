@@ -313,7 +313,10 @@ async fn start_agent(
         network: Network::start(network, supervisor).await.unwrap(),
         api: ApiOptions {
             port: 0,
-            identity: ca.issue(&profile("system:node:node-a", &["system:nodes"], Usage::Both)).unwrap(),
+            identity: sampan_daemon::tls::Identity::new(
+                ca.issue(&profile("system:node:node-a", &["system:nodes"], Usage::Both)).unwrap(),
+            )
+            .unwrap(),
             client_ca: ca.cert_pem().to_owned(),
         },
         version: "v1.37.0+sampan".to_owned(),

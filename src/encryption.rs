@@ -1,0 +1,96 @@
+//! The keys that Secrets are encrypted with at rest: `keys/encryption.yaml` in the data directory, an
+//! `EncryptionConfiguration` that only root can read; or a file of the administrator's.
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use sampan_apiserver::{Encrypted, Encryption, EncryptionRules};
+use sampan_daemon::{clock, tls};
+use sampan_store::Store;
+use serde_json::{Value, json};
+
+use crate::instance::Instance;
+
+/// The keys, and the store that uses them.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    file: PathBuf,
+    /// The file is not ours to change.
+    foreign: bool,
+    encryption: Arc<Encryption>,
+    store: Arc<Encrypted>,
+}
+
+impl Keys {
+    /// Read the configuration; make one with a new key when there is none.
+    pub(crate) fn open(instance: &Instance, given: Option<&Path>, store: Arc<dyn Store>) -> Result<Self> {
+        let file = given.map_or_else(|| instance.dir.join("keys/encryption.yaml"), Path::to_owned);
+        if given.is_none() && !file.exists() {
+            let dir = instance.dir.join("keys");
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.with_context(|| dir.display().to_string())?;
+            write(&file, &configuration(vec![new_key()]))?;
+        }
+        let encryption = Encryption::new(rules(&file, &read(&file)?)?);
+        let store = Encrypted::new(store, encryption.clone());
+        Ok(Self { file, foreign: given.is_some(), encryption, store })
+    }
+
+    /// The store that encrypts.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    /// Make a new key, and encrypt everything with it. Gives the number of values that were written again.
+    pub(crate) async fn rotate(&self) -> Result<usize> {
+        if self.foreign {
+            bail!("the keys are given by --encryption-provider-config (hint: change that file and restart)");
+        }
+        let config = read(&self.file)?;
+        let keys = config.pointer("/resources/0/providers/0/derived/keys").and_then(Value::as_array);
+        let mut all = vec![new_key()];
+        all.extend(keys.cloned().with_context(|| format!("{} was changed by hand", self.file.display()))?);
+        let config = configuration(all);
+        let rules = rules(&self.file, &config)?;
+        // The file first: nothing may be encrypted with a key that a crash would lose.
+        write(&self.file, &config)?;
+        self.encryption.replace(rules);
+        Ok(self.store.rewrite().await?)
+    }
+}
+
+fn new_key() -> Value {
+    let secret: [u8; 32] = rand::random();
+    json!({"name": format!("key-{}", clock::now().as_millisecond()), "secret": STANDARD.encode(secret)})
+}
+
+fn configuration(keys: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "EncryptionConfiguration",
+        "resources": [{
+            "resources": ["secrets"],
+            // What was written before there were keys is still read.
+            "providers": [{"derived": {"keys": keys}}, {"identity": {}}],
+        }],
+    })
+}
+
+fn read(file: &Path) -> Result<Value> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    serde_yaml_ng::from_str(&text).with_context(|| file.display().to_string())
+}
+
+fn rules(file: &Path, config: &Value) -> Result<EncryptionRules> {
+    EncryptionRules::parse(config).with_context(|| file.display().to_string())
+}
+
+fn write(file: &Path, config: &Value) -> Result<()> {
+    Ok(tls::write_file(file, serde_yaml_ng::to_string(config)?.as_bytes(), 0o600)?)
+}
