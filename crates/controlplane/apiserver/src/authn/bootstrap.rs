@@ -45,7 +45,7 @@ fn groups(named: &str) -> Option<Vec<String>> {
     for name in named.split(',').filter(|name| !name.is_empty()) {
         let rest = name.strip_prefix("system:bootstrappers:")?;
         let good = |b: u8| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b':' || b == b'-';
-        let ends = rest.bytes().last().is_some_and(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
+        let ends = rest.bytes().next_back().is_some_and(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
         if !ends || rest.len() > 256 || !rest.bytes().all(good) {
             return None;
         }
