@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret,
@@ -27,6 +28,8 @@ use crate::informer::{Informer, Rules};
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The ConfigMap that carries the CA of the API server into each namespace.
 pub(crate) const ROOT_CA: &str = "kube-root-ca.crt";
+/// The ConfigMap that tells who wants to join about the cluster.
+pub(crate) const CLUSTER_INFO: &str = "cluster-info";
 /// Where nodes renew their leases.
 pub(crate) const NODE_LEASES: &str = "kube-node-lease";
 
@@ -51,6 +54,9 @@ pub(crate) struct Caches {
     pub cron_jobs: Arc<Informer<CronJob>>,
     pub replication_controllers: Arc<Informer<ReplicationController>>,
     pub budgets: Arc<Informer<PodDisruptionBudget>>,
+    pub certificate_requests: Arc<Informer<CertificateSigningRequest>>,
+    pub bootstrap_tokens: Arc<Informer<Secret>>,
+    pub cluster_info: Arc<Informer<ConfigMap>>,
     pub cluster_roles: Arc<Informer<ClusterRole>>,
     pub quotas: Arc<Informer<ResourceQuota>>,
 }
@@ -174,6 +180,9 @@ impl Caches {
             cron_jobs: plain(),
             replication_controllers: plain(),
             budgets: plain(),
+            certificate_requests: plain(),
+            bootstrap_tokens: plain(),
+            cluster_info: plain(),
             cluster_roles: plain(),
             quotas: plain(),
         }
@@ -204,13 +213,21 @@ impl Caches {
         let controllers = &self.replication_controllers;
         follow(supervisor, "replicationcontrollers", controllers, Api::all(client.clone()), all());
         follow(supervisor, "poddisruptionbudgets", &self.budgets, Api::all(client.clone()), all());
+        let requests = &self.certificate_requests;
+        follow(supervisor, "certificatesigningrequests", requests, Api::all(client.clone()), all());
+        let tokens = all().fields("type=bootstrap.kubernetes.io/token");
+        let system = Api::namespaced(client.clone(), "kube-system");
+        follow(supervisor, "bootstrap-tokens", &self.bootstrap_tokens, system, tokens);
+        let info = all().fields(&format!("metadata.name={CLUSTER_INFO}"));
+        let public = Api::namespaced(client.clone(), "kube-public");
+        follow(supervisor, "cluster-info", &self.cluster_info, public, info);
         follow(supervisor, "clusterroles", &self.cluster_roles, Api::all(client.clone()), all());
         follow(supervisor, "resourcequotas", &self.quotas, Api::all(client.clone()), all());
     }
 
     /// Returns once every cache has its first complete list.
     pub async fn synced(&self) {
-        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 21] = [
+        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 24] = [
             Box::pin(self.pods.synced()),
             Box::pin(self.nodes.synced()),
             Box::pin(self.leases.synced()),
@@ -230,6 +247,9 @@ impl Caches {
             Box::pin(self.cron_jobs.synced()),
             Box::pin(self.replication_controllers.synced()),
             Box::pin(self.budgets.synced()),
+            Box::pin(self.certificate_requests.synced()),
+            Box::pin(self.bootstrap_tokens.synced()),
+            Box::pin(self.cluster_info.synced()),
             Box::pin(self.cluster_roles.synced()),
             Box::pin(self.quotas.synced()),
         ];

@@ -6,7 +6,9 @@
 //! nothing runs.
 
 mod apis;
+mod bootstrap;
 mod cache;
+mod certificates;
 mod claim;
 mod clusterrole;
 mod create;

@@ -7,10 +7,12 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
-use sampan_daemon::Supervisor;
+use sampan_daemon::{Supervisor, tls};
 use tokio::sync::watch;
 
+use crate::bootstrap::Bootstrap;
 use crate::cache::Caches;
+use crate::certificates::Certificates;
 use crate::clusterrole::ClusterRoles;
 use crate::cronjob::CronJobs;
 use crate::daemonset::DaemonSets;
@@ -39,6 +41,10 @@ pub struct Options {
     pub scheduler_client: Client,
     /// The CA of the API server, which every namespace and token Secret carries.
     pub ca_pem: String,
+    /// Signs approved requests for certificates; without it they wait for another signer.
+    pub ca: Option<Arc<tls::Ca>>,
+    /// The kubeconfig of who wants to join: address and CA, no user. Published as `kube-public/cluster-info`.
+    pub cluster_info: Option<String>,
     /// Pods with this `schedulerName` are placed.
     pub scheduler_name: String,
     /// A node whose lease is older than this counts as lost.
@@ -56,6 +62,8 @@ impl Options {
             client,
             scheduler_client,
             ca_pem: ca_pem.into(),
+            ca: None,
+            cluster_info: None,
             scheduler_name: "default-scheduler".to_owned(),
             node_grace: Duration::from_secs(40),
             finished_pods: 12_500,
@@ -84,8 +92,17 @@ impl Handle {
 pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let supervisor = supervisor.child("controllers");
     let caches = Arc::new(Caches::new());
-    let Options { client, scheduler_client, ca_pem, scheduler_name, node_grace, finished_pods, zoneinfo } =
-        options;
+    let Options {
+        client,
+        scheduler_client,
+        ca_pem,
+        ca,
+        cluster_info,
+        scheduler_name,
+        node_grace,
+        finished_pods,
+        zoneinfo,
+    } = options;
     let events = Recorder::start(&supervisor, client.clone());
 
     // Handlers are registered before the watches begin, so that they hear of every object.
@@ -109,6 +126,8 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let quotas = Quotas::new(client.clone(), caches.clone());
     let freed = quotas.clone();
     let garbage = Garbage::new(client.clone(), &caches, move |namespace| freed.freed_in(namespace));
+    let certificates = Certificates::new(client.clone(), caches.clone(), ca);
+    let bootstrap = Bootstrap::new(client.clone(), caches.clone(), cluster_info);
     caches.run(&supervisor, &client);
 
     let (done, ready) = watch::channel(false);
@@ -133,6 +152,8 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "pod-gc", 1, pod_gc);
         worker::run(&inner, "clusterroles", 2, cluster_roles);
         worker::run(&inner, "quotas", 4, quotas);
+        worker::run(&inner, "certificates", 4, certificates);
+        worker::run(&inner, "bootstrap", 1, bootstrap);
         done.send_replace(true);
         garbage.watch(&inner).await;
         worker::run(&inner, "garbage", 16, garbage);

@@ -89,6 +89,8 @@ impl Cluster {
             client(UserInfo::new("system:kube-scheduler", &[])),
             ca_pem.clone(),
         );
+        options.ca = Some(Arc::new(ca));
+        options.cluster_info = Some("apiVersion: v1\nkind: Config\n".to_owned());
         change(&mut options);
         sampan_controllers::start(options, &supervisor).ready().await;
         let client = client(UserInfo::admin("tester"));
