@@ -249,7 +249,6 @@ fn listen_addresses(instance: &Instance, settings: &Settings, gateway: Ipv4Addr)
 
 async fn start_api(
     instance: &Instance,
-    settings: &Settings,
     identity: &Identity,
     addresses: &Addresses,
     (listen, settings): (&[SocketAddr], &Settings),

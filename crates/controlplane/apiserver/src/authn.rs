@@ -9,9 +9,10 @@ mod account;
 mod bootstrap;
 mod cache;
 mod facts;
+mod oidc;
 pub(crate) mod review;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
@@ -21,6 +22,7 @@ use sampan_daemon::{clock, tls};
 
 use crate::{core::Core, jose::Unverified, user::UserInfo};
 use account::{Claims, LEGACY_ISSUER};
+pub use oidc::Authentication;
 
 /// What browsers put before a token among the subprotocols of a WebSocket.
 const PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
@@ -56,7 +58,32 @@ pub(crate) struct Accepted {
 pub(crate) struct State {
     facts: facts::Facts,
     /// With the generation of the keys that verified it.
-    verified: cache::Cache<(u64, Claims)>,
+    verified: cache::Cache<(u64, Verified)>,
+    /// Who else is believed.
+    others: OnceLock<Authentication>,
+}
+
+/// A token whose signature was good.
+enum Verified {
+    /// One of ours: it holds as long as what it hangs on is there.
+    Own(Claims),
+    /// Another issuer's: it holds until then, in seconds since 1970.
+    Foreign(UserInfo, i64),
+}
+
+impl State {
+    /// Says who else is believed; once, before anybody asks.
+    pub(crate) fn believe(&self, others: Authentication) {
+        let _ = self.others.set(others);
+    }
+
+    fn issuer(&self, url: &str) -> Option<&oidc::Issuer> {
+        self.others.get()?.issuers.iter().find(|issuer| issuer.is(url))
+    }
+
+    fn lets_in_anonymous(&self, path: &str) -> bool {
+        self.others.get().is_none_or(|others| others.anonymous.allows(path))
+    }
 }
 
 /// The bearer token of a request.
@@ -89,6 +116,7 @@ impl Core {
         &self,
         certificate: Option<&Certificate>,
         headers: &mut HeaderMap,
+        path: &str,
     ) -> Result<UserInfo, Status> {
         if let Some(certificate) = certificate {
             if clock::now() > certificate.until {
@@ -105,7 +133,12 @@ impl Core {
             }
             None => bearer(headers).map(str::to_owned),
         };
-        let Some(token) = token else { return Ok(UserInfo::anonymous()) };
+        let Some(token) = token else {
+            if self.authn.lets_in_anonymous(path) {
+                return Ok(UserInfo::anonymous());
+            }
+            return Err(Status::unauthorized(""));
+        };
         headers.remove(header::AUTHORIZATION);
         match self.token_user(&token, &self.options.audiences).await {
             Ok(accepted) => Ok(accepted.user),
@@ -116,25 +149,27 @@ impl Core {
     /// The user of a token that is meant for one of the audiences; the error says why not.
     pub(crate) async fn token_user(&self, token: &str, audiences: &[String]) -> Result<Accepted, String> {
         if let Some(user) = self.plain_user(token).await {
-            // Such a token is for this server, whoever asks.
-            let audiences = common(&self.options.audiences, audiences);
-            return if audiences.is_empty() {
-                Err(UNKNOWN.to_owned())
-            } else {
-                Ok(Accepted { user, audiences })
-            };
+            return self.for_us(user, audiences);
         }
         let generation = self.options.signing_key.generation();
         let known = self.authn.verified.get(token).filter(|known| known.0 == generation);
         let verified = match known {
             Some(known) => known,
             None => {
-                let verified = Arc::new((generation, self.verify(token)?));
+                let verified = Arc::new((generation, self.verify(token).await?));
                 self.authn.verified.put(token, verified.clone());
                 verified
             }
         };
-        let claims = &verified.1;
+        let claims = match &verified.1 {
+            Verified::Own(claims) => claims,
+            Verified::Foreign(user, until) => {
+                if clock::now().as_second() >= *until {
+                    return Err("oidc: verify token: oidc: token is expired".to_owned());
+                }
+                return self.for_us(user.clone(), audiences);
+            }
+        };
         // Tokens of old say no audience: they are for this server.
         let own = if claims.audiences.is_empty() { &self.options.audiences } else { &claims.audiences };
         let common = common(own, audiences);
@@ -149,6 +184,12 @@ impl Core {
         Ok(Accepted { user, audiences: common })
     }
 
+    /// A user of a token that is for this server, whoever asks.
+    fn for_us(&self, user: UserInfo, audiences: &[String]) -> Result<Accepted, String> {
+        let audiences = common(&self.options.audiences, audiences);
+        if audiences.is_empty() { Err(UNKNOWN.to_owned()) } else { Ok(Accepted { user, audiences }) }
+    }
+
     /// The user of a token that is no signed one.
     async fn plain_user(&self, token: &str) -> Option<UserInfo> {
         if let Some(user) = self.static_user(token) {
@@ -158,15 +199,17 @@ impl Core {
         bootstrap::user(self, &self.authn.facts, id, secret).await
     }
 
-    /// Checks the signature of a service account's token.
-    fn verify(&self, token: &str) -> Result<Claims, String> {
+    /// Checks the signature of a token, and all of it that cannot change.
+    async fn verify(&self, token: &str) -> Result<Verified, String> {
         let parsed = Unverified::parse(token).ok_or_else(|| UNKNOWN.to_owned())?;
         let issuer = parsed.claims["iss"].as_str().unwrap_or_default();
-        if issuer != self.options.issuer && issuer != LEGACY_ISSUER {
-            return Err(UNKNOWN.to_owned());
+        if issuer == self.options.issuer || issuer == LEGACY_ISSUER {
+            self.options.signing_key.verify(&parsed)?;
+            return Claims::parse(&parsed.claims, issuer, token).map(Verified::Own);
         }
-        self.options.signing_key.verify(&parsed)?;
-        Claims::parse(&parsed.claims, issuer, token)
+        let other = self.authn.issuer(issuer).ok_or_else(|| UNKNOWN.to_owned())?;
+        let (user, until) = other.user(&parsed).await?;
+        Ok(Verified::Foreign(user, until))
     }
 
     fn static_user(&self, token: &str) -> Option<UserInfo> {

@@ -126,7 +126,7 @@ impl Core {
         let user = match peer {
             Peer::Local(user) => UserInfo::clone(user),
             Peer::Network(certificate) => {
-                match self.authenticate(certificate.as_deref(), &mut incoming.headers).await {
+                match self.authenticate(certificate.as_deref(), &mut incoming.headers, &incoming.path).await {
                     Ok(user) => user,
                     Err(status) => return Err(self.unknown(&incoming, &route, status)),
                 }

@@ -150,7 +150,8 @@ impl SigningKey {
     }
 
     /// The public keys as a JSON web key set.
-    pub(crate) fn jwks(&self) -> Value {
+    #[must_use]
+    pub fn jwks(&self) -> Value {
         let keys: Vec<Value> = self.keys().verifiers.iter().map(|(kid, key)| key.to_jwk(kid)).collect();
         json!({ "keys": keys })
     }

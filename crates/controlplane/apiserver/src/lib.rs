@@ -50,6 +50,7 @@ mod verbs;
 mod watch;
 
 pub use audit::{AuditError, Level as AuditLevel, LogOptions as AuditLog, Policy as AuditPolicy};
+pub use authn::Authentication;
 pub use body::{Body, BoxError};
 pub use crypt::{ConfigError, Encrypted, Encryption, Rules as EncryptionRules};
 pub use fixed::GIT_VERSION;

@@ -10,10 +10,10 @@ use crate::{
     admission::state::State,
     aggregate,
     audit::{Audit, AuditError, LogOptions as AuditLog, Policy as AuditPolicy},
+    authn::Authentication,
     authz, bootstrap, compact,
     core::Core,
-    custom,
-    fairness,
+    custom, fairness,
     local::LocalService,
     options::Options,
     serve,
@@ -43,6 +43,7 @@ pub struct ApiServer {
     options: Options,
     audit: Option<Audit>,
     listeners: Vec<(TcpListener, SocketAddr)>,
+    authentication: Authentication,
 }
 
 /// A running API server. Cheap to clone. It ends with its supervisor.
@@ -65,7 +66,7 @@ impl ApiServer {
             let bound = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
             listeners.push((listener, bound));
         }
-        Ok(Self { options, audit: None, listeners })
+        Ok(Self { options, audit: None, listeners, authentication: Authentication::default() })
     }
 
     /// The addresses that were bound.
@@ -88,6 +89,11 @@ impl ApiServer {
         Ok(())
     }
 
+    /// Who is believed besides this server itself, and whether anybody may come without credentials.
+    pub fn believe(&mut self, authentication: Authentication) {
+        self.authentication = authentication;
+    }
+
     /// Makes the first objects and starts to serve, under the supervisor.
     ///
     /// # Errors
@@ -97,6 +103,7 @@ impl ApiServer {
         let mut core = Core::new(self.options, supervisor.child("apiserver"));
         core.audit = self.audit.map(Arc::new);
         let core = Arc::new(core);
+        core.authn.believe(self.authentication);
         let state = State::open(&core).await.map_err(Error::Bootstrap)?;
         // Nobody else has the core yet.
         let _ = core.admission.set(state);

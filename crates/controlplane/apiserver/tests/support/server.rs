@@ -65,21 +65,26 @@ impl Server {
         limits: Limits,
         change: impl FnOnce(&mut Options),
     ) -> Self {
-        Self::built(dir, advertise, limits, change, None).await
+        Self::bound(dir, advertise, limits, change, |_| {}).await
     }
 
     /// A server that records requests.
     pub async fn audited(policy: AuditPolicy, log: AuditLog) -> Self {
-        let audit = Some((policy, log));
-        Self::built(tempfile::tempdir().unwrap(), "192.0.2.10:6443", Limits::default(), |_| {}, audit).await
+        Self::believing(|server| server.audit(policy, log).unwrap()).await
     }
 
-    async fn built(
+    /// A server that a test spoke to between its binding and its start.
+    pub async fn believing(prepare: impl FnOnce(&mut ApiServer)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self::bound(dir, "192.0.2.10:6443", Limits::default(), |_| {}, prepare).await
+    }
+
+    async fn bound(
         dir: tempfile::TempDir,
         advertise: &str,
         limits: Limits,
         change: impl FnOnce(&mut Options),
-        audit: Option<(AuditPolicy, AuditLog)>,
+        prepare: impl FnOnce(&mut ApiServer),
     ) -> Self {
         let store = Arc::new(Embedded::open(embedded::Options::new(dir.path().join("store"))).unwrap());
         std::fs::create_dir_all(dir.path().join("tls")).unwrap();
@@ -113,9 +118,7 @@ impl Server {
         change(&mut options);
         let supervisor = Supervisor::new();
         let mut server = ApiServer::bind(options).await.unwrap();
-        if let Some((policy, log)) = audit {
-            server.audit(policy, log).unwrap();
-        }
+        prepare(&mut server);
         let handle = server.start(&supervisor).await.unwrap();
         Self { handle, supervisor, store, dir, ca }
     }
