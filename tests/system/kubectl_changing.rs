@@ -40,8 +40,15 @@ fn apply_diff_replace_and_patch() {
         "OTHER"
     );
 
-    let refused = c.sh_with("kubectl apply --server-side -f -", WEB.as_bytes());
-    refused.fails(&["server-side apply is not served yet", "hint:"]);
+    // Who applies on the server learns who else holds a field, and may take it all the same.
+    let two = without.replace("replicas: 3", "replicas: 2");
+    assert_ne!(two, without);
+    c.k("scale deployment web --replicas=4");
+    let refused = c.sh_with("kubectl apply --server-side -f -", two.as_bytes());
+    refused.fails(&["Apply failed with", "conflict with \"kubectl\"", ".spec.replicas"]);
+    c.sh_with("kubectl apply --server-side --force-conflicts -f -", two.as_bytes()).ok();
+    assert_eq!(c.k("get deployment web -o jsonpath={.spec.replicas}"), "2");
+    c.k("scale deployment web --replicas=3");
 
     c.k(r#"patch deployment web -p '{"spec":{"template":{"spec":{"containers":[{"name":"httpd","image":"busybox:2"}]}}}}'"#);
     let containers = "get deployment web -o jsonpath='{range .spec.template.spec.containers[*]}{.name}={.image} {.command[0]}{end}'";

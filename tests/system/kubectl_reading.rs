@@ -134,14 +134,16 @@ fn describe_tells_the_story() {
 fn discovery_and_explain_have_the_words_of_kubernetes() {
     let c = Cluster::start();
     let resources = c.k("api-resources");
-    for line in [
-        "pods                       po           v1 ",
-        "deployments                deploy       apps/v1",
-        "cronjobs                   cj           batch/v1",
-        "endpointslices ",
-        "leases ",
+    let rows: Vec<String> =
+        resources.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for row in [
+        "pods po v1 true Pod",
+        "deployments deploy apps/v1 true Deployment",
+        "cronjobs cj batch/v1 true CronJob",
+        "endpointslices discovery.k8s.io/v1 true EndpointSlice",
+        "customresourcedefinitions crd,crds apiextensions.k8s.io/v1 false CustomResourceDefinition",
     ] {
-        assert!(resources.contains(line), "no {line:?} in\n{resources}");
+        assert!(rows.iter().any(|found| found == row), "no {row:?} in\n{resources}");
     }
     assert!(c.k("api-resources --namespaced=false -o name").lines().any(|name| name == "nodes"));
     assert!(c.k("api-versions").lines().any(|group| group == "discovery.k8s.io/v1"));

@@ -184,9 +184,9 @@ async fn answer(
     }
     let mut out = Response::new(Body::node(body, Box::new((permit, lent))));
     *out.status_mut() = parts.status;
-    if let Some(kind) = parts.headers.get(header::CONTENT_TYPE) {
-        out.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
-    }
+    let plain = HeaderValue::from_static("text/plain");
+    let kind = parts.headers.get(header::CONTENT_TYPE).cloned().unwrap_or(plain);
+    out.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(out)
 }
 
