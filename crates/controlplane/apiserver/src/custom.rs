@@ -5,6 +5,7 @@ mod cleanup;
 mod convert;
 mod names;
 mod origin;
+mod rules;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +19,7 @@ use sampan_daemon::{Backoff, Policy};
 use sampan_store::{Compare, KeyValue, Op, Revision, Txn, TxnResponse};
 use serde_json::Value;
 
-pub(crate) use self::origin::Origin;
+pub(crate) use self::{origin::Origin, rules::Rules};
 use crate::{
     call::{self, text},
     core::Core,

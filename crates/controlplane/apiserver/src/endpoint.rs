@@ -12,7 +12,13 @@ use sampan_api::{custom, kinds::Resource};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use crate::{cache::Cache, custom::Origin, managers::Fields, negotiate::Asked, protobuf};
+use crate::{
+    cache::Cache,
+    custom::{Origin, Rules},
+    managers::Fields,
+    negotiate::Asked,
+    protobuf,
+};
 
 pub(crate) use self::registry::{Endpoints, RemoteVersion, Served};
 
@@ -25,6 +31,8 @@ pub(crate) struct Endpoint {
     pub(crate) custom: Option<Arc<custom::Kind>>,
     /// The definition behind a custom kind.
     pub(crate) origin: Option<Origin>,
+    /// The rules of its schema.
+    pub(crate) rules: Option<Rules>,
     /// The bytes that every stored object of this kind begins with, up to the inside of `metadata`.
     pub(crate) head: String,
     /// `apiVersion` of the objects that are shown.
@@ -54,6 +62,7 @@ impl Endpoint {
             stored,
             custom: None,
             origin: None,
+            rules: None,
             head: head(stored),
             api_version: resource.api_version(),
             list_kind: resource.list_kind(),
@@ -69,7 +78,8 @@ impl Endpoint {
     /// A version of a custom kind.
     pub(crate) fn of_custom(kind: Arc<custom::Kind>, origin: Origin) -> Self {
         let resource = kind.resource();
-        Self { custom: Some(kind), origin: Some(origin), message: None, ..Self::new(resource) }
+        let rules = Rules::compile(kind.published());
+        Self { custom: Some(kind), origin: Some(origin), rules, message: None, ..Self::new(resource) }
     }
 
     /// In which forms the objects can be had.

@@ -312,6 +312,9 @@ impl Core {
             upgrade: incoming.upgrade,
             notes: Notes::default(),
         };
+        if let Some(warning) = call.endpoint.custom.as_ref().and_then(|kind| kind.deprecation()) {
+            call.notes.warn(warning);
+        }
         if !matches!(verb, "get" | "list" | "watch") && call.upgrade.is_none() {
             call.body = self.read(body).await?;
         }

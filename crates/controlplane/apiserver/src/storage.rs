@@ -16,6 +16,8 @@ use crate::{core::Core, encode, endpoint::Endpoint};
 pub(crate) struct Found {
     pub(crate) object: Value,
     pub(crate) kv: KeyValue,
+    /// It lies in the store in another version than it is to be stored in.
+    pub(crate) stale: bool,
 }
 
 /// What the store's failure means to the client.
@@ -72,10 +74,12 @@ impl Core {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Found, Status> {
-        let Some(kv) = self.fetch(endpoint, namespace, name).await? else {
-            return Err(Status::not_found(endpoint.resource, name));
-        };
-        Ok(Found { object: encode::parse(endpoint, &kv.value, kv.mod_revision)?, kv })
+        let range = Range { start: endpoint.key(namespace, name), ..Range::default() };
+        let mut response = self.store().range(range).await.map_err(|e| store_error(&e))?;
+        let stale = response.kvs.first().is_some_and(|kv| endpoint.is_stale(&kv.value));
+        endpoint.present(&mut response.kvs).await?;
+        let Some(kv) = response.kvs.pop() else { return Err(Status::not_found(endpoint.resource, name)) };
+        Ok(Found { object: encode::parse(endpoint, &kv.value, kv.mod_revision)?, kv, stale })
     }
 
     /// One object of a well-known resource, when there is one.

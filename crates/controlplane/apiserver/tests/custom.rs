@@ -209,3 +209,37 @@ async fn versions_show_the_same_object() {
     let group = ok(server.get("/apis/example.com").await, 200);
     assert_eq!(group["preferredVersion"]["version"], "v2");
 }
+
+#[tokio::test]
+async fn an_old_version_warns_and_moves_over() {
+    let server = Server::start().await;
+    let mut crd = definition();
+    let mut second = crd["spec"]["versions"][0].clone();
+    (second["name"], second["storage"]) = ("v2".into(), false.into());
+    crd["spec"]["versions"].as_array_mut().unwrap().push(second);
+    crd["spec"]["versions"][0]["deprecated"] = true.into();
+    crd["spec"]["versions"][0]["deprecationWarning"] = "v1 goes".into();
+    establish(&server, &crd).await;
+    let warning = |answer: &Answer| answer.headers.get("warning").map(|w| w.to_str().unwrap().to_owned());
+    let made = server.post(THINGS, &thing("a", &json!({"color": "red"}))).await;
+    assert_eq!(warning(&made).as_deref(), Some("299 - \"v1 goes\""));
+    let list = server.get("/apis/example.com/v1/things").await;
+    assert_eq!(warning(&list).as_deref(), Some("299 - \"v1 goes\""));
+    assert_eq!(warning(&server.get("/apis/example.com/v2/things").await), None);
+
+    // What lies in an old version is written anew by a change of nothing, once another is the one to store.
+    let path = format!("{DEFINITIONS}/things.example.com");
+    let mut crd = ok(server.get(&path).await, 200);
+    for (index, storage) in [false, true].into_iter().enumerate() {
+        crd["spec"]["versions"][index]["storage"] = storage.into();
+    }
+    let mut watch = server.watch("/apis/example.com/v2/things?watch=1").await;
+    ok(server.put(&path, &crd).await, 200);
+    while watch.next().await.is_some() {}
+    let path = "/apis/example.com/v2/namespaces/default/things/a";
+    let before = ok(server.get(path).await, 200);
+    let after = ok(server.put(path, &before).await, 200);
+    assert_ne!(before["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
+    let again = ok(server.put(path, &after).await, 200);
+    assert_eq!(again["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
+}

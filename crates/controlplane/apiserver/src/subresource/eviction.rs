@@ -155,7 +155,7 @@ async fn ask(core: &Arc<Core>, call: &Call, pod: &Found, dry_run: bool) -> Resul
     for kv in all.items {
         let object = encode::parse(&budgets, &kv.value, kv.mod_revision)?;
         if guards(&object, &pod.object) {
-            matching.push(Found { object, kv });
+            matching.push(Found { object, kv, stale: false });
         }
     }
     let Some(mut budget) = matching.pop() else { return Ok(Leave::Free) };

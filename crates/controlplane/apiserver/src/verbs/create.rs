@@ -90,6 +90,8 @@ async fn insert(core: &Arc<Core>, review: &mut Review<'_>) -> Result<Option<i64>
     // Validation sees what was asked for; what is allocated afterwards is right by construction.
     let mut errors = call.endpoint.validate_create(&review.object);
     errors.extend(certificates::create_errors(call, &review.object));
+    let warnings = call.endpoint.check_rules(&review.object, None, &mut errors);
+    warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     refuse(call, &name, &errors)?;
     admission::validate(core, review).await?;
     let key = call.endpoint.key(text_option(&review.object, "/metadata/namespace"), &name);

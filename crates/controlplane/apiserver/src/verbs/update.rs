@@ -236,6 +236,10 @@ impl Change<'_> {
             }
         };
         errors.extend(certificates::update_errors(call, self.part, new, old));
+        if matches!(self.part, Part::Main | Part::Status) {
+            let warnings = endpoint.check_rules(new, Some(old), &mut errors);
+            warnings.into_iter().for_each(|warning| call.notes.warn(warning));
+        }
         refuse(call, call.name(), &errors)?;
         if self.part == Part::Main && self.view.is_none() {
             endpoint.warnings(new, Some(old)).into_iter().for_each(|w| call.notes.warn(w));
@@ -258,8 +262,9 @@ impl Change<'_> {
         }
         let gone = self.part != Part::Server && is_finished(&new) && !is_finished(&found.object);
         let revision = found.kv.mod_revision;
-        // The order of members does not count: who writes the same in another order changes nothing.
-        if new == found.object && !gone {
+        // The order of members does not count: who writes the same in another order changes nothing. But what is stored
+        // in an old version is stored anew.
+        if new == found.object && !gone && !found.stale {
             return Ok(Some(Changed { object: new, revision }));
         }
         let charges = self.charge(core, &new, &found.object).await?;

@@ -570,6 +570,11 @@ fn rules(out: &mut Errors, schema: &Value, path: &FieldPath) {
             let sentence = "message must be specified if rule contains line breaks";
             out.push(FieldError::required(path.child("message"), sentence));
         }
+        let told = text(rule, "messageExpression");
+        if !told.is_empty() && told.trim().is_empty() {
+            let sentence = "messageExpression must be non-empty if specified";
+            out.push(FieldError::required(path.child("messageExpression"), sentence));
+        }
         let reason = text(rule, "reason");
         if !reason.is_empty() && !REASONS.contains(&reason) {
             out.push(FieldError::not_supported(path.child("reason"), reason, &REASONS));
