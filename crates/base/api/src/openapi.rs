@@ -25,7 +25,7 @@ const VERSION: &str = "v1.37.0";
 /// A document and its entity tag.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// The JSON.
+    /// The JSON, as a rule.
     pub bytes: Bytes,
     /// A hash of the content in hexadecimal: the `hash` in the index, and the ETag (without quotes).
     pub etag: String,
@@ -38,7 +38,12 @@ impl Document {
     }
 
     fn new(value: &Value) -> Document {
-        let bytes = Bytes::from(value.to_string());
+        Document::of_bytes(value.to_string())
+    }
+
+    /// A document in another form than JSON.
+    pub fn of_bytes(bytes: impl Into<Bytes>) -> Document {
+        let bytes = bytes.into();
         let etag = hash(&bytes);
         Document { bytes, etag }
     }

@@ -1,8 +1,7 @@
 //! Paths that are no resources: health, version, metrics, OpenAPI, the issuer's keys.
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use sampan_api::{openapi, status::Status};
+use sampan_api::status::Status;
 use serde_json::json;
 
 use crate::{body::Body, core::Core, discovery, request::Query, respond};
@@ -10,10 +9,9 @@ use crate::{body::Body, core::Core, discovery, request::Query, respond};
 /// The version that is served.
 pub const GIT_VERSION: &str = "v1.37.0+sampan";
 
+const JSON: &str = "application/json";
 const V2_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+json";
 const V2_PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-/// A gnostic `Document` with `swagger` (field 1) and `info` (field 2: `title`, `version`), and no definitions.
-const V2_PROTOBUF: &[u8] = b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.37.0";
 
 /// `/version`.
 pub(crate) fn version() -> Response<Body> {
@@ -72,27 +70,28 @@ pub(crate) fn metrics(core: &Core) -> Response<Body> {
     respond::typed(StatusCode::OK, "text/plain; version=0.0.4", text)
 }
 
-/// `/openapi/v2`, in JSON whatever else is asked for besides.
-///
-/// A client that takes nothing but protobuf is kubectl before it applies a `kind: List`: it checks each item against the
-/// definitions it finds here. It lets pass what it does not find, and the server checks every item anyhow.
+/// `/openapi/v2`, in JSON or in protobuf, which older clients want.
 pub(crate) fn openapi_v2(core: &Core, headers: &HeaderMap) -> Response<Body> {
     let served = core.endpoints.served();
-    openapi_v2_of(headers, || served.openapi_v2())
+    let kind = v2_type(headers);
+    let document = if kind == V2_PROTOBUF_TYPE { served.openapi_v2_protobuf() } else { served.openapi_v2() };
+    discovery::with_tag(headers, kind, document.bytes.clone(), &document.etag)
 }
 
-fn openapi_v2_of<'a>(
-    headers: &HeaderMap,
-    document: impl FnOnce() -> &'a openapi::Document,
-) -> Response<Body> {
+/// The first form that is accepted; JSON when none is.
+fn v2_type(headers: &HeaderMap) -> &'static str {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accept.contains("protobuf") && !accept.contains("json") && !accept.contains("*/*") {
-        return discovery::with_tag(headers, V2_PROTOBUF_TYPE, Bytes::from_static(V2_PROTOBUF), GIT_VERSION);
-    }
-    let document = document();
-    let wants_named = accept.contains("proto-openapi.spec.v2.v1.0+json");
-    let kind = if wants_named { V2_TYPE } else { "application/json" };
-    discovery::with_tag(headers, kind, document.bytes.clone(), &document.etag)
+    let each = accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
+    let known = |clause: &str| match clause.strip_prefix("application/")? {
+        "com.github.proto-openapi.spec.v2.v1.0+protobuf"
+        | "com.github.proto-openapi.spec.v2@v1.0+protobuf" => Some(V2_PROTOBUF_TYPE),
+        "com.github.proto-openapi.spec.v2.v1.0+json" => Some(V2_TYPE),
+        "json" | "*" => Some(JSON),
+        _ => None,
+    };
+    each.map(|clause| if clause == "*/*" { Some(JSON) } else { known(clause) })
+        .find_map(|kind| kind)
+        .unwrap_or(JSON)
 }
 
 /// `/openapi/v3`.
@@ -177,19 +176,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openapi_v2_is_protobuf_for_who_takes_nothing_else() {
+    fn openapi_v2_comes_in_the_first_form_that_is_accepted() {
         let ask = |accept: &'static str| {
-            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
-            openapi_v2_of(&headers, openapi::v2).headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned()
+            v2_type(&HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]))
         };
         assert_eq!(ask("application/com.github.proto-openapi.spec.v2@v1.0+protobuf"), V2_PROTOBUF_TYPE);
-        assert_eq!(
-            ask("application/com.github.proto-openapi.spec.v2.v1.0+protobuf, */*"),
-            "application/json"
-        );
-        assert_eq!(ask("application/json"), "application/json");
+        let both = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf;q=1, */*";
+        assert_eq!(ask(both), V2_PROTOBUF_TYPE);
+        assert_eq!(ask("application/json, application/com.github.proto-openapi.spec.v2.v1.0+protobuf"), JSON);
         assert_eq!(ask(V2_TYPE), V2_TYPE);
-        // Field 2 says how long it is.
-        assert_eq!(usize::from(V2_PROTOBUF[6]), V2_PROTOBUF.len() - 7);
+        assert_eq!(v2_type(&HeaderMap::new()), JSON);
     }
 }

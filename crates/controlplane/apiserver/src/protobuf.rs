@@ -4,6 +4,7 @@
 //! are read into the JSON form; answers are written from JSON bytes in one pass, without a tree in between.
 
 mod facts;
+pub(crate) mod openapi;
 mod read;
 mod scalars;
 mod wire;

@@ -12,11 +12,13 @@ use sampan_api::{
 use serde_json::Value;
 
 use super::Served;
+use crate::protobuf;
 
 /// Documents, each made when first asked for.
 #[derive(Default)]
 pub(crate) struct Documents {
     v2: OnceLock<Document>,
+    v2_protobuf: OnceLock<Document>,
     index: OnceLock<Document>,
     v3: Mutex<HashMap<String, Arc<Document>>>,
 }
@@ -33,6 +35,16 @@ impl Served {
             return openapi::v2();
         }
         self.openapi.v2.get_or_init(|| openapi::v2_with(&kinds))
+    }
+
+    /// The same in protobuf.
+    pub(crate) fn openapi_v2_protobuf(&self) -> &Document {
+        static BUILT_IN: OnceLock<Document> = OnceLock::new();
+        let cell = if self.customs().is_empty() { &BUILT_IN } else { &self.openapi.v2_protobuf };
+        cell.get_or_init(|| {
+            let json: Value = serde_json::from_slice(&self.openapi_v2().bytes).unwrap_or_default();
+            Document::of_bytes(protobuf::openapi::document(&json))
+        })
     }
 
     /// Which documents of version 3 there are.
