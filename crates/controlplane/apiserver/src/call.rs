@@ -47,7 +47,10 @@ pub(crate) struct Call {
 
 /// Warnings for the client and annotations for the audit log, gathered while a request is carried out.
 #[derive(Debug, Default)]
-pub(crate) struct Notes(Mutex<(Vec<String>, Vec<(String, String)>)>);
+pub(crate) struct Notes(Mutex<Noted>);
+
+/// Warnings, and annotations by name.
+type Noted = (Vec<String>, Vec<(String, String)>);
 
 /// Warnings and annotations of one request that are kept; more are dropped.
 const MOST_NOTES: usize = 64;

@@ -40,7 +40,7 @@ struct Keys {
 }
 
 enum Pair {
-    Ec(EcdsaKeyPair),
+    Ec(Box<EcdsaKeyPair>),
     Rsa(Box<RsaKeyPair>),
 }
 
@@ -213,7 +213,7 @@ fn pair(label: &str, der: &[u8]) -> Result<(Pair, Vec<u8>), Error> {
         "PRIVATE KEY" => match ec {
             Ok(pair) => {
                 let spki = [&SPKI_P256[..], pair.public_key().as_ref()].concat();
-                Ok((Pair::Ec(pair), spki))
+                Ok((Pair::Ec(Box::new(pair)), spki))
             }
             Err(error) => RsaKeyPair::from_pkcs8(der).map(rsa).map_err(|_| Error::Key(error.to_string())),
         },

@@ -1,4 +1,5 @@
 //! Requests for certificates and tokens to join with, carried out against a whole control plane.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/cluster.rs"]
 mod support;

@@ -223,7 +223,7 @@ fn kind(schema: &Schema, value: &Value, tell: &Teller<'_>, found: &mut Found) {
         || (name == "integer" && is(Type::Number));
     let texts = matches!(value, Value::String(_) | Value::Array(_));
     if let Some((_, format)) = format {
-        if !texts && !(fits || own_format == format) {
+        if !texts && !fits && own_format != format {
             found.add(tell.wrong_type(format, own_format));
             return;
         }

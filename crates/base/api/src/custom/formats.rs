@@ -265,7 +265,7 @@ fn isbn(text: &str, digits: Option<u8>) -> bool {
             && {
                 let sum: u32 = (1..).zip(&plain[..9]).map(|(i, b)| i * number(*b)).sum();
                 let last = if plain[9] == b'X' { 10 } else { number(plain[9]) };
-                (sum + 10 * last) % 11 == 0
+                (sum + 10 * last).is_multiple_of(11)
             }
     };
     let thirteen = || {
@@ -294,7 +294,7 @@ fn credit_card(text: &str) -> bool {
             if n > 9 { n - 9 } else { n }
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// As Go's `time.ParseDuration`, or a number and a unit in words.

@@ -163,7 +163,7 @@ pub(super) fn embedded(
     schema: &Schema,
     path: &str,
     unknown: &mut Vec<String>,
-) -> Result<(), FieldError> {
+) -> Result<(), Box<FieldError>> {
     if !schema.has_embedded {
         return Ok(());
     }
@@ -173,7 +173,8 @@ pub(super) fn embedded(
             if schema.embedded {
                 for name in ["apiVersion", "kind"] {
                     if let Some(value) = members.get(name).filter(|v| !v.is_string()) {
-                        return Err(FieldError::invalid(join(name), value.clone(), "must be a string"));
+                        let why = "must be a string";
+                        return Err(Box::new(FieldError::invalid(join(name), value.clone(), why)));
                     }
                 }
                 if let Some(metadata) = members.get_mut("metadata") {
@@ -181,7 +182,7 @@ pub(super) fn embedded(
                     let before = metadata.clone();
                     match metadata_of(metadata, &at) {
                         Ok(paths) => unknown.extend(paths),
-                        Err(why) => return Err(FieldError::invalid(at, before, why)),
+                        Err(why) => return Err(Box::new(FieldError::invalid(at, before, why))),
                     }
                 }
             }

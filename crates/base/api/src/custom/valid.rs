@@ -10,7 +10,7 @@ use super::formats::Format;
 use super::schema::Compiler;
 use super::{Definition, JsonPath};
 use crate::status::{FieldError, FieldPath};
-use crate::validation::{meta, names};
+use crate::validation::names;
 
 type Errors = Vec<FieldError>;
 

@@ -102,7 +102,7 @@ pub(super) fn to_v1(mut object: Value) -> Value {
     if let Some(status) = members.get_mut("status").and_then(Value::as_object_mut) {
         let metrics = array(status.shift_remove("currentMetrics"));
         let cpu = metrics.iter().filter(|m| m["resource"]["name"] == "cpu" && m["type"] == "Resource");
-        let cpu = cpu.filter_map(|m| m.pointer("/resource/current/averageUtilization")).last().cloned();
+        let cpu = cpu.filter_map(|m| m.pointer("/resource/current/averageUtilization")).next_back().cloned();
         if let Some(cpu) = cpu {
             status.insert("currentCPUUtilizationPercentage".to_owned(), cpu);
         }

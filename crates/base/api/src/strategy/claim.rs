@@ -38,10 +38,10 @@ pub(super) fn prepare(object: &mut Object, before: Option<&Object>) {
         (Some(source @ Value::Object(_)), None | Some(Value::Null)) => {
             spec.insert("dataSourceRef".to_owned(), copy(&source));
         }
-        (None | Some(Value::Null), Some(reference @ Value::Object(_))) => {
-            if reference.get("namespace").and_then(Value::as_str).unwrap_or_default().is_empty() {
-                spec.insert("dataSource".to_owned(), copy(&reference));
-            }
+        (None | Some(Value::Null), Some(reference @ Value::Object(_)))
+            if reference.get("namespace").and_then(Value::as_str).unwrap_or_default().is_empty() =>
+        {
+            spec.insert("dataSource".to_owned(), copy(&reference));
         }
         _ => {}
     }

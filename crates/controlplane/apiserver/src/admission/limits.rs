@@ -57,11 +57,12 @@ async fn of(core: &Core, review: &Review<'_>) -> Result<Vec<Arc<Vec<Limit>>>, St
 }
 
 fn concerns(review: &Review<'_>) -> bool {
-    match (review.resource.plural, review.subresource, review.operation) {
-        ("pods", "resize", Operation::Update) | ("pods", "", Operation::Create) => true,
-        ("persistentvolumeclaims", "", Operation::Create | Operation::Update) => true,
-        _ => false,
-    }
+    matches!(
+        (review.resource.plural, review.subresource, review.operation),
+        ("pods", "resize", Operation::Update)
+            | ("pods", "", Operation::Create)
+            | ("persistentvolumeclaims", "", Operation::Create | Operation::Update)
+    )
 }
 
 /// Fills in what containers do not say.

@@ -215,7 +215,7 @@ impl Asked<'_> {
             let before = quota::usage(self.resource, old, now);
             usage.retain(|name, amount| {
                 if let Some(before) = before.get(name) {
-                    *amount = *amount - *before;
+                    *amount -= *before;
                 }
                 amount.sign() > 0
             });

@@ -119,9 +119,8 @@ impl Policy {
             );
         }
         for (at, rule) in policy.rules.iter().enumerate() {
-            if !rule.non_resource_urls.is_empty()
-                && !(rule.resources.is_empty() && rule.namespaces.is_empty())
-            {
+            let of_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+            if !rule.non_resource_urls.is_empty() && of_resources {
                 return Err(format!(
                     "rules[{at}] cannot apply to both regular resources and non-resource URLs"
                 ));

@@ -39,18 +39,13 @@ pub struct Authentication {
 }
 
 /// Whether requests without credentials are let in, as `system:anonymous`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(super) enum Anonymous {
+    #[default]
     Everywhere,
     Nowhere,
     /// On these paths only.
     At(Vec<String>),
-}
-
-impl Default for Anonymous {
-    fn default() -> Self {
-        Self::Everywhere
-    }
 }
 
 impl Anonymous {

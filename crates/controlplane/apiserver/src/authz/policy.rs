@@ -149,11 +149,14 @@ impl Index {
     }
 }
 
+/// Rules by the name of their role.
+type Roles = HashMap<Box<str>, Arc<[Rule]>>;
+
 /// Everything that roles and bindings say.
 #[derive(Default)]
 pub(crate) struct Policy {
-    roles: HashMap<Box<str>, HashMap<Box<str>, Arc<[Rule]>>>,
-    cluster_roles: HashMap<Box<str>, Arc<[Rule]>>,
+    roles: HashMap<Box<str>, Roles>,
+    cluster_roles: Roles,
     cluster: Index,
     namespaces: HashMap<Box<str>, Index>,
 }

@@ -147,18 +147,16 @@ impl Rule {
                         atoms.push(atom);
                         continue;
                     }
-                    let named = |name: &Box<str>| Self { resource_names: vec![name.clone()], ..atom.clone() };
-                    atoms.extend(self.resource_names.iter().map(named));
+                    for name in &self.resource_names {
+                        atoms.push(Self { resource_names: vec![name.clone()], ..atom.clone() });
+                    }
                 }
             }
         }
         for url in &self.urls {
-            let atom = |verb: &Box<str>| Self {
-                verbs: vec![verb.clone()],
-                urls: vec![url.clone()],
-                ..Self::default()
-            };
-            atoms.extend(self.verbs.iter().map(atom));
+            for verb in &self.verbs {
+                atoms.push(Self { verbs: vec![verb.clone()], urls: vec![url.clone()], ..Self::default() });
+            }
         }
         atoms
     }

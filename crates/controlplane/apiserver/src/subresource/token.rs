@@ -82,7 +82,7 @@ fn check_names(call: &Call, request: &Value) -> Result<(), Status> {
         let said = text(request, &format!("/metadata/{field}"));
         if !said.is_empty() && said != own {
             let why = format!("must match the service account {field} if specified");
-            let error = FieldError::invalid(&format!("metadata.{field}"), said, why);
+            let error = FieldError::invalid(format!("metadata.{field}"), said, why);
             return Err(Status::invalid(KIND, call.name(), &[error]));
         }
     }
