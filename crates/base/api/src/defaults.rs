@@ -4,6 +4,7 @@
 //! [`crate::strategy`].
 
 mod access;
+mod admission;
 mod cluster;
 pub(crate) mod edit;
 mod objects;
@@ -49,6 +50,7 @@ pub fn apply(resource: &Resource, object: &mut Value) {
         ("batch", "Job") => workloads::job(object),
         ("batch", "CronJob") => workloads::cron_job(object),
         ("discovery.k8s.io", "EndpointSlice") => objects::endpoint_slice(object),
+        ("admissionregistration.k8s.io", kind) => admission::registration(kind, object),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => access::binding(object),
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => access::flow_schema(object),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => access::priority_level(object),

@@ -4,6 +4,7 @@
 //! absent or of another JSON type reads as Go's zero value, so that no object makes them fail otherwise than by a
 //! [`FieldError`].
 
+mod admission;
 mod apiservice;
 mod apps;
 mod autoscaling;
@@ -59,6 +60,7 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
         ("discovery.k8s.io", "EndpointSlice") => discovery::slice(&mut out, object, None),
         ("apiextensions.k8s.io", _) => crate::custom::valid::create(&mut out, object),
         ("apiregistration.k8s.io", _) => apiservice::object(&mut out, object),
+        ("admissionregistration.k8s.io", _) => admission::object(&mut out, resource, object, None),
         ("coordination.k8s.io", "Lease") => core::lease(&mut out, object),
         ("rbac.authorization.k8s.io", _) => rbac::object(&mut out, resource, object, None),
         ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::object(&mut out, resource, object),
@@ -94,6 +96,7 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
         ("discovery.k8s.io", "EndpointSlice") => discovery::slice(&mut out, new, Some(old)),
         ("apiextensions.k8s.io", _) => crate::custom::valid::update(&mut out, new, old),
         ("apiregistration.k8s.io", _) => apiservice::object(&mut out, new),
+        ("admissionregistration.k8s.io", _) => admission::object(&mut out, resource, new, Some(old)),
         ("coordination.k8s.io", "Lease") => core::lease(&mut out, new),
         ("rbac.authorization.k8s.io", _) => rbac::object(&mut out, resource, new, Some(old)),
         ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::object(&mut out, resource, new),
@@ -167,6 +170,7 @@ pub fn update_status(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         ("policy", "PodDisruptionBudget") => policies::budget_status(&mut out, new),
         ("storage.k8s.io", "VolumeAttachment") => storage::attachment_status(&mut out, new),
         ("apps", _) => apps::status(&mut out, resource, new, old),
+        ("admissionregistration.k8s.io", _) => admission::policy_status(&mut out, new),
         ("apiextensions.k8s.io", _) => crate::custom::valid::update_status(&mut out, new),
         ("batch", "Job") => batch::job_status(&mut out, new, old),
         ("flowcontrol.apiserver.k8s.io", _) => flowcontrol::status(&mut out, new),

@@ -81,8 +81,10 @@ pub(crate) struct Review<'a> {
     pub(crate) dry_run: bool,
     /// What the transaction has to demand for the decision to hold.
     pub(crate) guard: namespace::Guard,
-    /// A webhook changed what plugins and other webhooks have seen.
+    /// A policy or a webhook changed what plugins, policies and other webhooks have seen.
     pub(crate) again: bool,
+    /// What mutating policies have done so far.
+    pub(crate) policies: policy::Progress,
     /// What webhooks have done so far.
     pub(crate) hooks: webhook::Progress,
 }
@@ -101,6 +103,7 @@ impl<'a> Review<'a> {
             dry_run,
             guard: None,
             again: false,
+            policies: policy::Progress::default(),
             hooks: webhook::Progress::default(),
         }
     }
@@ -154,12 +157,12 @@ impl<'a> Review<'a> {
 /// Completes the object; a refusal is final.
 pub(crate) async fn mutate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
     plugins(core, review).await?;
-    policy::mutate(core, review).await?;
+    policy::mutate(core, review, 0).await?;
     webhook::mutate(core, review).await?;
     if std::mem::take(&mut review.again) {
-        // What webhooks changed may be for the plugins, and for webhooks that came before, to complete.
+        // What was changed may be for the plugins, and for those that came before, to complete.
         plugins(core, review).await?;
-        policy::mutate(core, review).await?;
+        policy::mutate(core, review, 1).await?;
         webhook::mutate_again(core, review).await?;
     }
     escalation::check(core, review)
@@ -201,9 +204,12 @@ async fn plugins(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status
         "persistentvolumeclaims" => {
             nodes::restrict(core, review).await?;
             classes::default_storage(core, review).await?;
-            Ok(())
+            classes::protect(review, "kubernetes.io/pvc-protection")
         }
-
+        "persistentvolumes" => {
+            nodes::restrict(core, review).await?;
+            classes::protect(review, "kubernetes.io/pv-protection")
+        }
         _ => nodes::restrict(core, review).await,
     }
 }

@@ -7,7 +7,7 @@ use sampan_daemon::Supervisor;
 use tokio::net::TcpListener;
 
 use crate::{
-    admission::state::State,
+    admission::{self, state::State},
     aggregate,
     audit::{Audit, AuditError, LogOptions as AuditLog, Policy as AuditPolicy},
     authn::Authentication,
@@ -112,6 +112,7 @@ impl ApiServer {
         custom::start(&core).await.map_err(Error::Bootstrap)?;
         aggregate::start(&core).await.map_err(Error::Bootstrap)?;
         bootstrap::run(&core).await.map_err(Error::Bootstrap)?;
+        admission::policy::typecheck::start(&core);
         authz::node::start(&core);
         for (listener, address) in self.listeners {
             serve::listen(&core, listener, address);

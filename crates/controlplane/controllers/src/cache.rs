@@ -9,8 +9,9 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret,
-    Service, ServiceAccount,
+    ConfigMap, Container, Endpoints, EphemeralVolumeSource, Namespace, Node, PersistentVolume,
+    PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
+    Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -59,6 +60,8 @@ pub(crate) struct Caches {
     pub cluster_info: Arc<Informer<ConfigMap>>,
     pub cluster_roles: Arc<Informer<ClusterRole>>,
     pub quotas: Arc<Informer<ResourceQuota>>,
+    pub claims: Arc<Informer<PersistentVolumeClaim>>,
+    pub volumes: Arc<Informer<PersistentVolume>>,
 }
 
 /// The index entry of what a controller owns.
@@ -88,8 +91,25 @@ fn by_owner(meta: &ObjectMeta) -> Vec<String> {
     }]
 }
 
+/// The index entry of the pods that use a claim.
+pub(crate) fn uses_claim(namespace: &str, name: &str) -> String {
+    format!("claim/{namespace}/{name}")
+}
+
+/// The name of the claim behind a pod's volume: named there, or made for the pod.
+pub(crate) fn claim_of(pod: &str, volume: &Volume) -> Option<String> {
+    match &volume.persistent_volume_claim {
+        Some(claim) => Some(claim.claim_name.clone()),
+        None => volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name)),
+    }
+}
+
 fn index_pod(pod: &Pod) -> Vec<String> {
     let mut entries = by_owner(&pod.metadata);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let claims = volumes.filter_map(|volume| claim_of(pods::name(&pod.metadata), volume));
+    entries.extend(claims.map(|claim| uses_claim(namespace, &claim)));
     if !pods::node_name(pod).is_empty() {
         entries.push(on_node(pods::node_name(pod)));
     }
@@ -119,7 +139,18 @@ fn slim_pod(pod: &mut Pod) {
         spec.containers.iter_mut().for_each(slim);
         spec.init_containers.iter_mut().flatten().for_each(slim);
         spec.ephemeral_containers = None;
-        spec.volumes = None;
+        let volumes = spec.volumes.take().into_iter().flatten();
+        let claims = volumes.filter_map(|volume| {
+            let ephemeral = volume.ephemeral.map(|_| EphemeralVolumeSource::default());
+            let claim = volume.persistent_volume_claim;
+            (claim.is_some() || ephemeral.is_some()).then(|| Volume {
+                name: volume.name,
+                persistent_volume_claim: claim,
+                ephemeral,
+                ..Volume::default()
+            })
+        });
+        spec.volumes = Some(claims.collect::<Vec<_>>()).filter(|claims| !claims.is_empty());
         spec.dns_config = None;
         spec.host_aliases = None;
         spec.security_context = None;
@@ -185,6 +216,8 @@ impl Caches {
             cluster_info: plain(),
             cluster_roles: plain(),
             quotas: plain(),
+            claims: plain(),
+            volumes: plain(),
         }
     }
 
@@ -223,11 +256,13 @@ impl Caches {
         follow(supervisor, "cluster-info", &self.cluster_info, public, info);
         follow(supervisor, "clusterroles", &self.cluster_roles, Api::all(client.clone()), all());
         follow(supervisor, "resourcequotas", &self.quotas, Api::all(client.clone()), all());
+        follow(supervisor, "persistentvolumeclaims", &self.claims, Api::all(client.clone()), all());
+        follow(supervisor, "persistentvolumes", &self.volumes, Api::all(client.clone()), all());
     }
 
     /// Returns once every cache has its first complete list.
     pub async fn synced(&self) {
-        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 24] = [
+        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 26] = [
             Box::pin(self.pods.synced()),
             Box::pin(self.nodes.synced()),
             Box::pin(self.leases.synced()),
@@ -252,6 +287,8 @@ impl Caches {
             Box::pin(self.cluster_info.synced()),
             Box::pin(self.cluster_roles.synced()),
             Box::pin(self.quotas.synced()),
+            Box::pin(self.claims.synced()),
+            Box::pin(self.volumes.synced()),
         ];
         join_all(waits).await;
     }

@@ -40,11 +40,13 @@ impl ClusterRoles {
     /// Whoever gathers the role, before or after the change, gathers anew; and the role itself when it gathers.
     fn changed(&self, change: &Change<'_, ClusterRole>) {
         let (now, before) = (change.object(), change.old());
-        let same = before.is_some_and(|before| {
-            before.rules == now.rules
-                && before.metadata.labels == now.metadata.labels
-                && before.aggregation_rule == now.aggregation_rule
-        });
+        let stays = !matches!(change, Change::Deleted(_));
+        let same = stays
+            && before.is_some_and(|before| {
+                before.rules == now.rules
+                    && before.metadata.labels == now.metadata.labels
+                    && before.aggregation_rule == now.aggregation_rule
+            });
         if same {
             return;
         }

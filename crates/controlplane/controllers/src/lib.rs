@@ -26,6 +26,7 @@ mod job;
 mod namespace;
 mod node;
 mod podgc;
+mod protection;
 mod queue;
 mod quota;
 mod replicaset;

@@ -25,6 +25,7 @@ use crate::job::Jobs;
 use crate::namespace::Namespaces;
 use crate::node::{Evictions, Nodes};
 use crate::podgc::PodGc;
+use crate::protection::Protection;
 use crate::quota::Quotas;
 use crate::replicaset::ReplicaSets;
 use crate::scheduler::Scheduler;
@@ -124,6 +125,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let pod_gc = PodGc::new(client.clone(), caches.clone(), finished_pods);
     let cluster_roles = ClusterRoles::new(client.clone(), caches.clone());
     let quotas = Quotas::new(client.clone(), caches.clone());
+    let protection = Protection::new(client.clone(), caches.clone());
     let freed = quotas.clone();
     let garbage = Garbage::new(client.clone(), &caches, move |namespace| freed.freed_in(namespace));
     let certificates = Certificates::new(client.clone(), caches.clone(), ca);
@@ -152,6 +154,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "pod-gc", 1, pod_gc);
         worker::run(&inner, "clusterroles", 2, cluster_roles);
         worker::run(&inner, "quotas", 4, quotas);
+        worker::run(&inner, "protection", 4, protection);
         worker::run(&inner, "certificates", 4, certificates);
         worker::run(&inner, "bootstrap", 1, bootstrap);
         done.send_replace(true);

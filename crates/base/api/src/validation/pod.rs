@@ -7,6 +7,7 @@ mod mounts;
 mod network;
 mod probes;
 mod projected;
+mod resize;
 mod resources;
 mod scheduling;
 mod security;
@@ -25,10 +26,11 @@ use super::read::{
 use super::{labels, names};
 
 pub(super) use self::affinity::node_selector;
+pub(super) use self::resize::resize;
 pub(super) use self::resources::{container_resource, overcommits, overhead, quantity_value, resource_name};
 pub(super) use self::scheduling::{taint_effect, tolerations};
 pub(super) use self::status::update_status;
-pub(super) use self::subresources::{binding, ephemeral_containers, resize};
+pub(super) use self::subresources::{binding, ephemeral_containers};
 pub(super) use self::update::update;
 pub(super) use self::volumes::{claim_spec, foreign as foreign_source, host_path, no_backsteps};
 

@@ -4,11 +4,13 @@
 //! expression may cost is bounded, for one call and for all of a binding; see [`sampan_cel::limits`].
 
 mod compile;
+mod conditions;
 mod input;
 mod matching;
 mod mutation;
 mod params;
 mod rules;
+pub(crate) mod typecheck;
 mod validation;
 
 use std::sync::Arc;
@@ -17,8 +19,13 @@ use sampan_api::status::Status;
 use sampan_store::KeyValue;
 use serde_json::Value;
 
-pub(crate) use self::compile::{Binding, Policy};
-use super::{Operation, Review};
+pub(crate) use self::{
+    compile::{Binding, Policy},
+    conditions::Conditions,
+    mutation::Progress,
+    rules::compile_errors,
+};
+use super::Review;
 use crate::{core::Core, mirror::Mirror};
 
 /// Policies and bindings of both kinds.
@@ -65,8 +72,8 @@ pub(crate) fn parse_binding(kv: &KeyValue) -> Option<Binding> {
     Binding::parse(&serde_json::from_slice(&kv.value).ok()?)
 }
 
-/// Applies the mutating policies that match.
-pub(crate) async fn mutate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
+/// Applies the mutating policies that match; in the second round those that ask for it.
+pub(crate) async fn mutate(core: &Arc<Core>, review: &mut Review<'_>, round: usize) -> Result<(), Status> {
     let Some(state) = core.admission.get().filter(|_| !is_exempt(review)) else { return Ok(()) };
     let policies = &state.policies;
     policies.mutating.settle().await;
@@ -75,12 +82,11 @@ pub(crate) async fn mutate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<
     if found.is_empty() || bindings.is_empty() || review.object.is_null() {
         return Ok(());
     }
-    mutation::run(core, review, &found, &bindings).await
+    mutation::run(core, review, &found, &bindings, round).await
 }
 
-/// Asks the validating policies that match; and checks policies themselves.
+/// Asks the validating policies that match.
 pub(crate) async fn validate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
-    rules::check(review)?;
     let Some(state) = core.admission.get().filter(|_| !is_exempt(review)) else { return Ok(()) };
     let policies = &state.policies;
     policies.validating.settle().await;

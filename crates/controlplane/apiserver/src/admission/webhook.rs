@@ -96,7 +96,7 @@ async fn pass(core: &Arc<Core>, review: &mut Review<'_>, round: usize) -> Result
         if changed {
             let progress = &mut review.hooks;
             progress.wanted.append(&mut progress.invoked);
-            review.again = round == 0;
+            review.again |= round == 0;
         }
         if hook.reinvoke {
             review.hooks.invoked.push(hook.id.clone());
@@ -236,6 +236,17 @@ async fn matching(
         return Ok(None);
     }
     let kind = if review.kind == review.resource.gvk() { resource.gvk() } else { review.kind };
+    if let Some(conditions) = &hook.conditions {
+        match conditions.hold(core, review, resource, kind) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(why) if hook.ignore => {
+                tracing::debug!(webhook = %hook.name, "match conditions failed open: {why}");
+                return Ok(None);
+            }
+            Err(why) => return Err(Status::forbidden(review.resource, review.name(), why)),
+        }
+    }
     Ok(Some(Matched { hook: hook.clone(), resource, kind }))
 }
 

@@ -9,6 +9,7 @@ use sampan_api::{
 use serde_json::Value;
 
 use super::Endpoint;
+use crate::admission::policy;
 
 impl Endpoint {
     /// Makes an object of this kind out of a body, with the warnings that earns.
@@ -69,14 +70,22 @@ impl Endpoint {
     pub(crate) fn validate_create(&self, object: &Value) -> Vec<FieldError> {
         match &self.custom {
             Some(kind) => kind.validate_create(object),
-            None => validation::create(self.resource, object),
+            None => {
+                let mut errors = validation::create(self.resource, object);
+                errors.extend(policy::compile_errors(self.resource, object, None));
+                errors
+            }
         }
     }
 
     pub(crate) fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         match &self.custom {
             Some(kind) => kind.validate_update(new, old),
-            None => validation::update(self.resource, new, old),
+            None => {
+                let mut errors = validation::update(self.resource, new, old);
+                errors.extend(policy::compile_errors(self.resource, new, Some(old)));
+                errors
+            }
         }
     }
 

@@ -664,6 +664,27 @@ fn bindings_resizes_and_debuggers() {
         texts(resize(&new, &old)),
         ["spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed"]
     );
+    let mut running = old.clone();
+    running["status"]["containerStatuses"] = json!([{ "name": "c", "state": { "running": {} } }]);
+    let mut new = running.clone();
+    new["spec"]["containers"][0]["resources"] =
+        json!({ "requests": { "cpu": "2", "ephemeral-storage": "1Gi" } });
+    assert_eq!(
+        texts(resize(&new, &running)),
+        [
+            "spec: Forbidden: Pod running on node without support for resize",
+            "spec: Forbidden: only cpu and memory resources are mutable",
+        ]
+    );
+    let mut new = old.clone();
+    new["spec"]["containers"][0]["name"] = json!("other");
+    let renamed = "containers may not be renamed or reordered on resize";
+    assert_eq!(texts(resize(&new, &old)), [format!("spec.containers[0].name: Forbidden: {renamed}")]);
+    let mut new = old.clone();
+    new["spec"]["containers"][0]["resources"] =
+        json!({ "requests": { "cpu": "1", "memory": "1Gi" }, "limits": { "cpu": "1", "memory": "1Gi" } });
+    let class = "spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing";
+    assert_eq!(texts(resize(&new, &old)), [class]);
     let mut new = old.clone();
     new["spec"]["ephemeralContainers"] = json!([{ "name": "d", "image": "i", "imagePullPolicy": "Always",
         "terminationMessagePolicy": "File", "targetContainerName": "nope", "ports": [{ "containerPort": 1 }] }]);

@@ -11,6 +11,8 @@ use crate::call::text;
 /// A policy.
 pub(crate) struct Policy {
     pub(super) name: String,
+    /// The generation of the spec, and the last one whose types were checked.
+    pub(super) generations: (i64, i64),
     pub(super) constraints: Option<Constraints>,
     /// The apiVersion and kind of its parameters.
     pub(super) params: Option<(String, String)>,
@@ -121,25 +123,35 @@ static NAMESPACE: LazyLock<Declared> = LazyLock::new(|| {
 
 /// The variables of admission: `object`, `oldObject`, `request`, `namespaceObject`, perhaps `params`, `authorizer`.
 pub(crate) fn environment(params: bool) -> Environment {
+    typed(Declared::dynamic(), params.then(Declared::dynamic))
+}
+
+/// The same with what is known of objects and parameters.
+pub(super) fn typed(object: Declared, params: Option<Declared>) -> Environment {
     let mut environment = Environment::new()
-        .with("object", Declared::dynamic())
-        .with("oldObject", Declared::dynamic())
+        .with("object", object.clone())
+        .with("oldObject", object)
         .with("request", REQUEST.clone())
         .with("namespaceObject", NAMESPACE.clone())
         .with("authorizer", Declared::simple(Type::Opaque(Opaque::Authorizer)))
         .with("authorizer.requestResource", Declared::simple(Type::Opaque(Opaque::ResourceCheck)));
-    if params {
-        environment = environment.with("params", Declared::dynamic());
+    if let Some(params) = params {
+        environment = environment.with("params", params);
     }
     environment
 }
 
-struct Compiler {
-    environment: Arc<Environment>,
-    wrong: Vec<Wrong>,
+/// Compiles expressions, and keeps what is wrong with them.
+pub(super) struct Compiler {
+    pub(super) environment: Arc<Environment>,
+    pub(super) wrong: Vec<Wrong>,
 }
 
 impl Compiler {
+    pub(super) fn new(environment: Arc<Environment>) -> Self {
+        Self { environment, wrong: Vec::new() }
+    }
+
     fn compile(
         &mut self,
         field: String,
@@ -160,7 +172,7 @@ impl Compiler {
     }
 
     /// Compiles the variables in their order; each sees those before it.
-    fn variables(&mut self, spec: &Value) -> Vec<(String, Program)> {
+    pub(super) fn variables(&mut self, spec: &Value) -> Vec<(String, Program)> {
         let mut seen: Vec<(String, Declared)> = Vec::new();
         let mut programs = Vec::new();
         for (index, variable) in items(spec, "variables").iter().enumerate() {
@@ -181,7 +193,11 @@ impl Compiler {
     }
 }
 
-fn items<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+fn number(object: &Value, pointer: &str) -> i64 {
+    object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+}
+
+pub(super) fn items<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
@@ -205,7 +221,7 @@ impl Policy {
         if kind == Kind::Mutating {
             base = base.with_patches();
         }
-        let mut compiler = Compiler { environment: base.share(), wrong: Vec::new() };
+        let mut compiler = Compiler::new(base.share());
         let variables = compiler.variables(spec);
         let conditions = conditions(&mut compiler, spec);
         let validations = validations(&mut compiler, spec);
@@ -216,6 +232,10 @@ impl Policy {
         let constraints = Constraints::parse(spec.get("matchConstraints"));
         let policy = Policy {
             name: text(object, "/metadata/name").to_owned(),
+            generations: (
+                number(object, "/metadata/generation"),
+                number(object, "/status/observedGeneration"),
+            ),
             constraints,
             params,
             ignore: text(spec, "/failurePolicy") == "Ignore",
@@ -232,7 +252,8 @@ impl Policy {
     }
 }
 
-fn conditions(compiler: &mut Compiler, spec: &Value) -> Vec<(String, Program)> {
+/// The match conditions, each with its expression.
+pub(super) fn conditions(compiler: &mut Compiler, spec: &Value) -> Vec<(String, Program)> {
     let mut programs = Vec::new();
     for (index, condition) in items(spec, "matchConditions").iter().enumerate() {
         let field = format!("matchConditions[{index}].expression");

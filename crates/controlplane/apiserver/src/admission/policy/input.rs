@@ -69,7 +69,8 @@ impl<'r> Input<'r> {
         bindings
     }
 
-    fn bind_to<'a>(&'a self, environment: &'a Environment, params: &'a Value) -> Bindings<'a> {
+    /// Bound to the variables of admission.
+    pub(super) fn bind_to<'a>(&'a self, environment: &'a Environment, params: &'a Value) -> Bindings<'a> {
         let [group, resource, subresource, namespace, name] = &self.check;
         let check = sampan_cel::Value::resource_check(group, resource, subresource, namespace, name);
         let mut bindings = Bindings::new(environment);
@@ -210,14 +211,14 @@ pub(super) fn told(expression: &str, error: &EvalError) -> String {
 ///
 /// # Errors
 /// A sentence, when none is false and one fails.
-pub(super) fn conditions_hold<'a>(
-    policy: &'a Policy,
+pub(super) fn hold<'a>(
+    conditions: &'a [(String, Program)],
     bindings: &Bindings<'a>,
     asker: &Asker<'_>,
 ) -> Result<bool, String> {
     let mut failed = Vec::new();
     let mut budget = limits::MATCH_CONDITIONS_BUDGET;
-    for (expression, program) in &policy.conditions {
+    for (expression, program) in conditions {
         match evaluate(program, bindings, &mut budget, asker).map(|value| value.as_bool() == Some(true)) {
             Ok(true) => {}
             Ok(false) => return Ok(false),

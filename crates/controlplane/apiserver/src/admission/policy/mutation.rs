@@ -14,14 +14,22 @@ use serde_json::Value;
 use super::{
     Review,
     compile::{Binding, Mutation, Policy},
-    input::{self, Asker, Input, conditions_hold, evaluate, shown, told},
+    input::{self, Asker, Input, evaluate, hold, shown, told},
     matching::Matched,
     validation::applies,
 };
-use crate::{admission::webhook::convert_to, core::Core, mirror::Objects};
+use crate::{admission::webhook::convert_to, call::text, core::Core, mirror::Objects};
 
-/// Times that policies which ask for it are evaluated again.
-const ROUNDS: usize = 2;
+/// What mutating policies have done to an object so far.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// Those that want to be evaluated again when others change the object after them.
+    invoked: Vec<String>,
+    /// Those that are to be evaluated again.
+    wanted: Vec<String>,
+    /// The object as the last one left it.
+    left: Option<Value>,
+}
 
 /// A policy with one binding and one parameter.
 struct Invocation<'p> {
@@ -31,14 +39,28 @@ struct Invocation<'p> {
     param: Value,
 }
 
-/// Applies every policy that matches, in the order of their names; those that ask for it once more when others changed
-/// the object after them.
+impl Invocation<'_> {
+    /// Unlike any other's.
+    fn id(&self) -> String {
+        let (namespace, name) =
+            (text(&self.param, "/metadata/namespace"), text(&self.param, "/metadata/name"));
+        format!("{}/{}/{namespace}/{name}", self.policy.name, self.binding.name)
+    }
+}
+
+/// Applies every policy that matches, in the order of their names. The second round, after plugins and webhooks had
+/// their turn, is for those that ask for it and have reason to.
 pub(super) async fn run(
     core: &Arc<Core>,
     review: &mut Review<'_>,
     policies: &Objects<Policy>,
     bindings: &Objects<Binding>,
+    round: usize,
 ) -> Result<(), Status> {
+    let progress = &mut review.policies;
+    if round > 0 && progress.left.as_ref().is_some_and(|left| *left != review.object) {
+        progress.wanted.append(&mut progress.invoked);
+    }
     let mut failures = Vec::new();
     let mut invocations = Vec::new();
     for policy in policies.values() {
@@ -52,26 +74,31 @@ pub(super) async fn run(
     }
     if !invocations.is_empty() {
         let namespace = input::namespace(core, review).await?;
-        let mut changed_after = vec![true; invocations.len()];
-        for round in 0..ROUNDS {
-            for at in 0..invocations.len() {
-                let invocation = &invocations[at];
-                if !changed_after[at] || (round > 0 && !invocation.policy.reinvoke) {
-                    continue;
-                }
-                changed_after[at] = false;
-                let before = review.object.clone();
-                let wrong = invoke(core, review, invocation, &namespace);
-                let denied = wrong.into_iter().filter(|_| !invocation.policy.ignore);
-                failures
-                    .extend(denied.map(|m| failure(invocation.policy, Some(invocation.binding), &m, true)));
-                if review.object != before {
-                    for (other, changed) in changed_after.iter_mut().enumerate() {
-                        *changed |= other != at;
-                    }
-                }
+        let mut touched = false;
+        for invocation in &invocations {
+            let id = invocation.id();
+            if round > 0 && !review.policies.wanted.contains(&id) {
+                continue;
+            }
+            let before = review.object.clone();
+            let Some(wrong) = invoke(core, review, invocation, &namespace) else { continue };
+            let denied = wrong.into_iter().filter(|_| !invocation.policy.ignore);
+            failures.extend(denied.map(|m| failure(invocation.policy, Some(invocation.binding), &m, true)));
+            touched = true;
+            let progress = &mut review.policies;
+            if review.object != before {
+                progress.wanted.append(&mut progress.invoked);
+            }
+            if invocation.policy.reinvoke {
+                progress.invoked.push(id);
             }
         }
+        let progress = &mut review.policies;
+        if touched {
+            progress.wanted.append(&mut progress.invoked);
+            review.again |= round == 0;
+        }
+        progress.left = Some(review.object.clone());
     }
     if failures.is_empty() { Ok(()) } else { Err(refusal(review, failures)) }
 }
@@ -115,23 +142,24 @@ async fn invoked<'p>(
     Ok(params.into_iter().map(invocation).collect())
 }
 
-/// Applies the mutations of a policy, one after the other; what goes wrong is told.
+/// Applies the mutations of a policy, one after the other; what goes wrong is told. Nothing when its conditions do not
+/// hold.
 fn invoke(
     core: &Arc<Core>,
     review: &mut Review<'_>,
     invocation: &Invocation<'_>,
     namespace: &Value,
-) -> Vec<String> {
+) -> Option<Vec<String>> {
     let Invocation { policy, matched, param, .. } = invocation;
     if let Some(broken) = &policy.broken {
-        return vec![broken.clone()];
+        return Some(vec![broken.clone()]);
     }
     let asker = Asker { core, user: &review.call.user };
     let input = Input::new(review, matched, &review.object, review.old, namespace);
-    match conditions_hold(policy, &input.bind(policy, param), &asker) {
+    match hold(&policy.conditions, &input.bind(policy, param), &asker) {
         Ok(true) => {}
-        Ok(false) => return Vec::new(),
-        Err(message) => return vec![message],
+        Ok(false) => return None,
+        Err(message) => return Some(vec![message]),
     }
     drop(input);
     let mut wrong = Vec::new();
@@ -149,7 +177,7 @@ fn invoke(
             Err(message) => wrong.push(message),
         }
     }
-    wrong
+    Some(wrong)
 }
 
 /// What a mutation yields.
@@ -262,11 +290,14 @@ fn changed(core: &Core, review: &Review<'_>, matched: &Matched, part: Part) -> R
     Ok(Some(new))
 }
 
+/// How configurations are merged into the matched kind: by the schema facts, or the definition's schema.
 fn root(core: &Core, matched: &Matched) -> Root {
     let kind = matched.kind;
     if let Some(root) = Root::builtin(kind.group, kind.version, kind.kind) {
         return root;
     }
-    let _ = core;
-    Root::deduced()
+    let served = core.endpoints.served();
+    let endpoint = served.of_kind(kind.group, kind.version, kind.kind);
+    let custom = endpoint.and_then(|endpoint| endpoint.custom.as_ref());
+    custom.map_or_else(Root::deduced, |custom| custom.apply_type().clone())
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     Review,
     compile::{Binding, Policy, Validation},
-    input::{self, Asker, Input, conditions_hold, evaluate, told},
+    input::{self, Asker, Input, evaluate, hold, told},
     params,
 };
 use crate::{core::Core, mirror::Objects};
@@ -197,7 +197,7 @@ fn one(core: &Arc<Core>, review: &Review<'_>, policy: &Policy, input: &Input<'_>
     }
     let asker = Asker { core, user: &review.call.user };
     let bindings = input.bind(policy, params);
-    match conditions_hold(policy, &bindings, &asker) {
+    match hold(&policy.conditions, &bindings, &asker) {
         Ok(true) => {}
         Ok(false) => return Outcome::default(),
         Err(message) => return failed(message),

@@ -10,7 +10,7 @@ use super::{
     client::Remote,
     rules::{Rule, selector},
 };
-use crate::call::text;
+use crate::{admission::policy::Conditions, call::text};
 
 /// Seconds that a webhook has when its configuration does not say.
 const TIMEOUT: u64 = 10;
@@ -31,6 +31,8 @@ pub(crate) struct Hook {
     pub(super) equivalent: bool,
     pub(super) namespaces: LabelSelector,
     pub(super) objects: LabelSelector,
+    /// What has to hold of a request besides.
+    pub(super) conditions: Option<Conditions>,
     pub(super) timeout: Duration,
     /// A call that fails is no refusal.
     pub(super) ignore: bool,
@@ -68,6 +70,7 @@ fn compile(configuration: &str, index: usize, hook: &Value) -> Option<Hook> {
         equivalent: text(hook, "/matchPolicy") != "Exact",
         namespaces: selector(hook.get("namespaceSelector"))?,
         objects: selector(hook.get("objectSelector"))?,
+        conditions: Conditions::compile(hook),
         timeout: Duration::from_secs(hook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT).clamp(1, 30)),
         ignore: text(hook, "/failurePolicy") == "Ignore",
         no_side_effects: matches!(text(hook, "/sideEffects"), "None" | "NoneOnDryRun"),
