@@ -28,7 +28,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start, or continue, everything: API, controllers, node. Runs until Ctrl-C; pods run on.
-    Up(Up),
+    Up(Box<Up>),
     /// Stop the service and its pods; keeps the data.
     Down(Down),
     /// Show what runs and where.

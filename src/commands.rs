@@ -25,7 +25,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     let colour = std::io::stderr().is_terminal();
     sampan_daemon::telemetry::init(&sampan_daemon::telemetry::Options { filter: log.clone(), colour })?;
     match command {
-        Command::Up(options) => up::run(&data_dir, &log, options),
+        Command::Up(options) => up::run(&data_dir, &log, *options),
         Command::Down(options) => wait(down::run(&data_dir, options)),
         Command::Status(output) => wait(status::run(&data_dir, output.output)),
         Command::Kubeconfig => kubeconfig::run(&data_dir),

@@ -93,6 +93,17 @@ impl Namespaces {
                 }
             }
         }
+        // Pods first: what they run must not outlive the policies and secrets it was given.
+        let (pods, others): (Vec<_>, Vec<_>) =
+            resources.into_iter().partition(|(r, _)| r.group.is_empty() && r.plural == "pods");
+        self.empty_all(namespace, &pods, &mut left).await;
+        if left.is_empty() {
+            self.empty_all(namespace, &others, &mut left).await;
+        }
+        left
+    }
+
+    async fn empty_all(&self, namespace: &str, resources: &[(ApiResource, bool)], left: &mut Left) {
         let results = join_all(resources.iter().map(|(r, whole)| self.empty_one(namespace, r, *whole))).await;
         for ((resource, _), result) in resources.iter().zip(results) {
             match result {
@@ -100,7 +111,6 @@ impl Namespaces {
                 Err(error) => left.failures.push(error.to_string()),
             }
         }
-        left
     }
 
     /// Deletes all objects of one kind; returns those that stay for now, as their finalizers.
