@@ -1,4 +1,5 @@
 //! The plugins, over the whole way of a request.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod server;

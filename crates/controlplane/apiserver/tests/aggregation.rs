@@ -1,4 +1,5 @@
 //! API aggregation with a real extension server over TLS.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/https.rs"]
 mod https;

@@ -1,4 +1,5 @@
 //! Requests for certificates, over real HTTP.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod support;

@@ -1,5 +1,6 @@
 //! The clock is set forwards and back by a year: the service goes on, and only who shows what has expired is refused.
 //! Alone in its process, for the clock is everybody's.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod support;

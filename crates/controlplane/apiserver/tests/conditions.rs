@@ -1,4 +1,5 @@
 //! Conditions in CEL of webhooks, and what configurations of admission have to look like.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/hook.rs"]
 mod hook;

@@ -1,4 +1,5 @@
 //! Custom kinds in several versions, converted by a real webhook over TLS.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/https.rs"]
 mod https;

@@ -1,4 +1,5 @@
 //! Custom kinds over the API: definitions, their objects, and what becomes of both.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod server;

@@ -1,4 +1,5 @@
 //! The rules of custom kinds' schemas: what they refuse, let pass, and cost.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod server;

@@ -1,4 +1,5 @@
 //! Secrets at rest: nothing of them can be found in the store's files, and everything of them through the API.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod support;

@@ -1,4 +1,5 @@
 //! Tokens of another issuer, a real one that serves its keys over TLS.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod support;

@@ -1,4 +1,5 @@
 //! Policies and the kinds they are about: checked types, custom resources, and another look after webhooks.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/hook.rs"]
 mod hook;

@@ -1,4 +1,5 @@
 //! Quotas are exact, whoever creates at once.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod server;

@@ -1,4 +1,5 @@
 //! Parts of pods and namespaces that are changed by themselves: debuggers, resources, finalizers.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/kubectl.rs"]
 mod kubectl;

@@ -1,4 +1,5 @@
 //! Tokens of service accounts and tokens to join with, over real HTTP.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod support;

@@ -1,4 +1,5 @@
 //! Admission webhooks over real TLS: good ones, slow ones, vanished ones, lying ones.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/hook.rs"]
 mod hook;
