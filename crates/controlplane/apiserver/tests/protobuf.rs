@@ -217,3 +217,122 @@ async fn reviews_and_discovery_answer_in_protobuf() {
     }
     assert_eq!(server.get("/api").await.body["kind"], Value::from("APIVersions"));
 }
+
+#[tokio::test]
+async fn definitions_and_extension_servers_have_their_form() {
+    let server = Server::start().await;
+    let schema = json!({
+        "type": "object", "description": "d", "required": ["spec"],
+        "x-kubernetes-validations": [{"rule": "self.spec.a > 0", "message": "m", "reason": "FieldValueInvalid",
+            "fieldPath": ".spec.a", "messageExpression": "'m'"}],
+        "properties": {"spec": {"type": "object", "properties": {
+            "a": {"type": "integer", "format": "int32", "minimum": 0.5, "maximum": 7, "exclusiveMaximum": true,
+                "default": 3},
+            "list": {"type": "array", "maxItems": 0, "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["k"],
+                "items": {"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}}}},
+            "any": {"x-kubernetes-preserve-unknown-fields": true, "nullable": true},
+            "either": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+            "map": {"type": "object", "additionalProperties": {"type": "string", "enum": ["x", "y"]},
+                "default": {"q": "x"}, "x-kubernetes-map-type": "atomic"},
+            "text": {"type": "string", "pattern": "^a$", "maxLength": 4, "not": {"pattern": "b"}},
+        }}},
+    });
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Cluster",
+            "names": {"plural": "things", "kind": "Thing", "shortNames": ["th"], "categories": ["all"]},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema},
+                "deprecated": true, "deprecationWarning": "w",
+                "subresources": {"status": {}, "scale": {
+                    "specReplicasPath": ".spec.a", "statusReplicasPath": ".status.a",
+                }},
+                "selectableFields": [{"jsonPath": ".spec.text"}],
+                "additionalPrinterColumns": [{"name": "A", "type": "integer", "jsonPath": ".spec.a", "priority": 1}],
+            }],
+        },
+    });
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let made = server.post(definitions, &definition).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let mut watch = server.watch(&format!("{definitions}?watch=1")).await;
+    let established = |object: &Value| {
+        let conditions = object["status"]["conditions"].as_array();
+        conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Established" && c["status"] == "True"))
+    };
+    while !established(&watch.next().await.unwrap()["object"]) {}
+    let path = format!("{definitions}/things.example.com");
+    same(&server, &path, "CustomResourceDefinition").await;
+    let (code, kind, list) = ask(&server, "GET", definitions, PROTOBUF, Bytes::new()).await;
+    assert_eq!((code, kind.as_str()), (200, PROTOBUF));
+    opened(&list, "CustomResourceDefinitionList");
+    // A client that speaks both gets custom objects in JSON.
+    let both = format!("{PROTOBUF},application/json");
+    let (code, kind, _) = ask(&server, "GET", "/apis/example.com/v1/things", &both, Bytes::new()).await;
+    assert_eq!((code, kind.as_str()), (200, "application/json"));
+
+    let service = json!({
+        "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+        "metadata": {"name": "v1.remote.example.com"},
+        "spec": {
+            "group": "remote.example.com", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10,
+            "insecureSkipTLSVerify": true, "service": {"namespace": "default", "name": "s", "port": 444},
+        },
+    });
+    let services = "/apis/apiregistration.k8s.io/v1/apiservices";
+    let made = server.post(services, &service).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let mut watch =
+        server.watch(&format!("{services}?watch=1&fieldSelector=metadata.name=v1.remote.example.com")).await;
+    while watch.next().await.unwrap()["object"]["status"]["conditions"].is_null() {}
+    same(&server, &format!("{services}/v1.remote.example.com"), "APIService").await;
+}
+
+/// Written back in protobuf as it came, an object stays what it is: nothing was lost or added on the way.
+async fn same(server: &Server, path: &str, kind: &str) {
+    let before = server.get(path).await.body;
+    let (code, _, bytes) = ask(server, "GET", path, PROTOBUF, Bytes::new()).await;
+    assert_eq!(code, 200);
+    opened(&bytes, kind);
+    let (code, _, answer) = ask(server, "PUT", path, PROTOBUF, bytes.clone()).await;
+    assert_eq!(code, 200, "{answer:?}");
+    assert_eq!(server.get(path).await.body, before);
+    assert_eq!(answer, bytes);
+}
+
+#[tokio::test]
+async fn openapi_is_there_in_protobuf() {
+    let server = Server::start().await;
+    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let (code, kind, bytes) = ask(&server, "GET", "/openapi/v2", accept, Bytes::new()).await;
+    assert_eq!((code, kind.as_str()), (200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"));
+    let json = server.get("/openapi/v2").await.body;
+    let named = |bytes, number| -> Vec<String> {
+        let all = fields(bytes).into_iter().filter(|(found, _)| *found == number);
+        all.map(|(_, entry)| String::from_utf8(field(entry, 1).to_vec()).unwrap()).collect()
+    };
+    let keys = |name: &str| json[name].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(named(field(&bytes, 9), 1), keys("definitions"));
+    assert_eq!(named(field(&bytes, 8), 2), keys("paths"));
+    let pod = fields(field(&bytes, 9)).into_iter().map(|(_, entry)| entry);
+    let pod = pod.into_iter().find(|entry| field(entry, 1) == b"io.k8s.api.core.v1.Pod").unwrap();
+    let extension = field(field(pod, 2), 31);
+    assert_eq!(field(extension, 1), b"x-kubernetes-group-version-kind");
+    assert_eq!(field(field(extension, 2), 2), br#"[{"group":"","kind":"Pod","version":"v1"}]"#);
+
+    // Who has it already is told so.
+    let asked = |tag: Option<&str>| {
+        let request = http::Request::builder().uri("/openapi/v2").header("accept", accept);
+        let request = tag.into_iter().fold(request, |request, tag| request.header("if-none-match", tag));
+        request.body(Full::new(Bytes::new())).unwrap()
+    };
+    let response = server.client().oneshot(asked(None)).await.unwrap();
+    let tag = response.headers()["etag"].to_str().unwrap().to_owned();
+    let response = server.client().oneshot(asked(Some(&tag))).await.unwrap();
+    assert_eq!(response.status(), 304);
+    let (_, _, plain) = ask(&server, "GET", "/openapi/v2", "application/json", Bytes::new()).await;
+    assert!(plain.starts_with(b"{"));
+}

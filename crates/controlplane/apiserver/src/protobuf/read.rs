@@ -130,7 +130,7 @@ impl Decoder {
             (Kind::Text, Wire::Bytes(bytes)) => text_of(bytes)?.into(),
             (Kind::Flag, Wire::Varint(number)) => (*number != 0).into(),
             (Kind::Number, Wire::Varint(number)) => number.cast_signed().into(),
-            (Kind::Float, Wire::Fixed(bits)) => f64::from_bits(*bits).into(),
+            (Kind::Float, Wire::Fixed(bits)) => float(f64::from_bits(*bits)),
             (Kind::Bytes, Wire::Bytes(bytes)) => STANDARD.encode(bytes).into(),
             (Kind::Time | Kind::MicroTime, Wire::Bytes(bytes)) => return read_time(kind, bytes),
             (Kind::Duration, Wire::Bytes(bytes)) => read_duration(bytes)?,
@@ -184,4 +184,10 @@ fn is_zero(value: &Value) -> bool {
         Value::Null => true,
         _ => false,
     }
+}
+
+/// Whole numbers are written without a fraction in JSON.
+fn float(value: f64) -> Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() < EXACT { (value as i64).into() } else { value.into() }
 }

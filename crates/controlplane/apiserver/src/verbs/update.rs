@@ -265,7 +265,7 @@ impl Change<'_> {
         // The order of members does not count: who writes the same in another order changes nothing. But what is stored
         // in an old version is stored anew.
         if new == found.object && !gone && !found.stale {
-            return Ok(Some(Changed { object: new, revision }));
+            return Ok(Some(Changed { object: found.object, revision }));
         }
         let charges = self.charge(core, &new, &found.object).await?;
         if self.dry_run {

@@ -321,3 +321,115 @@ fn message<'v>(
     let fits = !text.is_empty() && text.len() <= MAX_MESSAGE_BYTES && !text.contains('\n');
     Ok(fits.then(|| text.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::custom::rules::Rules;
+
+    fn run(schema: &Value, new: &Value, old: Option<&Value>, budget: u64) -> (Vec<String>, Vec<String>) {
+        let Rules(node) = Rules::compile(schema).unwrap();
+        let mut run = Run::new(budget);
+        let link = Link { own: old.map(|old| (new, old)), near: None };
+        node.visit(new, old, link, &Place::Root(""), &mut run);
+        (run.errors.iter().map(ToString::to_string).collect(), run.warnings)
+    }
+
+    fn errors(schema: &Value, new: &Value) -> Vec<String> {
+        run(schema, new, None, 10_000_000).0
+    }
+
+    /// An object whose member `x` has this schema, with these rules of its own.
+    fn member(mut schema: Value, rules: &[&str]) -> Value {
+        let rules: Vec<Value> = rules.iter().map(|rule| json!({ "rule": rule })).collect();
+        schema["x-kubernetes-validations"] = rules.into();
+        json!({"type": "object", "properties": {"x": schema}})
+    }
+
+    #[test]
+    fn budgets_end_it() {
+        let integer = || json!({"type": "integer"});
+        let two = member(integer(), &["self > 1", "self > 2"]);
+        let spent = "x: Invalid value: \"integer\": validation failed due to running out of cost budget, no further \
+                     validation rules will be run";
+        assert_eq!(
+            run(&two, &json!({"x": 0}), None, 3).0,
+            ["x: Invalid value: 0: failed rule: self > 1", spent]
+        );
+        assert_eq!(run(&two, &json!({"x": 9}), None, 1).0, [spent]);
+        let list = json!({"type": "array", "items": {"type": "integer"}});
+        let dear = member(list, &["self.all(a, self.all(b, self.all(c, a + b + c > 0)))", "false"]);
+        let found = errors(&dear, &json!({"x": vec![1; 200]}));
+        assert_eq!(found.len(), 1);
+        let why = "x: Invalid value: \"array\": 'operation cancelled: actual cost limit exceeded': no further validation \
+                   rules will be run due to call cost exceeds limit for rule: ";
+        assert!(found[0].starts_with(why), "{found:?}");
+    }
+
+    #[test]
+    fn errors_say_what_went_wrong() {
+        let map = json!({"type": "object", "additionalProperties": {"type": "integer"}});
+        let key = member(map.clone(), &["self['a'] > 1"]);
+        assert_eq!(
+            errors(&key, &json!({"x": {}})),
+            ["x: Invalid value: \"object\": no such key: a evaluating rule: self['a'] > 1"]
+        );
+        assert_eq!(errors(&key, &json!({"x": {"a": 1}})), ["x: Invalid value: failed rule: self['a'] > 1"]);
+        let either = member(json!({"x-kubernetes-int-or-string": true}), &["self + 1 > 2"]);
+        let why = "x: Invalid value: \"\": 'no such overload': call arguments did not match a supported operator, \
+                   function or macro signature for rule: self + 1 > 2";
+        assert_eq!(errors(&either, &json!({"x": "text"})), [why]);
+        let none: [&str; 0] = [];
+        assert_eq!(errors(&either, &json!({"x": null})), none, "null is no value");
+        let mut deep = json!({"type": "object", "properties": {"a.b": {"type": "object", "properties": {
+            "n": {"type": "integer", "x-kubernetes-validations": [{"rule": "self < 3"}]}}}}});
+        let found = errors(&deep, &json!({"a.b": {"n": 4}}));
+        assert_eq!(found, ["a.b.n: Invalid value: 4: failed rule: self < 3"]);
+        deep["x-kubernetes-validations"] =
+            json!([{"rule": "self.a__dot__b.n < 9 && self.metadata.name.startsWith('x')"}]);
+        assert_eq!(errors(&deep, &json!({"metadata": {"name": "xy"}, "a.b": {"n": 1}})), none);
+    }
+
+    #[test]
+    fn what_is_unchanged_is_excused() {
+        let schema = json!({"type": "object", "properties": {
+            "x": {"type": "object", "properties": {
+                "list": {"type": "array", "items": {"type": "integer",
+                    "x-kubernetes-validations": [{"rule": "self > 0"}]}},
+                "n": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 0"}]},
+                "old": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > oldSelf"}]},
+            }},
+        }});
+        let old = json!({"x": {"list": [-1], "n": -1, "old": 1}});
+        let (errors, warnings) =
+            run(&schema, &json!({"x": {"list": [-1], "n": -1, "old": 1}}), Some(&old), 1000);
+        assert_eq!(
+            errors,
+            ["x.old: Invalid value: 1: failed rule: self > oldSelf"],
+            "transitions are not excused"
+        );
+        let mut told = warnings;
+        told.sort();
+        let one = |path: &str| format!("{path}: Invalid value: -1: failed rule: self > 0");
+        assert_eq!(told, [one("x.list[0]"), one("x.n")]);
+        let (errors, warnings) = run(&schema, &json!({"x": {"list": [-1, 2], "n": -1}}), Some(&old), 1000);
+        assert_eq!(errors, [one("x.list[0]")], "elements of such a list are not known again");
+        assert_eq!(warnings, [one("x.n")]);
+        let (errors, _) = run(&schema, &json!({"x": {"old": 1}}), Some(&json!({"x": {}})), 1000);
+        assert!(errors.is_empty(), "nothing old, nothing to compare: {errors:?}");
+    }
+
+    #[test]
+    fn rules_in_alternatives_count() {
+        let schema = json!({"type": "object", "properties": {"x": {
+            "type": "object", "properties": {"n": {"type": "integer"}},
+            "allOf": [{"properties": {"n": {"x-kubernetes-validations": [{"rule": "self > 0"}]}}}],
+        }}});
+        assert_eq!(
+            errors(&schema, &json!({"x": {"n": 0}})),
+            ["x.n: Invalid value: 0: failed rule: self > 0"]
+        );
+    }
+}
