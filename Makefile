@@ -4,12 +4,13 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CARGO := $(shell command -v cargo 2>/dev/null || echo $(HOME)/.cargo/bin/cargo)
 SAMPAN := $(CARGO_TARGET_DIR)/release/sampan
 
-.PHONY: help demo test check bench build clean
+.PHONY: help demo fuzz test check bench build clean
 
 help:
 	@echo "make demo   build Sampan and run a real application on it"
 	@echo "make test   format, lints, all tests"
 	@echo "make check  the quick loop: compile and lint"
+	@echo "make fuzz   hostile inputs for every decoder, a minute each (SAMPAN_FUZZ_SECONDS)"
 	@echo "make bench  measure against rivals on this machine"
 	@echo "make build  the release binary, $(SAMPAN)"
 
@@ -35,6 +36,14 @@ test:
 check:
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# Deterministic from SAMPAN_FUZZ_SEED on; prints the input of a failure and how to run it again.
+fuzz: export SAMPAN_FUZZ_SECONDS ?= 60
+fuzz: export SAMPAN_FUZZ_SEED ?= $(shell date +%s)
+fuzz:
+	@scripts/install-tools test
+	@scripts/say "Hostile inputs from seed $$SAMPAN_FUZZ_SEED"
+	@$(CARGO) test --locked --lib -p sampan-api -p sampan-cel -p sampan-store -p sampan-daemon -p sampan-apiserver -- fuzz:: --nocapture
 
 bench: build
 	@scripts/install-tools test

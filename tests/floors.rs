@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, process::Command};
 const FLOORS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("daemon", &[]),
+    ("fuzz", &[]),
     ("cel", &["api"]),
     ("store", &["daemon"]),
     ("planner", &["api"]),

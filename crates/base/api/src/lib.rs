@@ -7,6 +7,8 @@ pub mod apply;
 pub mod custom;
 pub mod decode;
 pub mod defaults;
+#[cfg(test)]
+mod fuzz;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;

@@ -19,6 +19,8 @@ mod estimate;
 mod eval;
 mod functions;
 mod lex;
+#[cfg(test)]
+mod fuzz;
 pub mod limits;
 mod macros;
 mod parse;

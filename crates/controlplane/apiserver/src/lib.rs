@@ -25,6 +25,8 @@ mod endpoint;
 mod events;
 mod fairness;
 mod fixed;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 mod handler;
 mod impersonate;

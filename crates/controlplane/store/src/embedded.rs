@@ -25,6 +25,8 @@ use crate::{
 
 mod codec;
 mod committer;
+#[cfg(test)]
+mod fuzz;
 mod log;
 mod state;
 mod watch;

@@ -37,10 +37,10 @@ const MOST_READS: usize = 1000;
 
 /// What the continue token holds: a position and the revision to read at (-1: the latest).
 #[derive(Serialize, Deserialize)]
-struct Continue {
+pub(crate) struct Continue {
     v: String,
-    rv: Revision,
-    start: String,
+    pub(crate) rv: Revision,
+    pub(crate) start: String,
 }
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
@@ -125,7 +125,7 @@ pub(crate) async fn fresh(core: &Core, endpoint: &Endpoint, asked: Revision) -> 
 }
 
 /// A continue token, or why it is none.
-fn read_token(text: &str) -> Result<Continue, String> {
+pub(crate) fn read_token(text: &str) -> Result<Continue, String> {
     let bad = |why: &dyn std::fmt::Display| format!("continue key is not valid: {why}");
     if text.len() > MAX_TOKEN {
         return Err(bad(&"it is too long"));
@@ -144,7 +144,7 @@ fn read_token(text: &str) -> Result<Continue, String> {
     Ok(token)
 }
 
-fn write_token(revision: Revision, start: &str) -> String {
+pub(crate) fn write_token(revision: Revision, start: &str) -> String {
     let token = Continue { v: TOKEN_VERSION.to_owned(), rv: revision, start: start.to_owned() };
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
