@@ -9,7 +9,7 @@ const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralCo
 
 /// Defaults of a Pod: those of every pod spec and the ones that a template does not get.
 pub(super) fn pod(object: &mut Object) {
-    if let Some(spec) = child(object, "spec") {
+    if let Some(spec) = ensure(object, "spec") {
         for list in ["containers", "initContainers"] {
             each(spec, list, requests_from_limits);
         }
