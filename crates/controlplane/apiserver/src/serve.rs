@@ -15,6 +15,7 @@ use tokio::{
     sync::OwnedSemaphorePermit,
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     authn,
@@ -72,9 +73,11 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, tcp: TcpStream, _pla
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let user = certificate.and_then(|der| authn::Certificate::of(der)).map(Arc::new);
     let peer = Peer::Network(user);
+    let begun = CancellationToken::new();
     let service = service_fn({
-        let core = core.clone();
+        let (core, begun) = (core.clone(), begun.clone());
         move |mut request: Request<Incoming>| {
+            begun.cancel();
             if let Some(source) = source {
                 request.extensions_mut().insert(source);
             }
@@ -100,6 +103,7 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, tcp: TcpStream, _pla
     let shutdown = core.closing.clone();
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
+        () = late(&begun, limits.header_read) => return,
         () = shutdown.cancelled() => {
             served.as_mut().graceful_shutdown();
             match tokio::time::timeout(DRAIN, served).await {
@@ -110,6 +114,14 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, tcp: TcpStream, _pla
     };
     if let Err(error) = ended {
         tracing::debug!(error, "connection ended");
+    }
+}
+
+/// Ends when no request came in time. The timeout of HTTP/1 begins with a first line and HTTP/2 has none: what says which
+/// of them it is, and what opens the latter, may never come.
+async fn late(begun: &CancellationToken, time: Duration) {
+    if tokio::time::timeout(time, begun.cancelled()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 
