@@ -128,6 +128,8 @@ async fn bombs_are_refused_with_the_codes_that_users_know() {
         "{message}"
     );
 
+    // An answer of that code ends the connection.
+    let mut client = Client::of(&server).await;
     let path = format!("{MAPS}?labelSelector=a+in+({})", "x,".repeat(20_000));
     let (code, _, message) = refused(&mut client, "GET", &path, json, "").await;
     assert_eq!(code, 414, "{message}");
