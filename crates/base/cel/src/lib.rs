@@ -18,9 +18,9 @@ mod escape;
 mod estimate;
 mod eval;
 mod functions;
-mod lex;
 #[cfg(test)]
 mod fuzz;
+mod lex;
 pub mod limits;
 mod macros;
 mod parse;

@@ -159,9 +159,11 @@ pub(crate) fn configuration(call: &Call, validation: FieldValidation) -> Result<
     if duplicates.is_empty() || validation == FieldValidation::Ignore {
         return Ok(value);
     }
+    let text = String::from_utf8_lossy(&call.body);
     let last = |path: &String| {
         let key = path.rsplit('.').next().unwrap_or_default();
-        format!("\n  key {} already set in map", sampan_api::status::go_quote(key))
+        let line = second_line(&text, key).map(|line| format!("line {line}: ")).unwrap_or_default();
+        format!("\n  {line}key {} already set in map", sampan_api::status::go_quote(key))
     };
     let keys: String = duplicates.iter().map(last).collect();
     let why = format!("error converting YAML to JSON: yaml: unmarshal errors:{keys}");
@@ -170,6 +172,23 @@ pub(crate) fn configuration(call: &Call, validation: FieldValidation) -> Result<
     }
     call.notes.warn(why);
     Ok(value)
+}
+
+/// The line of a YAML document, counted from 1, that has a key for the second time at the same depth.
+fn second_line(text: &str, key: &str) -> Option<usize> {
+    let mut depths = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let bare = line.trim_start_matches([' ', '-']);
+        let Some(rest) = bare.trim_start_matches('"').strip_prefix(key) else { continue };
+        if rest.trim_start_matches('"').starts_with(':') {
+            let depth = line.len() - bare.len();
+            if depths.contains(&depth) {
+                return Some(number);
+            }
+            depths.push(depth);
+        }
+    }
+    (text.lines().count() == 1).then_some(1)
 }
 
 /// Applies a configuration to what the request's path shows; `live` is none where nothing is yet.

@@ -128,7 +128,7 @@ async fn what_an_apply_is_refused_for() {
             APPLY,
             format!("{{\"kind\":\"x\",{}", &body.to_string()[1..]),
             400,
-            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  key \"kind\" already set in map",
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 1: key \"kind\" already set in map",
         ),
         (
             "fieldManager=a",

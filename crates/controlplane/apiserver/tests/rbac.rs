@@ -17,6 +17,9 @@ const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/ro
 const CLUSTER_ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
 const CLUSTER_BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
 
+/// Headers, and the status code and message that they give.
+type Row<'a> = (&'a [(&'a str, &'a str)], u16, &'a str);
+
 async fn call(client: &LocalService, method: &str, path: &str, body: Value) -> Answer {
     let bytes = if body.is_null() { String::new() } else { body.to_string() };
     let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
@@ -258,7 +261,7 @@ async fn acting_as_another_takes_a_permission_for_each_part() {
         "{}",
         answer.body
     );
-    let table: [(&[(&str, &str)], u16, &str); 5] = [
+    let table: [Row<'_>; 5] = [
         (
             &[("Impersonate-User", "jim")],
             403,

@@ -17,15 +17,21 @@ pub const MAX_PROBLEMS: usize = 100;
 pub(super) struct Problems {
     sentences: Vec<String>,
     seen: HashSet<String>,
+    /// Fields that came more than once, until the walk comes by: what is wrong is told in the order of the document.
+    duplicates: Vec<String>,
 }
 
 impl Problems {
     pub(super) fn new(duplicates: Vec<String>) -> Problems {
-        let mut problems = Problems { sentences: Vec::new(), seen: HashSet::new() };
-        for path in duplicates {
-            problems.add(format!("duplicate field \"{path}\""));
+        Problems { sentences: Vec::new(), seen: HashSet::new(), duplicates }
+    }
+
+    /// The walk has passed the field.
+    fn passed(&mut self, path: &str) {
+        if self.duplicates.iter().any(|duplicate| duplicate == path) {
+            self.duplicates.retain(|duplicate| duplicate != path);
+            self.add(format!("duplicate field \"{path}\""));
         }
-        problems
     }
 
     /// Each sentence comes once, as upstream has it.
@@ -35,7 +41,11 @@ impl Problems {
         }
     }
 
-    pub(super) fn into_sentences(self) -> Vec<String> {
+    pub(super) fn into_sentences(mut self) -> Vec<String> {
+        // Those inside of what the walk does not look into.
+        for path in std::mem::take(&mut self.duplicates) {
+            self.add(format!("duplicate field \"{path}\""));
+        }
         self.sentences
     }
 }
@@ -100,6 +110,7 @@ impl Walk<'_> {
                     self.value(kind, field, &field.shape, value)?;
                 }
             }
+            self.found.passed(&self.path);
             self.fields.truncate(fields_len);
             self.path.truncate(path_len);
         }
