@@ -1,7 +1,7 @@
 //! Addresses and node ports of Services.
 //!
 //! Each one in use has a key of its own, written and deleted in the same transaction as the Service. So it is exact
-//! whatever happens at once, and survives restarts by being what is stored.
+//! whatever happens at once, and survives restarts by being what is stored. Addresses have an IPAddress beside it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -17,13 +17,19 @@ use serde_json::{Value, json};
 use crate::{
     call::{Call, text},
     core::Core,
+    encode,
     options::Cidr,
     storage::store_error,
     verbs::create::refuse,
 };
 
 const IPS: &str = "/registry/ranges/serviceips/";
+/// Where IPAddresses are stored.
+const ADDRESSES: &str = "/registry/networking.k8s.io/ipaddresses/";
 const PORTS: &str = "/registry/ranges/servicenodeports/";
+
+/// The group of IPAddresses.
+const NETWORKING: &str = "networking.k8s.io";
 
 /// Random picks before all that is taken is read.
 const PICKS: usize = 8;
@@ -35,6 +41,8 @@ const KEPT: [u128; 3] = [0, 1, 10];
 #[derive(Clone, Debug)]
 struct Claim {
     key: Bytes,
+    /// What is written there; the key of the Service where there is nothing else to say.
+    object: Option<Bytes>,
     /// Where the user asked for it; none when it was chosen.
     asked: Option<FieldError>,
 }
@@ -51,12 +59,31 @@ impl Claims {
     /// The conditions and steps to add to the transaction.
     pub(crate) fn txn(&self) -> Txn {
         let absent = |claim: &Claim| Compare::ModRevision(claim.key.clone(), 0);
-        let put = |claim: &Claim| Op::Put { key: claim.key.clone(), value: self.owner.clone(), lease: 0 };
+        let put = |claim: &Claim| Op::Put {
+            key: claim.key.clone(),
+            value: claim.object.as_ref().unwrap_or(&self.owner).clone(),
+            lease: 0,
+        };
         let delete = |key: &Bytes| Op::Delete { key: key.clone() };
         Txn {
             compare: self.take.iter().map(absent).collect(),
             ops: self.take.iter().map(put).chain(self.give.iter().map(delete)).collect(),
         }
+    }
+
+    /// Takes an address, with the object that says who has it.
+    fn address(
+        &mut self,
+        core: &Core,
+        ip: IpAddr,
+        service: &Value,
+        asked: Option<FieldError>,
+    ) -> Result<(), Status> {
+        let object =
+            encode::canonical(&*core.endpoint(NETWORKING, "v1", "ipaddresses")?, &mirrored(ip, service))?;
+        self.take.push(Claim { key: format!("{IPS}{ip}").into(), object: None, asked: asked.clone() });
+        self.take.push(Claim { key: format!("{ADDRESSES}{ip}").into(), object: Some(object), asked });
+        Ok(())
     }
 
     /// What a conflict means: a refusal when something that was asked for is taken; otherwise one may choose again.
@@ -66,15 +93,40 @@ impl Claims {
         object: &Value,
         state: &[Option<KeyValue>],
     ) -> Result<(), Status> {
-        let errors: Vec<FieldError> = self
+        let mut errors: Vec<FieldError> = self
             .take
             .iter()
             .zip(state)
             .filter(|(_, found)| found.is_some())
             .filter_map(|(claim, _)| claim.asked.clone())
             .collect();
+        // An address and its IPAddress are one.
+        errors.dedup();
         refuse(call, text(object, "/metadata/name"), &errors)
     }
+}
+
+/// The IPAddress of a Service's address.
+fn mirrored(ip: IpAddr, service: &Value) -> Value {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {
+            "name": ip.to_string(),
+            "uid": uuid::Uuid::new_v4().to_string(),
+            "generation": 1,
+            "creationTimestamp": sampan_daemon::clock::rfc3339(sampan_daemon::clock::now()),
+            "labels": {
+                "ipaddress.kubernetes.io/ip-family": family,
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            },
+        },
+        "spec": {"parentRef": {
+            "resource": "services",
+            "namespace": text(service, "/metadata/namespace"),
+            "name": text(service, "/metadata/name"),
+        }},
+    })
 }
 
 /// Whether the request is about a Service, which holds addresses and ports.
@@ -120,7 +172,7 @@ fn keys(service: &Value) -> Vec<Bytes> {
     let mut out: Vec<Bytes> = ips(service)
         .into_iter()
         .filter_map(|ip| ip.parse::<IpAddr>().ok())
-        .map(|ip| format!("{IPS}{ip}").into())
+        .flat_map(|ip| [format!("{IPS}{ip}").into(), format!("{ADDRESSES}{ip}").into()])
         .collect();
     for (_, _, port) in ports(service) {
         if port != 0 {
@@ -186,7 +238,7 @@ async fn address(
     let wanted = ips(service);
     let Some(wanted_ip) = wanted.first() else {
         let ip = choose_address(core, &block).await?;
-        claims.take.push(Claim { key: format!("{IPS}{ip}").into(), asked: None });
+        claims.address(core, ip, service, None)?;
         let spec = service.get_mut("spec").and_then(Value::as_object_mut);
         if let Some(spec) = spec {
             spec.insert("clusterIP".to_owned(), ip.to_string().into());
@@ -213,7 +265,7 @@ async fn address(
     let key: Bytes = format!("{IPS}{ip}").into();
     if !held.contains(&key) {
         let asked = Some(invalid("provided IP is already allocated".to_owned()));
-        claims.take.push(Claim { key, asked });
+        claims.address(core, ip, service, asked)?;
     }
     let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
     if let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) {
@@ -242,7 +294,7 @@ async fn node_ports(
         if port == 0 {
             port = choose_port(core, &mine).await?;
             mine.push(port);
-            claims.take.push(Claim { key: port_key(port), asked: None });
+            claims.take.push(Claim { key: port_key(port), object: None, asked: None });
             if let Some(slot) = service.pointer_mut(&format!("/spec/ports/{index}")) {
                 slot["nodePort"] = port.into();
             }
@@ -256,7 +308,7 @@ async fn node_ports(
             // Two protocols may share a number within one Service.
             if !held.contains(&key) && !claims.take.iter().any(|claim| claim.key == key) {
                 let error = FieldError::invalid(field, port, "provided port is already allocated");
-                claims.take.push(Claim { key, asked: Some(error) });
+                claims.take.push(Claim { key, object: None, asked: Some(error) });
             }
         }
     }

@@ -44,6 +44,8 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
         });
         client.ensure("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
     }
+    let block = core.options.service_cidr;
+    service_cidr(&client, &format!("{}/{}", allocate::at(&block, 0), block.prefix)).await?;
     let ip = allocate::at(&core.options.service_cidr, 1).to_string();
     let port = core.options.advertise.map_or(443, |address| address.port());
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
@@ -65,6 +67,26 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<(), Status> {
     authentication(core, &client).await?;
     core.set_ready();
     Ok(())
+}
+
+/// The block that Services get their addresses from, as an object.
+async fn service_cidr(client: &Client, block: &str) -> Result<(), Status> {
+    let path = "/apis/networking.k8s.io/v1/servicecidrs";
+    let object = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [block]},
+    });
+    match client.send("POST", path, &object).await {
+        Err(status) if status.is("AlreadyExists") => return Ok(()),
+        other => other?,
+    };
+    let now = sampan_daemon::clock::rfc3339(sampan_daemon::clock::now());
+    let ready = json!({
+        "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+        "message": "Kubernetes default Service CIDR is ready",
+    });
+    let patch = json!({"status": {"conditions": [ready]}});
+    client.send("PATCH", &format!("{path}/kubernetes/status"), &patch).await.map(drop)
 }
 
 /// Makes what is missing of roles, bindings, flow schemas and priority levels: in one transaction.

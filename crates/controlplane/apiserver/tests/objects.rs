@@ -92,8 +92,8 @@ async fn bad_requests_are_told_apart() {
     let media = server.send("POST", MAPS, "text/plain", "x").await;
     assert_eq!((media.code, media.body["reason"].as_str()), (415, Some("UnsupportedMediaType")));
     let apply = server.send("PATCH", &format!("{MAPS}/x"), "application/apply-patch+yaml", "{}").await;
-    assert_eq!(apply.code, 415);
-    assert!(apply.body["message"].as_str().unwrap().contains("server-side apply"));
+    assert_eq!(apply.code, 422);
+    assert!(apply.body["message"].as_str().unwrap().contains("is required for apply patch"));
     let large = server.send("POST", MAPS, "application/json", vec![b' '; (3 << 20) + 1]).await;
     assert_eq!((large.code, large.body["reason"].as_str()), (413, Some("RequestEntityTooLarge")));
     let namespace = server.post("/api/v1/namespaces/nowhere/configmaps", &map("x")).await;

@@ -102,6 +102,11 @@ async fn resources_are_resized_and_nothing_else() {
     let container = &new["spec"]["containers"][0];
     assert_eq!(container["image"], "i");
     assert_eq!(container["resources"]["requests"], json!({"cpu": "200m", "memory": "64Mi"}));
+    // Who resizes owns what that sets, and nothing else of the body.
+    let entries = new["metadata"]["managedFields"].as_array().unwrap();
+    let own = entries.iter().find(|entry| entry["subresource"] == "resize").unwrap();
+    let owned = &own["fieldsV1"]["f:spec"]["f:containers"]["k:{\"name\":\"c\"}"];
+    assert_eq!(owned, &json!({"f:resources": {"f:requests": {"f:cpu": {}}}}));
     assert_eq!((&new["metadata"]["generation"], &new["status"]["phase"]), (&json!(2), &json!("Pending")));
     let resized = async |resources: Value| {
         let mut wanted = new.clone();

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use serde_json::{Map as Members, Value};
 
 use super::problem::Problems;
+use super::reset::Reset;
 use super::set::{PathElement, Set, same};
 use super::types::{Elements, List, Map, Node as TypeNode, Ref, Scalar, Types};
 use super::walk::{Form, elements, field, form, items, members, same_form};
@@ -19,6 +20,11 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
+    /// What of it a write sets.
+    pub(super) fn set_by(self, reset: &Reset) -> Comparison {
+        Comparison { removed: reset.set_by(self.removed), changed: reset.set_by(self.changed) }
+    }
+
     pub(super) fn is_same(&self) -> bool {
         self.removed.is_empty() && self.changed.is_empty()
     }

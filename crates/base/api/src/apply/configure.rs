@@ -161,7 +161,7 @@ impl Apply<'_> {
             manager: own.clone(),
             api_version: self.writer.api_version.to_owned(),
             time: last.as_ref().and_then(|e| e.time.clone()),
-            set: set.recursive_difference(self.reset.fields()),
+            set: self.reset.set_by(set.recursive_difference(self.reset.fields())),
         });
         let object = match &last {
             Some(last) if !last.set.is_empty() => self.prune(merged, &managed, &last.set)?,
@@ -192,6 +192,7 @@ impl Apply<'_> {
         let (types, at) = self.types();
         let found =
             compare(types, at, live, object, Some(self.reset.skip())).map_err(failed("compare objects"))?;
+        let found = found.set_by(self.reset);
         let others = managed.0.iter().filter(|e| e.manager != *own);
         let conflicts = others.map(|e| (e.manager.clone(), e.set.intersection(&found.changed)));
         let conflicts: Vec<_> = conflicts.filter(|(_, set)| !set.is_empty()).collect();

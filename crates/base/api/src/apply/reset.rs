@@ -2,13 +2,15 @@
 
 use std::sync::OnceLock;
 
-use super::set::{Path, Set};
+use super::set::{Path, PathElement, Set};
 
 /// Fields that a write does not set, and what never belongs to anybody. Make one for each path of a kind and keep it.
 #[derive(Debug, Clone)]
 pub struct Reset {
     fields: Set,
     skip: Set,
+    /// Where there are any, only what is on the way to one of these or below it is set. `*` stands for any element.
+    only: Paths,
 }
 
 /// What never belongs to anybody.
@@ -31,12 +33,23 @@ impl Reset {
     pub fn new(fields: impl IntoIterator<Item = Path>) -> Reset {
         let fields = Set::of(fields);
         let skip = stripped().union(&fields);
-        Reset { fields, skip }
+        Reset { fields, skip, only: &[] }
     }
 
     /// What the write to a kind, or to a subresource of it, does not set. `has_status`: the status has a subresource.
     pub fn of(group: &str, kind: &str, subresource: &str, has_status: bool) -> Reset {
-        Reset::new(paths(group, kind, subresource, has_status).iter().map(|names| Path::fields(names)))
+        let paths = paths(group, kind, subresource, has_status).iter();
+        let only: Paths = match (group, kind, subresource) {
+            ("", "Pod", "ephemeralcontainers") => &[&["spec", "ephemeralContainers"]],
+            ("", "Pod", "resize") => &RESIZED,
+            _ => &[],
+        };
+        Reset { only, ..Reset::new(paths.map(|names| Path::fields(names))) }
+    }
+
+    /// What of a set the write does set.
+    pub(super) fn set_by(&self, set: Set) -> Set {
+        if self.only.is_empty() { set } else { within(&set, self.only) }
     }
 
     /// The same for a custom resource.
@@ -60,6 +73,41 @@ impl Reset {
     }
 }
 
+/// What `pods/resize` sets.
+const RESIZED: [&[&str]; 4] = [
+    &["spec", "containers", "*", "resources"],
+    &["spec", "containers", "*", "resizePolicy"],
+    &["spec", "initContainers", "*", "resources"],
+    &["spec", "initContainers", "*", "resizePolicy"],
+];
+
+/// The part of a set that is on the way to one of the paths, or below it.
+fn within(set: &Set, paths: &[&[&'static str]]) -> Set {
+    let mut out = Set::default();
+    for node in set.nodes() {
+        let fits =
+            |name: &str| name == "*" || matches!(&node.element, PathElement::Field(own) if **own == *name);
+        let rests: Vec<&[&'static str]> = paths
+            .iter()
+            .filter_map(|path| path.split_first())
+            .filter(|(first, _)| fits(first))
+            .map(|(_, rest)| rest)
+            .collect();
+        if rests.is_empty() {
+            continue;
+        }
+        let below = if rests.iter().any(|rest| rest.is_empty()) {
+            node.below.clone()
+        } else {
+            within(&node.below, &rests)
+        };
+        if node.member || !below.is_empty() {
+            out.push(node.element.clone(), node.member, below);
+        }
+    }
+    out
+}
+
 type Paths = &'static [&'static [&'static str]];
 
 const SPEC: &[&str] = &["spec"];
@@ -78,7 +126,6 @@ fn paths(group: &str, kind: &str, subresource: &str, has_status: bool) -> Paths 
         ("", "Pod", "status") => {
             &[SPEC, &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]]
         }
-        ("", "Pod", "ephemeralcontainers" | "resize") => &[STATUS],
         ("apps", "Deployment", "status") => &[SPEC, &["metadata", "labels"]],
         (
             "storage.k8s.io"

@@ -53,7 +53,7 @@ fn attempt(
     let empty = Value::Object(serde_json::Map::new());
     let live = live.unwrap_or(&empty);
     let found = compare(&root.types, root.at, live, new, Some(reset.skip())).ok()?;
-    let found = without_metadata(found);
+    let found = without_metadata(found.set_by(reset));
     let own = Manager::new(writer.manager, false, writer.api_version, writer.subresource);
     let Some(mut entries) = entries else {
         let (set, api_version) = (found.changed, writer.api_version.to_owned());
