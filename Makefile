@@ -47,7 +47,9 @@ fuzz:
 
 bench: build
 	@scripts/install-tools test
+	@$(CARGO) build --release --locked -p sampan-apiserver --example load
 	@SAMPAN=$(SAMPAN) benches/run
+	@LOAD=$(CARGO_TARGET_DIR)/release/examples/load benches/api
 
 clean:
 	$(CARGO) clean

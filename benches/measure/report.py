@@ -50,6 +50,15 @@ def spread(values, unit):
     return text if len(values) == 1 else f"{text} ({figure(min(values))} to {figure(max(values))})"
 
 
+def align(lines, markdown=False):
+    """Lines of cells, the first of them the head, aligned for a terminal, or as Markdown."""
+    if markdown:
+        lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
 def table(rows, markdown=False):
     """The table, aligned for a terminal, or as Markdown."""
     lines = [["what", "Sampan", "rival", "rival / Sampan", "aim", ""]]
@@ -59,11 +68,7 @@ def table(rows, markdown=False):
         verdict = {True: "met", False: "MISSED", None: ""}[row.met()]
         rival = spread(row.rival, row.unit) or (row.note or "")
         lines.append([row.what, spread(row.ours, row.unit), rival, "" if ratio is None else f"{ratio:.1f}x", aim, verdict])
-    if markdown:
-        lines.insert(1, ["---"] * len(lines[0]))
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return align(lines, markdown)
 
 
 def write_json(path, facts, rows):

@@ -1,8 +1,10 @@
 //! Load on an API server over real TLS, and what it costs: rates, latencies, processor time a request.
 //!
 //! `cargo run --release -p sampan-apiserver --example load -- --server 127.0.0.1:6443 --ca ca.crt --token TOKEN --pid PID`
-//! runs against any Kubernetes; with `--pid` the server's own processor time is told. `-- --serve yes` starts a bare
-//! server to run against and prints how to.
+//! runs against any Kubernetes; with `--pid` the server's own processor time and memory are told. `--only get,list` runs
+//! these, `--keep yes` deletes nothing, `--json yes` prints each run as a line of JSON. `-- --serve yes` starts a bare
+//! server to run against and prints how to; its state is kept with `--store DIR`. `-- --puts DIR` and
+//! `-- --puts etcd://127.0.0.1:2379` put into a store without a server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -10,6 +12,8 @@
 mod client;
 #[path = "load/cost.rs"]
 mod cost;
+#[path = "load/puts.rs"]
+mod puts;
 #[path = "load/runs.rs"]
 mod runs;
 #[path = "load/serve.rs"]
@@ -17,19 +21,28 @@ mod serve;
 
 use std::{collections::HashMap, sync::Arc};
 
+/// The allocator that the binary has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Whatever goes wrong ends the run.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What is run against what.
 struct Load {
-    target: client::Target,
+    /// None where no server is asked.
+    target: Option<client::Target>,
     /// The server's process.
     pid: Option<u32>,
     connections: usize,
     count: usize,
     watchers: usize,
-    /// Only this run.
+    /// Only these runs, with commas between.
     only: Option<String>,
+    /// Nothing is deleted.
+    keep: bool,
+    /// Runs are told as lines of JSON.
+    json: bool,
 }
 
 fn arguments() -> Outcome<HashMap<String, String>> {
@@ -43,27 +56,49 @@ fn arguments() -> Outcome<HashMap<String, String>> {
     Ok(out)
 }
 
-#[tokio::main]
-async fn main() -> Outcome<()> {
-    let arguments = arguments()?;
-    if arguments.contains_key("serve") {
-        return serve::run().await;
+impl Load {
+    /// Another connection to the server.
+    async fn connect(&self) -> Outcome<client::Connection> {
+        self.target.as_ref().ok_or("no server was named")?.connect().await
     }
-    let number = |name: &str, usual: usize| arguments.get(name).map_or(Ok(usual), |value| value.parse());
-    let text = |name: &str| arguments.get(name).cloned();
+}
+
+/// The server that the arguments name.
+fn target(text: impl Fn(&str) -> Option<String>) -> Outcome<client::Target> {
     let server = text("server").ok_or("--server HOST:PORT is missing")?;
     let ca = std::fs::read_to_string(text("ca").ok_or("--ca FILE is missing")?)?;
     let identity = match (text("cert"), text("key")) {
         (Some(cert), Some(key)) => Some((std::fs::read_to_string(cert)?, std::fs::read_to_string(key)?)),
         _ => None,
     };
+    client::Target::new(&server, &ca, identity, text("token"))
+}
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let arguments = arguments()?;
+    if arguments.contains_key("serve") {
+        return serve::run(arguments.get("store").map(String::as_str)).await;
+    }
+    let number = |name: &str, usual: usize| arguments.get(name).map_or(Ok(usual), |value| value.parse());
+    let text = |name: &str| arguments.get(name).cloned();
+    let puts = text("puts");
+    let target = match &puts {
+        Some(_) => None,
+        None => Some(target(text)?),
+    };
     let load = Arc::new(Load {
-        target: client::Target::new(&server, &ca, identity, text("token"))?,
+        target,
         pid: arguments.get("pid").map(|pid| pid.parse()).transpose()?,
         connections: number("connections", 16)?,
         count: number("count", 2000)?,
         watchers: number("watchers", 1000)?,
         only: text("only"),
+        keep: arguments.contains_key("keep"),
+        json: arguments.contains_key("json"),
     });
-    runs::all(&load).await
+    match puts {
+        Some(place) => puts::run(&load, &place).await,
+        None => runs::all(&load).await,
+    }
 }

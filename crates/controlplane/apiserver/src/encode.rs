@@ -70,7 +70,7 @@ pub(crate) fn canonical(endpoint: &Endpoint, object: &Value) -> Result<Bytes, St
 
 /// The bytes to store of an object that is to begin with `head`.
 pub(crate) fn canonical_as(head: &str, object: &Value) -> Result<Bytes, Status> {
-    let mut out = Vec::with_capacity(1024);
+    let mut out = Vec::with_capacity(4096);
     out.extend_from_slice(head.as_bytes());
     let metadata = object.get("metadata").and_then(Value::as_object);
     let mut first = true;
@@ -87,7 +87,8 @@ pub(crate) fn canonical_as(head: &str, object: &Value) -> Result<Bytes, Status> 
         }
     }
     out.push(b'}');
-    Ok(out.into())
+    // Without the room that was not needed: the store keeps these bytes for as long as the object lives.
+    Ok(out.into_boxed_slice().into())
 }
 
 fn push_field(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) -> Result<(), Status> {

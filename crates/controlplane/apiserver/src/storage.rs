@@ -106,15 +106,14 @@ impl Core {
         Ok(response)
     }
 
-    /// Puts an object that must be absent, with further steps in the same transaction.
+    /// Puts the bytes of an object that must be absent, with further steps in the same transaction.
     pub(crate) async fn put(
         &self,
         endpoint: &Endpoint,
-        object: &Value,
+        value: &bytes::Bytes,
         key: &bytes::Bytes,
         more: Txn,
     ) -> Result<TxnResponse, Status> {
-        let value = endpoint.stored(object).await?;
         for _ in 0..2 {
             let lease = self.event_lease.lease_for(endpoint, self.store()).await?;
             let mut txn = Txn {

@@ -183,26 +183,26 @@ fn reconcile_at(types: &Types, at: Ref, set: &Set, whole: bool, root: bool) -> R
     {
         return Reconciled::Whole;
     }
-    let mut changed = false;
-    let mut nodes = Vec::with_capacity(set.nodes().len());
-    for child in set.nodes() {
+    // Types hardly ever change: copied is only once something has to be.
+    let mut nodes: Option<Vec<_>> = None;
+    for (index, child) in set.nodes().iter().enumerate() {
         let alone = child.member && child.below.is_empty();
-        let mut kept = child.clone();
-        if let Some(at) = member(&child.element) {
-            match reconcile_at(types, at, &child.below, alone, false) {
-                Reconciled::Same => {}
-                Reconciled::Whole => {
-                    changed = true;
-                    kept.member = true;
-                    kept.below = Set::default();
+        let found = match member(&child.element) {
+            Some(at) => reconcile_at(types, at, &child.below, alone, false),
+            None => Reconciled::Same,
+        };
+        let (member, below) = match found {
+            Reconciled::Same => {
+                if let Some(nodes) = &mut nodes {
+                    nodes.push(child.clone());
                 }
-                Reconciled::Below(below) => {
-                    changed = true;
-                    kept.below = below;
-                }
+                continue;
             }
-        }
-        nodes.push(kept);
+            Reconciled::Whole => (true, Set::default()),
+            Reconciled::Below(below) => (child.member, below),
+        };
+        let nodes = nodes.get_or_insert_with(|| set.nodes()[..index].to_vec());
+        nodes.push(super::set::Node { element: child.element.clone(), member, below });
     }
-    if changed { Reconciled::Below(Set::from_nodes(nodes)) } else { Reconciled::Same }
+    nodes.map_or(Reconciled::Same, |nodes| Reconciled::Below(Set::from_nodes(nodes)))
 }

@@ -146,6 +146,15 @@ impl Set {
         Set { nodes: out }
     }
 
+    /// Whether any path is in both.
+    pub(crate) fn meets(&self, other: &Set) -> bool {
+        let (few, many) = if self.nodes.len() < other.nodes.len() { (self, other) } else { (other, self) };
+        few.nodes.iter().any(|node| {
+            let other = many.get(&node.element);
+            other.is_some_and(|other| (node.member && other.member) || node.below.meets(&other.below))
+        })
+    }
+
     /// What is here and not there. A parent there leaves the children here, and a child there the parent here.
     pub fn difference(&self, other: &Set) -> Set {
         if other.is_empty() {

@@ -136,7 +136,11 @@ pub(super) fn update(
         if let Some(set) = reconcile(&root.types, root.at, &entry.set) {
             entry.set = set;
         }
-        entry.set = entry.set.difference(&found.changed).difference(&found.removed);
+        for lost in [&found.changed, &found.removed] {
+            if entry.set.meets(lost) {
+                entry.set = entry.set.difference(lost);
+            }
+        }
     }
     managed.drop_empty();
     if !found.changed.is_empty() {

@@ -15,6 +15,13 @@ fn seconds(pid: u32) -> Outcome<f64> {
     Ok(ticks.iter().sum::<f64>() / TICKS)
 }
 
+/// Resident megabytes of a process.
+fn resident(pid: u32) -> Outcome<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or_default() / 1024.0)
+}
+
 /// A measurement that is under way.
 pub struct Meter {
     started: Instant,
@@ -31,7 +38,7 @@ impl Meter {
     }
 
     /// Ends, and says what so many requests cost.
-    pub fn tell(self, name: &str, mut times: Vec<Duration>) -> Outcome<()> {
+    pub fn tell(self, load: &Load, name: &str, mut times: Vec<Duration>) -> Outcome<()> {
         let (took, count) = (self.started.elapsed().as_secs_f64(), times.len().max(1) as f64);
         times.sort_unstable();
         let at = |part: f64| {
@@ -39,18 +46,26 @@ impl Meter {
             times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1000.0)
         };
         let own = (seconds(std::process::id())? - self.own) * 1000.0 / count;
+        let server = match self.server {
+            Some((pid, before)) => Some(((seconds(pid)? - before) * 1000.0 / count, resident(pid)?)),
+            None => None,
+        };
+        let rate = times.len() as f64 / took;
+        if load.json {
+            let line = serde_json::json!({"run": name, "count": times.len(), "rate": rate, "p50": at(0.5),
+                "p99": at(0.99), "worst": at(1.0), "client": own, "server": server.map(|server| server.0),
+                "resident": server.map(|server| server.1)});
+            println!("{line}");
+            return Ok(());
+        }
         let mut line = format!(
-            "{name:<22} {:>8.0}/s  p50 {:>8.3} ms  p99 {:>8.3} ms  worst {:>8.3} ms",
-            times.len() as f64 / took,
+            "{name:<22} {rate:>8.0}/s  p50 {:>8.3} ms  p99 {:>8.3} ms  worst {:>8.3} ms  client {own:.3} CPU-ms",
             at(0.5),
             at(0.99),
             at(1.0),
         );
-        if let Some((pid, before)) = self.server {
-            let server = (seconds(pid)? - before) * 1000.0 / count;
-            line += &format!("  server {server:.3} CPU-ms  both {:.3}", server + own);
-        } else {
-            line += &format!("  client {own:.3} CPU-ms");
+        if let Some((cost, resident)) = server {
+            line += &format!("  server {cost:.3} CPU-ms, {resident:.0} MB");
         }
         println!("{line}");
         Ok(())

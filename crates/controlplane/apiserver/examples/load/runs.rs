@@ -59,12 +59,15 @@ fn pod(index: usize) -> Bytes {
 /// Runs everything, or what was named.
 pub async fn all(load: &Arc<Load>) -> Outcome<()> {
     prepare(load).await?;
-    let wanted = |name: &str| load.only.as_deref().is_none_or(|only| only == name);
-    spread(load, "create pods", |mut at, index| async move {
-        let answer = at.send("POST", &pods(), JSON, pod(index)).await?;
-        Ok((at, answer, [201, 409]))
-    })
-    .await?;
+    let only: Option<Vec<&str>> = load.only.as_deref().map(|only| only.split(',').collect());
+    let wanted = |name: &str| only.as_ref().is_none_or(|only| only.contains(&name));
+    if wanted("create") {
+        spread(load, "create pods", |mut at, index| async move {
+            let answer = at.send("POST", &pods(), JSON, pod(index)).await?;
+            Ok((at, answer, [201, 409]))
+        })
+        .await?;
+    }
     if wanted("get") {
         spread(load, "get", |mut at, index| async move {
             let path = format!("{}/pod-{index:06}", pods());
@@ -88,22 +91,28 @@ pub async fn all(load: &Arc<Load>) -> Outcome<()> {
     }
     if wanted("watch") {
         watch(load).await?;
+    }
+    if wanted("crowd") {
         crowd(load).await?;
     }
-    spread(load, "delete", |mut at, index| async move {
-        let path = format!("{}/pod-{index:06}?gracePeriodSeconds=0", pods());
-        let answer = at.send("DELETE", &path, "", Bytes::new()).await?;
-        Ok((at, answer, [200, 404]))
-    })
-    .await?;
-    let mut at = load.target.connect().await?;
-    at.send("DELETE", &maps(), "", Bytes::new()).await?;
+    if wanted("delete") && !load.keep {
+        spread(load, "delete", |mut at, index| async move {
+            let path = format!("{}/pod-{index:06}?gracePeriodSeconds=0", pods());
+            let answer = at.send("DELETE", &path, "", Bytes::new()).await?;
+            Ok((at, answer, [200, 404]))
+        })
+        .await?;
+    }
+    if !load.keep {
+        let mut at = load.connect().await?;
+        at.send("DELETE", &maps(), "", Bytes::new()).await?;
+    }
     Ok(())
 }
 
 /// The namespace and its default account, where no controller makes it.
 async fn prepare(load: &Load) -> Outcome<()> {
-    let mut at = load.target.connect().await?;
+    let mut at = load.connect().await?;
     let named = |kind: &str, name: &str| {
         Bytes::from(json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}).to_string())
     };
@@ -129,7 +138,7 @@ where
     let next = Arc::new(AtomicUsize::new(0));
     let mut connections = Vec::new();
     for _ in 0..load.connections {
-        connections.push(load.target.connect().await?);
+        connections.push(load.connect().await?);
     }
     let meter = Meter::start(load)?;
     let mut tasks = JoinSet::new();
@@ -156,11 +165,11 @@ where
     while let Some(done) = tasks.join_next().await {
         times.extend(done??);
     }
-    meter.tell(name, times)
+    meter.tell(load, name, times)
 }
 
 async fn list(load: &Load, name: &str) -> Outcome<()> {
-    let mut at = load.target.connect().await?;
+    let mut at = load.connect().await?;
     let meter = Meter::start(load)?;
     let (mut times, mut size) = (Vec::new(), 0);
     for _ in 0..LISTS {
@@ -172,12 +181,12 @@ async fn list(load: &Load, name: &str) -> Outcome<()> {
         size = answer.len();
         times.push(started.elapsed());
     }
-    meter.tell(&format!("{name} ({:.1} MB)", size as f64 / 1e6), times)
+    meter.tell(load, &format!("{name} ({:.1} MB)", size as f64 / 1e6), times)
 }
 
 /// Opens a watch from now on.
 async fn follow(load: &Load) -> Outcome<(Connection, Incoming)> {
-    let mut at = load.target.connect().await?;
+    let mut at = load.connect().await?;
     let (_, answer) = at.send("GET", &format!("{}?limit=1", maps()), "", Bytes::new()).await?;
     let list: serde_json::Value = serde_json::from_slice(&answer)?;
     let revision = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
@@ -204,7 +213,7 @@ fn map(name: &str) -> Bytes {
 /// From the sending of a POST to the event, one at a time.
 async fn watch(load: &Load) -> Outcome<()> {
     let (_open, mut body) = follow(load).await?;
-    let mut at = load.target.connect().await?;
+    let mut at = load.connect().await?;
     let mut times = Vec::new();
     let meter = Meter::start(load)?;
     for index in 0..WATCHED {
@@ -221,7 +230,7 @@ async fn watch(load: &Load) -> Outcome<()> {
         }
         times.push(heard?);
     }
-    meter.tell("watch, POST to event", times)
+    meter.tell(load, "watch, POST to event", times)
 }
 
 /// Many watchers of one kind: all of them hear of everything.
@@ -244,7 +253,7 @@ async fn crowd(load: &Arc<Load>) -> Outcome<()> {
         });
     }
     drop(tell);
-    let mut at = load.target.connect().await?;
+    let mut at = load.connect().await?;
     let (mut sent, mut times) = (Vec::new(), Vec::new());
     let meter = Meter::start(load)?;
     for index in 0..WATCHED {
@@ -260,7 +269,7 @@ async fn crowd(load: &Arc<Load>) -> Outcome<()> {
             times.push(heard.saturating_duration_since(sent[index]));
         }
     }
-    meter.tell(&format!("{} watchers, an event", load.watchers), times)?;
+    meter.tell(load, &format!("{} watchers, an event", load.watchers), times)?;
     while let Some(done) = watchers.join_next().await {
         done??;
     }

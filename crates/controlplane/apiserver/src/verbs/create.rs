@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use sampan_api::{
     status::{FieldError, Status},
@@ -17,8 +18,8 @@ use crate::{
     call::{self, Call, text},
     certificates,
     core::Core,
-    encode, managers,
-    verbs::read,
+    managers,
+    verbs::update::Changed,
 };
 
 /// Names that are tried when `generateName` meets one that is taken.
@@ -34,9 +35,7 @@ pub(crate) async fn create(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
     let (mut object, warnings) = call.decode(call.endpoint.resource.gvk())?;
     warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     call::place(call, &mut object)?;
-    let (object, revision) = make(core, call, object, call.query.dry_run()?).await?;
-    let stored = encode::canonical(&call.endpoint, &object)?;
-    read::show(call, form, StatusCode::CREATED, &stored, revision)
+    make(core, call, object, call.query.dry_run()?).await?.answer(call, form, StatusCode::CREATED)
 }
 
 /// Admits, completes, checks and stores a new object, whichever verb it came with.
@@ -45,7 +44,7 @@ pub(crate) async fn make(
     call: &Call,
     mut object: Value,
     dry_run: bool,
-) -> Result<(Value, i64), Status> {
+) -> Result<Changed, Status> {
     let resource = call.endpoint.resource;
     if !text(&object, "/metadata/resourceVersion").is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
@@ -66,9 +65,9 @@ pub(crate) async fn make(
             let name = strategy::generate_name(&base).into();
             call::metadata(&mut review.object)?.insert("name".to_owned(), name);
         }
-        if let Some(revision) = insert(core, &mut review).await? {
+        if let Some((revision, stored)) = insert(core, &mut review).await? {
             call.endpoint.warnings(&review.object, None).into_iter().for_each(|w| call.notes.warn(w));
-            return Ok((review.object, revision));
+            return Ok(Changed { object: review.object, revision, stored });
         }
         if let Some(asked) = asked {
             review.object = asked;
@@ -81,7 +80,7 @@ pub(crate) async fn make(
 }
 
 /// Completes, checks and stores an admitted object. None when the name is taken.
-async fn insert(core: &Arc<Core>, review: &mut Review<'_>) -> Result<Option<i64>, Status> {
+async fn insert(core: &Arc<Core>, review: &mut Review<'_>) -> Result<Option<(i64, Option<Bytes>)>, Status> {
     let (call, resource) = (review.call, review.resource);
     stamp(&mut review.object)?;
     call.endpoint.prepare_create(&mut review.object);
@@ -101,14 +100,15 @@ async fn insert(core: &Arc<Core>, review: &mut Review<'_>) -> Result<Option<i64>
         let charges = admission::quota::charge(core, review).await?;
         if review.dry_run {
             let there = core.fetch(&call.endpoint, call.namespace(), &name).await?.is_some();
-            return Ok((!there).then_some(0));
+            return Ok((!there).then_some((0, None)));
         }
         let mut more = claims.txn();
         let claimed = more.compare.len();
         more.compare.extend(admission::conditions(review, &charges));
         more.ops.extend(charges.ops.iter().cloned());
-        match core.put(&call.endpoint, &review.object, &key, more).await? {
-            TxnResponse::Committed(revision) => return Ok(Some(revision)),
+        let stored = call.endpoint.stored(&review.object).await?;
+        match core.put(&call.endpoint, &stored, &key, more).await? {
+            TxnResponse::Committed(revision) => return Ok(Some((revision, Some(stored)))),
             TxnResponse::Conflict(_, found) => {
                 let Some((own, others)) = found.split_first() else { continue };
                 if own.is_some() {

@@ -42,7 +42,7 @@ pub(crate) struct Wishes {
 /// What became of the object.
 pub(crate) enum Outcome {
     /// It is gone; this was its last state.
-    Gone(Value),
+    Gone(Box<Found>),
     /// It is marked, and goes when grace or finalizers are over.
     Marked(Value, i64),
 }
@@ -99,13 +99,11 @@ pub(crate) async fn delete(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
             let stored = encode::canonical(&call.endpoint, &object)?;
             read::show(call, form, StatusCode::OK, &stored, revision)
         }
-        Outcome::Gone(object) if returns_object(call) => {
-            let stored = encode::canonical(&call.endpoint, &object)?;
-            let revision = text(&object, "/metadata/resourceVersion").parse().unwrap_or(0);
-            read::show(call, form, StatusCode::OK, &stored, revision)
+        Outcome::Gone(found) if returns_object(call) => {
+            read::show(call, form, StatusCode::OK, &found.kv.value, found.kv.mod_revision)
         }
-        Outcome::Gone(object) => {
-            let uid = text(&object, "/metadata/uid");
+        Outcome::Gone(found) => {
+            let uid = text(&found.object, "/metadata/uid");
             Ok(respond::status(&Status::success(call.endpoint.resource, call.name(), uid)))
         }
     }
@@ -140,7 +138,8 @@ pub(crate) async fn delete_collection(core: &Arc<Core>, call: &Call) -> Result<R
     for kv in &listed.items {
         let (_, name) = call.endpoint.names(&kv.key);
         match remove(core, call, name, &wishes, true).await {
-            Ok(Outcome::Gone(object) | Outcome::Marked(object, _)) => items.push(object),
+            Ok(Outcome::Gone(found)) => items.push(found.object),
+            Ok(Outcome::Marked(object, _)) => items.push(object),
             Err(status) if status.code == 404 => {}
             Err(status) => return Err(status),
         }
@@ -167,19 +166,19 @@ pub(crate) async fn remove(
         let found = core.find(&call.endpoint, call.namespace(), name).await?;
         check(call, name, wishes, &found)?;
         let plan = plan(call, wishes, &found)?;
-        if admit && plan.is_some() {
+        if admit && !matches!(plan, Plan::Nothing) {
             let review = Review::new(call, Operation::Delete, Value::Null, wishes.dry_run);
             admission::decide(core, &mut review.over(&found.object)).await?;
         }
         let compare = vec![Compare::ModRevision(found.kv.key.clone(), found.kv.mod_revision)];
         let (ops, outcome) = match plan {
-            None => return Ok(Outcome::Marked(found.object, found.kv.mod_revision)),
-            Some(new) if is_finished(&new) => {
+            Plan::Nothing => return Ok(Outcome::Marked(found.object, found.kv.mod_revision)),
+            Plan::Go => {
                 let mut ops = allocate::release(call, &found.object);
                 ops.push(Op::Delete { key: found.kv.key.clone() });
-                (ops, Outcome::Gone(found.object))
+                (ops, Outcome::Gone(Box::new(found)))
             }
-            Some(new) => {
+            Plan::Mark(new) => {
                 let value = call.endpoint.stored(&new).await?;
                 let lease = found.kv.lease;
                 (vec![Op::Put { key: found.kv.key.clone(), value, lease }], Outcome::Marked(new, 0))
@@ -217,15 +216,30 @@ fn check(call: &Call, name: &str, wishes: &Wishes, found: &Found) -> Result<(), 
     Ok(())
 }
 
-/// The object with the marks of its deletion; none when it is marked already and nothing changes. An object that
-/// [`is_finished`] by these marks goes at once.
-fn plan(call: &Call, wishes: &Wishes, found: &Found) -> Result<Option<Value>, Status> {
+/// What a delete does to an object.
+enum Plan {
+    /// It is marked already, and nothing changes.
+    Nothing,
+    /// It goes at once.
+    Go,
+    /// It gets these marks, and goes later.
+    Mark(Value),
+}
+
+/// The object with the marks of its deletion, unless it goes at once.
+fn plan(call: &Call, wishes: &Wishes, found: &Found) -> Result<Plan, Status> {
     let resource = call.endpoint.resource;
+    let marked = !text(&found.object, "/metadata/deletionTimestamp").is_empty();
+    let grace = strategy::grace_for(resource, &found.object, wishes.grace).unwrap_or(0).max(0);
+    let before = found.object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    let finalizers = finalizers(call, wishes, &found.object);
+    let namespace = resource.group.is_empty() && resource.plural == "namespaces";
+    let definition = resource.plural == "customresourcedefinitions";
+    // What nothing holds needs no marks: most deletes. A definition and a namespace are held by what is in them.
+    if !marked && grace == 0 && finalizers.is_empty() && !namespace && !definition {
+        return Ok(Plan::Go);
+    }
     let mut new = found.object.clone();
-    let marked = !text(&new, "/metadata/deletionTimestamp").is_empty();
-    let grace = strategy::grace_for(resource, &new, wishes.grace).unwrap_or(0).max(0);
-    let before = new.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
-    let finalizers = finalizers(call, wishes, &new);
     let metadata = call::metadata(&mut new)?;
     if finalizers.is_empty() {
         metadata.shift_remove("finalizers");
@@ -241,13 +255,17 @@ fn plan(call: &Call, wishes: &Wishes, found: &Found) -> Result<Option<Value>, St
         // A later delete can only hurry the earlier one.
         mark(metadata, grace);
     }
-    if call.endpoint.resource.group.is_empty() && call.endpoint.resource.plural == "namespaces" {
+    if namespace {
         new["status"]["phase"] = "Terminating".into();
     }
     if !marked {
         crate::custom::mark_definition(resource, &mut new);
     }
-    Ok((is_finished(&new) || new != found.object).then_some(new))
+    Ok(match new {
+        new if is_finished(&new) => Plan::Go,
+        new if new == found.object => Plan::Nothing,
+        new => Plan::Mark(new),
+    })
 }
 
 fn mark(metadata: &mut serde_json::Map<String, Value>, grace: i64) {

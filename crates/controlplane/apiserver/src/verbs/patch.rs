@@ -19,7 +19,7 @@ use crate::{
     encode, managers,
     storage::Found,
     verbs::{
-        create, read,
+        create,
         update::{Change, Part, exists},
     },
 };
@@ -85,9 +85,7 @@ pub(crate) async fn run(core: &Arc<Core>, call: &Call) -> Result<Response<Body>,
         call::check_name(call, &mut new)?;
         Ok(new)
     };
-    let changed = change.run(core, make).await?;
-    let stored = encode::canonical(&call.endpoint, &changed.object)?;
-    read::show(call, form, StatusCode::OK, &stored, changed.revision)
+    change.run(core, make).await?.answer(call, form, StatusCode::OK)
 }
 
 /// Rounds when an object comes or goes while it is applied.
@@ -107,10 +105,7 @@ async fn configure(
     for left in (0..APPLY_TRIES).rev() {
         let changed = change.run(core, |found| configured(call, Some(&found.object), &config)).await;
         let missing = match changed {
-            Ok(changed) => {
-                let stored = encode::canonical(&call.endpoint, &changed.object)?;
-                return read::show(call, form, StatusCode::OK, &stored, changed.revision);
-            }
+            Ok(changed) => return changed.answer(call, form, StatusCode::OK),
             Err(status) => status,
         };
         // Subresources are never made by an apply.
@@ -128,11 +123,7 @@ async fn configure(
         core.authorize(&call.user, &Attributes::resource("create", &call.target))?;
         match create::make(core, call, object, dry_run).await {
             Err(taken) if taken.is("AlreadyExists") && left > 0 => {}
-            made => {
-                let (object, revision) = made?;
-                let stored = encode::canonical(&call.endpoint, &object)?;
-                return read::show(call, form, StatusCode::CREATED, &stored, revision);
-            }
+            made => return made?.answer(call, form, StatusCode::CREATED),
         }
     }
     Err(Status::conflict(call.endpoint.resource, call.name()))

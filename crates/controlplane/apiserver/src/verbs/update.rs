@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use sampan_api::{
     status::{FieldError, Status},
@@ -17,7 +18,8 @@ use crate::{
     call::{self, Call, text},
     certificates,
     core::Core,
-    encode, managers,
+    encode::{self, Form},
+    managers,
     storage::Found,
     verbs::{
         create::{self, refuse},
@@ -82,10 +84,27 @@ pub(crate) struct Change<'a> {
     pub(crate) view: Option<View>,
 }
 
-/// A changed object.
+/// A changed or new object.
 pub(crate) struct Changed {
     pub(crate) object: Value,
     pub(crate) revision: i64,
+    /// Its bytes, when it was stored.
+    pub(crate) stored: Option<Bytes>,
+}
+
+impl Changed {
+    /// Answers with the object: with the bytes that were stored, where they are in the version that was asked for.
+    pub(crate) fn answer(&self, call: &Call, form: Form, code: StatusCode) -> Result<Response<Body>, Status> {
+        match &self.stored {
+            Some(stored) if stored.starts_with(call.endpoint.head.as_bytes()) => {
+                read::show(call, form, code, stored, self.revision)
+            }
+            _ => {
+                let stored = encode::canonical(&call.endpoint, &self.object)?;
+                read::show(call, form, code, &stored, self.revision)
+            }
+        }
+    }
 }
 
 /// Replaces an object by the body.
@@ -105,14 +124,11 @@ pub(crate) async fn update(core: &Arc<Core>, call: &Call) -> Result<Response<Bod
     let part = Part::of(call.target.subresource.as_deref());
     let dry_run = call.query.dry_run()?;
     if part == Part::Main && strategy::creates_on_update(resource) && !exists(core, call).await? {
-        let (object, revision) = make_anew(core, call, object, dry_run).await?;
-        let stored = encode::canonical(&call.endpoint, &object)?;
-        return read::show(call, form, StatusCode::CREATED, &stored, revision);
+        let made = make_anew(core, call, object, dry_run).await?;
+        return made.answer(call, form, StatusCode::CREATED);
     }
     let change = Change { call, part, dry_run, view: None };
-    let changed = change.run(core, |_| Ok(object.clone())).await?;
-    let stored = encode::canonical(&call.endpoint, &changed.object)?;
-    read::show(call, form, StatusCode::OK, &stored, changed.revision)
+    change.run(core, |_| Ok(object.clone())).await?.answer(call, form, StatusCode::OK)
 }
 
 /// Whether the object that the path names is there.
@@ -126,7 +142,7 @@ async fn make_anew(
     call: &Call,
     mut object: Value,
     dry_run: bool,
-) -> Result<(Value, i64), Status> {
+) -> Result<Changed, Status> {
     let uid = text(&object, "/metadata/uid");
     if !uid.is_empty() {
         return Err(Status::uid_mismatch(call.endpoint.resource, call.name(), uid, ""));
@@ -265,17 +281,18 @@ impl Change<'_> {
         // The order of members does not count: who writes the same in another order changes nothing. But what is stored
         // in an old version is stored anew.
         if new == found.object && !gone && !found.stale {
-            return Ok(Some(Changed { object: found.object, revision }));
+            return Ok(Some(Changed { object: found.object, revision, stored: Some(found.kv.value) }));
         }
         let charges = self.charge(core, &new, &found.object).await?;
         if self.dry_run {
-            return Ok(Some(Changed { object: new, revision }));
+            return Ok(Some(Changed { object: new, revision, stored: None }));
         }
         let mut txn = if gone { Txn::default() } else { claims.txn() };
         let claimed = txn.compare.len();
         txn.compare.insert(0, Compare::ModRevision(found.kv.key.clone(), revision));
         txn.compare.extend(charges.compare.iter().cloned());
         txn.ops.extend(charges.ops.iter().cloned());
+        let mut stored = None;
         if gone {
             // The last finalizer went: so does the object.
             txn.ops.extend(allocate::release(call, &found.object));
@@ -283,12 +300,13 @@ impl Change<'_> {
         } else {
             let lease = core.event_lease.lease_for(&call.endpoint, core.store()).await?;
             let value = call.endpoint.stored(&new).await?;
+            stored = Some(value.clone());
             txn.ops.push(Op::Put { key: found.kv.key, value, lease });
         }
         match core.commit(txn).await? {
             TxnResponse::Committed(revision) => {
                 encode::set_revision(&mut new, revision);
-                Ok(Some(Changed { object: new, revision }))
+                Ok(Some(Changed { object: new, revision, stored }))
             }
             TxnResponse::Conflict(_, state) => {
                 let now = state.first().and_then(|kv| kv.as_ref()).map(|kv| kv.mod_revision);

@@ -139,7 +139,8 @@ impl State {
             Record::Delete { key, revision } => (key, revision, 0, None),
             _ => return None,
         };
-        let versions = self.keys.entry(key.clone()).or_default();
+        // Most keys never have a second version: room for one, not for the usual four.
+        let versions = self.keys.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
         let prev = versions.last().and_then(|v| v.key_value(&key));
         let old = prev.as_ref();
         let next = Version {

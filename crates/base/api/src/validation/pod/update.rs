@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::status::{FieldError, FieldPath};
-use crate::strategy::compare::{same, same_option};
+use crate::strategy::compare::{identical, same, same_option};
 use crate::validation::meta;
 use crate::validation::read::{Errors, diff, get, int, list, text};
 
@@ -31,6 +31,9 @@ pub(in crate::validation) fn update(out: &mut Errors, new: &Value, old: &Value) 
     }
     scheduling::only_added_tolerations(out, &path.child("tolerations"), spec, before);
     scheduling::only_removed_gates(out, &path.child("schedulingGates"), spec, before);
+    if identical(spec, before) {
+        return;
+    }
     let mut allowed = spec.clone();
     undo_allowed(&mut allowed, before);
     if !list(before, "schedulingGates").is_empty() {
