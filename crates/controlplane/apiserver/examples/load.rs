@@ -21,10 +21,6 @@ mod serve;
 
 use std::{collections::HashMap, sync::Arc};
 
-/// The allocator that the binary has.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Whatever goes wrong ends the run.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
