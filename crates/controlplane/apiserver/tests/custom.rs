@@ -244,3 +244,25 @@ async fn an_old_version_warns_and_moves_over() {
     let again = ok(server.put(path, &after).await, 200);
     assert_eq!(again["metadata"]["resourceVersion"], after["metadata"]["resourceVersion"]);
 }
+
+#[tokio::test]
+async fn what_leaves_a_selection_is_told_as_deleted() {
+    let server = Server::start().await;
+    establish(&server, &definition()).await;
+    let mut watch = server.watch("/apis/example.com/v1/things?watch=1&fieldSelector=spec.color%3Dred").await;
+    for (name, color) in [("a", "red"), ("b", "blue"), ("c", "red")] {
+        ok(server.post(THINGS, &thing(name, &json!({"color": color}))).await, 201);
+    }
+    ok(server.merge(&format!("{THINGS}/a"), &json!({"spec": {"color": "blue"}})).await, 200);
+    ok(server.merge(&format!("{THINGS}/b"), &json!({"spec": {"color": "red"}})).await, 200);
+    ok(server.delete(&format!("{THINGS}?fieldSelector=spec.color%3Dred"), &json!({})).await, 200);
+    let mut told = Vec::new();
+    while told.len() < 6 {
+        let (kind, name) = watch.brief().await;
+        told.push(format!("{kind} {name}"));
+    }
+    told[4..].sort();
+    assert_eq!(told, ["ADDED a", "ADDED c", "DELETED a", "ADDED b", "DELETED b", "DELETED c"]);
+    let left = ok(server.get(THINGS).await, 200);
+    assert_eq!(left["items"].as_array().map(Vec::len), Some(1));
+}

@@ -177,3 +177,27 @@ async fn definitions_with_wrong_or_expensive_rules_are_refused() {
         "{refused}"
     );
 }
+
+/// The rules of Kubernetes' own end-to-end test.
+#[tokio::test]
+async fn what_costs_too_much_when_it_runs_is_refused_then() {
+    let server = Server::start().await;
+    let numbers = |most: u64| json!({"type": "array", "maxItems": most, "items": {"type": "integer"}});
+    let properties = json!({"x": {"type": "integer"}, "y": {"type": "integer"}, "firstArray": numbers(1000),
+        "secondArray": numbers(1000), "largeArray": numbers(725)});
+    let rules = json!([
+        {"rule": "self.x + self.y > 0"},
+        {"rule": "self.firstArray.isSorted() && self.secondArray.isSorted() && \
+                  ((self.firstArray.sum() + self.secondArray.sum()) % 2 == 0)"},
+        {"rule": "self.largeArray.all(x, self.largeArray.all(y, y == x))"},
+    ]);
+    establish(&server, &definition(&properties, &rules)).await;
+    let spec = |large: Vec<i64>| json!({"x": 1, "y": 0, "firstArray": [1, 2], "secondArray": [3], "largeArray": large});
+    ok(server.post(BOATS, &boat("a", &spec(vec![2; 10]))).await, 201);
+    let refused = ok(server.post(BOATS, &boat("b", &json!({"x": -1, "y": 0}))).await, 422);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("spec: Invalid value: failed rule: self.x + self.y > 0"), "{message}");
+    assert!(message.contains("no such key: firstArray evaluating rule: self.firstArray"), "{message}");
+    let refused = ok(server.post(BOATS, &boat("b", &spec(vec![20; 725]))).await, 422);
+    assert!(refused["message"].as_str().unwrap().contains("call cost exceeds limit"), "{refused}");
+}

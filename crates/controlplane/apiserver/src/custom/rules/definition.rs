@@ -134,6 +134,11 @@ impl Walk<'_> {
         let Some(node) = Node::compile(schema, schema, Some(declared)) else { return };
         let mut run = Run::new(RUNTIME_BUDGET);
         node.visit(default, Some(default), Link::default(), &Place::Root(at.as_str()), &mut run);
+        if run.errors.is_empty() {
+            // Rules that take `oldSelf` as optional see it come from nothing, too.
+            run = Run::new(RUNTIME_BUDGET);
+            node.visit(default, None, Link::default(), &Place::Root(at.as_str()), &mut run);
+        }
         self.errors.append(&mut run.errors);
     }
 
