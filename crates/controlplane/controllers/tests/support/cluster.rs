@@ -146,9 +146,10 @@ impl Cluster {
         }))
         .unwrap();
         let api: Api<Node> = Api::all(self.client.clone());
-        let mut made = api.create(&PostParams::default(), &node).await.unwrap();
-        made.status = node.status;
-        api.replace_status(name, &PostParams::default(), &made).await.unwrap();
+        api.create(&PostParams::default(), &node).await.unwrap();
+        // Controllers may change the node at once: what they write stays.
+        let status = Patch::Merge(json!({"status": node.status}));
+        api.patch_status(name, &PatchParams::default(), &status).await.unwrap();
     }
 
     pub async fn pods(&self, namespace: &str) -> Vec<Pod> {
