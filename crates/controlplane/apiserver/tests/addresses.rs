@@ -1,4 +1,5 @@
 //! Addresses of Services as objects: who has one, and which block they come from.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "support/server.rs"]
 mod server;
