@@ -223,7 +223,15 @@ impl FieldPath {
     /// The field below; several at once joined by dots.
     #[must_use]
     pub fn child(&self, field: &str) -> FieldPath {
-        if self.0.is_empty() { FieldPath::new(field) } else { FieldPath(format!("{}.{field}", self.0)) }
+        if self.0.is_empty() {
+            return FieldPath::new(field);
+        }
+        // Made for every field of every object that is checked: formatting would show in each create.
+        let mut path = String::with_capacity(self.0.len() + 1 + field.len());
+        path.push_str(&self.0);
+        path.push('.');
+        path.push_str(field);
+        FieldPath(path)
     }
 
     /// The item of a list.
