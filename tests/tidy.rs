@@ -34,6 +34,12 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
+/// Tests, and examples that measure: nothing of these ships.
+fn is_tool(path: &Path) -> bool {
+    path.components()
+        .any(|part| ["tests", "benches", "examples"].iter().any(|tool| part.as_os_str() == *tool))
+}
+
 fn read(path: &Path) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
@@ -89,8 +95,7 @@ fn functions_are_small() {
 fn tasks_and_threads_start_under_supervision() {
     let mut wrong = Vec::new();
     for path in sources() {
-        let inside_tests = path.components().any(|c| c.as_os_str() == "tests" || c.as_os_str() == "benches");
-        if inside_tests || path.starts_with("crates/base/daemon") {
+        if is_tool(&path) || path.starts_with("crates/base/daemon") {
             continue;
         }
         for (number, line) in read(&path).lines().enumerate() {
@@ -109,7 +114,7 @@ fn tasks_and_threads_start_under_supervision() {
 fn only_the_binary_reads_the_environment() {
     let mut wrong = Vec::new();
     for path in sources() {
-        if !path.starts_with("crates") || path.components().any(|c| c.as_os_str() == "tests") {
+        if !path.starts_with("crates") || is_tool(&path) {
             continue;
         }
         for (number, line) in read(&path).lines().enumerate() {

@@ -1,3 +1,5 @@
+//! Tests of `quota`.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `authz`.
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

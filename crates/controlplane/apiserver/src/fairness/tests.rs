@@ -1,3 +1,5 @@
+//! Tests of `fairness`.
+
 use super::*;
 use crate::request::Target;
 

@@ -1,3 +1,5 @@
+//! Tests of `negotiate`.
+
 use super::*;
 
 fn read(text: &'static str, asked: Asked) -> Option<(Media, Shape)> {

@@ -1,3 +1,5 @@
+//! Tests of `protobuf`.
+
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde_json::{Map, Value, json};
 

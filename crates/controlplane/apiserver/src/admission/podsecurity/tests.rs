@@ -1,3 +1,5 @@
+//! Tests of `podsecurity`.
+
 use serde_json::json;
 
 use super::*;

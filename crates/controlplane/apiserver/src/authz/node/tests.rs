@@ -1,3 +1,5 @@
+//! Tests of `node`.
+
 use super::*;
 
 fn pod(value: &serde_json::Value) -> Option<Pod> {

@@ -1,3 +1,5 @@
+//! Tests of `level`.
+
 use super::*;
 
 const QUEUES: Queuing = Queuing { queues: 64, hand: 6, length: 5 };
