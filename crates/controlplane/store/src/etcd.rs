@@ -167,30 +167,41 @@ impl Etcd {
             return Err(Error::TooLarge { size, limit: MAX_TXN_BYTES });
         }
         let mut attempts = Attempts::new();
-        let mut unsure = false;
         loop {
-            match self.kv().txn(self.keys.txn(&txn)).await {
+            let error = match self.kv().txn(self.keys.txn(&txn)).await {
                 Ok(response) => {
                     let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
-                    if response.succeeded() {
-                        return Ok(TxnResponse::Committed(revision));
-                    }
-                    let found = self.keys.found(&response);
-                    // An earlier try may have come through though its answer did not.
-                    return Ok(match retry::ours(&txn, &found).filter(|_| unsure) {
-                        Some(own) => TxnResponse::Committed(if own == 0 { revision } else { own }),
-                        None => TxnResponse::Conflict(revision, found),
+                    return Ok(if response.succeeded() {
+                        TxnResponse::Committed(revision)
+                    } else {
+                        TxnResponse::Conflict(revision, self.keys.found(&response))
                     });
                 }
-                Err(error) => {
-                    unsure |= !retry::refused(&error);
-                    let safe = retry::recognizable(&txn) || retry::refused(&error);
-                    if !(safe && retry::passing(&error) && attempts.again().await) {
-                        return Err(failure(&error));
-                    }
-                }
+                Err(error) => error,
+            };
+            if retry::refused(&error) && attempts.again().await {
+                continue;
             }
+            // Nobody knows what became of it; trying again could do it twice. What it wrote may be there to be seen.
+            if retry::passing(&error)
+                && let Some(revision) = self.done(&txn).await
+            {
+                return Ok(TxnResponse::Committed(revision));
+            }
+            return Err(failure(&error));
         }
+    }
+
+    /// The revision at which a transaction of unknown outcome happened, when what it wrote shows that it did.
+    async fn done(&self, txn: &Txn) -> Option<Revision> {
+        let (key, value) = txn.ops.iter().find_map(|op| match op {
+            Op::Put { key, value, .. } if retry::compares(txn, key) => Some((key, value)),
+            _ => None,
+        })?;
+        let found = self.read(Range { start: key.clone(), ..Range::default() }).await.ok()?;
+        // Objects carry identities and times, so nobody else writes the same bytes.
+        let kv = found.kvs.first().filter(|kv| kv.value == value)?;
+        retry::since(txn, key).filter(|before| kv.mod_revision > *before).map(|_| kv.mod_revision)
     }
 }
 
