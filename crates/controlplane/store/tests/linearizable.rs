@@ -175,9 +175,7 @@ fn the_embedded_store_is_linearizable_through_kill_9() {
         child.kill().unwrap();
         child.wait().unwrap();
         said.extend(lines);
-        // The last line may be cut short.
-        let whole = said.iter().rposition(|line| line.split_whitespace().count() >= 6).map_or(0, |at| at + 1);
-        said.truncate(whole.saturating_sub(1));
+        // Lines are short enough for a pipe to take each as a whole, and asked is said before it is done.
         parse(&said, round, &mut calls);
     }
     let calls: Vec<Call> = calls.into_values().collect();
