@@ -14,4 +14,5 @@ mod services;
 mod streams;
 mod support;
 mod volumes;
+mod workload_edges;
 mod workloads;

@@ -7,7 +7,7 @@ use kube::Client;
 use kube::api::PostParams;
 
 use crate::apis;
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, namespace_ends};
 
 /// A pod of a template, named after its owner.
 pub(crate) fn pod(template: &PodTemplateSpec, namespace: &str, owner: OwnerReference) -> Pod {
@@ -33,7 +33,7 @@ fn prefix(owner: &str) -> String {
 }
 
 /// Creates pods in batches of 1, 2, 4, ... and stops after the first batch with a failure. Returns the names of
-/// those created and the first error.
+/// those created and the first error. That the namespace is going is none: nothing comes of trying again.
 pub(crate) async fn create_all(client: &Client, namespace: &str, all: Vec<Pod>) -> (Vec<String>, Result<()>) {
     let api = apis::namespaced::<Pod>(client, namespace);
     let mut created = Vec::with_capacity(all.len());
@@ -49,6 +49,9 @@ pub(crate) async fn create_all(client: &Client, namespace: &str, all: Vec<Pod>) 
                 Ok(pod) => created.push(pod.metadata.name.unwrap_or_default()),
                 Err(error) => failure = failure.or(Some(error)),
             }
+        }
+        if failure.as_ref().is_some_and(namespace_ends) {
+            return (created, Ok(()));
         }
         if let Some(error) = failure {
             return (created, Err(error).during(|| format!("creating a pod in {namespace}")));

@@ -1,6 +1,7 @@
 //! DaemonSets: one pod on each node that fits.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -9,11 +10,12 @@ use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm
 use kube::Client;
 use sampan_daemon::clock;
 use sampan_planner::pods;
-use sampan_planner::rollout::daemonset::{self as planner, Plan, REVISION};
+use sampan_planner::rollout::daemonset::{self as planner, Input, Plan, REVISION};
+use sampan_planner::rollout::failures::Failures;
 use sampan_planner::selector::Selector;
 
-use crate::cache::Caches;
-use crate::claim::{claim, controller_reference, owner_key};
+use crate::cache::{Caches, on_node};
+use crate::claim::{Rules, adopters, claim, controller_reference, owner_key, owners_of};
 use crate::error::Result;
 use crate::events::Recorder;
 use crate::expectations::Expectations;
@@ -30,6 +32,8 @@ pub(crate) struct DaemonSets {
     events: Recorder,
     queue: Queue<Key>,
     expectations: Expectations,
+    /// Nodes on which pods fail.
+    failures: Mutex<HashMap<Key, Failures>>,
 }
 
 impl DaemonSets {
@@ -41,6 +45,7 @@ impl DaemonSets {
             events,
             queue: Queue::new(),
             expectations: Expectations::default(),
+            failures: Mutex::new(HashMap::new()),
         });
         let own = this.clone();
         this.caches.daemon_sets.on(move |change| own.queue.add(Key::of(&change.object().metadata)));
@@ -51,11 +56,18 @@ impl DaemonSets {
         this
     }
 
+    fn failures(&self) -> MutexGuard<'_, HashMap<Key, Failures>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pod_changed(&self, change: &Change<'_, Pod>) {
-        let meta = &change.object().metadata;
-        let Some(owner) = owner_key::<DaemonSet>(meta) else { return };
-        self.expectations.observe(&owner, change);
-        self.queue.add(owner);
+        if let Some(owner) = owner_key::<DaemonSet>(&change.object().metadata) {
+            self.expectations.observe(&owner, change);
+        }
+        owners_of::<_, DaemonSet>(change).for_each(|owner| self.queue.add(owner));
+        let selector = |set: &DaemonSet| Selector::new(Some(&set.spec.selector));
+        let adopters = adopters(change, &self.caches.daemon_sets, selector);
+        adopters.into_iter().for_each(|key| self.queue.add(key));
     }
 
     fn node_changed(&self, change: &Change<'_, Node>) {
@@ -68,16 +80,30 @@ impl DaemonSets {
         {
             return;
         }
-        self.caches.daemon_sets.all().iter().for_each(|set| self.queue.add(Key::of(&set.metadata)));
+        let node = change.object();
+        let here = self.caches.pods.indexed(&on_node(pods::name(&node.metadata)));
+        let owners: HashSet<Key> =
+            here.iter().filter_map(|pod| owner_key::<DaemonSet>(&pod.metadata)).collect();
+        let gone = matches!(change, Change::Deleted(_));
+        for set in self.caches.daemon_sets.all() {
+            let key = Key::of(&set.metadata);
+            if gone || planner::concerns(&set, node, owners.contains(&key)) {
+                self.queue.add(key);
+            }
+        }
     }
 
     async fn carry_out(&self, key: &Key, set: &DaemonSet, hash: &str, plan: &Plan<'_>) -> Result<()> {
+        for notice in &plan.notices {
+            self.events.notice(set, notice.clone());
+        }
         let uids: Vec<String> = plan.delete.iter().map(|pod| pods::uid(&pod.metadata).to_owned()).collect();
         if uids.is_empty() && plan.create.is_empty() {
             return Ok(());
         }
         self.expectations.expect(key, plan.create.len(), uids);
         let results = join_all(plan.delete.iter().map(|pod| apis::delete(&self.client, *pod))).await;
+        let mut deleted = Ok(());
         for (pod, result) in plan.delete.iter().zip(results) {
             let name = pods::name(&pod.metadata);
             match result {
@@ -85,12 +111,13 @@ impl DaemonSets {
                 // Somebody else deleted it, and the event of that may have come before it was expected.
                 Ok(false) => self.expectations.deleted(key, pods::uid(&pod.metadata)),
                 Err(error) => {
-                    self.expectations.forget(key);
-                    return Err(error);
+                    self.expectations.deleted(key, pods::uid(&pod.metadata));
+                    self.events.warning(set, "FailedDelete", format!("Error deleting: {}", error.said()));
+                    deleted = Err(error);
                 }
             }
         }
-        let template = labelled(&set.spec.template, hash);
+        let template = labelled(set, hash);
         let pods = plan.create.iter().map(|node| pod_for(&template, key, set, node)).collect();
         let (names, result) = create::create_all(&self.client, &key.namespace, pods).await;
         for _ in names.len()..plan.create.len() {
@@ -100,16 +127,19 @@ impl DaemonSets {
             self.events.normal(set, "SuccessfulCreate", format!("Created pod: {name}"));
         }
         if let Err(error) = &result {
-            self.events.warning(set, "FailedCreate", format!("Error creating: {error}"));
+            self.events.warning(set, "FailedCreate", format!("Error creating: {}", error.said()));
         }
-        result
+        deleted.and(result)
     }
 }
 
-fn labelled(template: &PodTemplateSpec, hash: &str) -> PodTemplateSpec {
-    let mut template = template.clone();
+fn labelled(set: &DaemonSet, hash: &str) -> PodTemplateSpec {
+    let mut template = set.spec.template.clone();
     let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(REVISION.to_owned(), hash.to_owned());
+    if let Some(generation) = planner::generation(set) {
+        labels.insert(planner::GENERATION_LABEL.to_owned(), generation.to_string());
+    }
     template
 }
 
@@ -127,8 +157,7 @@ fn pod_for(template: &PodTemplateSpec, key: &Key, set: &DaemonSet, node: &str) -
     // The node was chosen by the terms of the template already.
     required.node_selector_terms =
         vec![NodeSelectorTerm { match_expressions: None, match_fields: Some(vec![named]) }];
-    let host_network = spec.host_network == Some(true);
-    spec.tolerations.get_or_insert_default().extend(planner::tolerations(host_network));
+    planner::tolerate(spec);
     pod
 }
 
@@ -142,29 +171,47 @@ impl Reconciler for DaemonSets {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(set) = self.caches.daemon_sets.get(key) else {
             self.expectations.forget(key);
+            self.failures().remove(key);
             return Ok(None);
         };
         if set.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
         let selector = Selector::new(Some(&set.spec.selector));
+        if selector.is_everything() {
+            let text = "This daemon set is selecting all pods. A non-empty selector is required.";
+            self.events.warning(&*set, "SelectingAll", text.to_owned());
+            return Ok(None);
+        }
         // Before the cache is read: what is settled then is in it.
         let settled = self.expectations.met(key);
-        let owned = claim(&self.client, &*set, &selector, &self.caches.pods).await?;
+        let owned = claim(&self.client, &*set, &selector, &self.caches.pods, Rules::PLAIN).await?;
+        let collisions = set.status.as_ref().and_then(|s| s.collision_count);
         let revisions =
-            revisions::sync(&self.client, &self.caches, &*set, &selector, &set.spec.template).await?;
+            revisions::sync(&self.client, &self.caches, &*set, &selector, &set.spec.template, collisions)
+                .await?;
         let hash = revisions::hash_of(&revisions.update).to_owned();
         let nodes = self.caches.nodes.all();
         let owned_refs = refs(&owned);
-        let plan = planner::plan(&set, &refs(&nodes), &owned_refs, &hash, clock::now());
-        if settled {
-            self.carry_out(key, &set, &hash, &plan).await?;
-        }
+        let failures = self.failures().get(key).cloned().unwrap_or_default();
+        let mut plan = planner::plan(Input {
+            set: &set,
+            nodes: &refs(&nodes),
+            owned: &owned_refs,
+            hash: &hash,
+            settled,
+            failures,
+            now: clock::now(),
+        });
+        plan.status.collision_count = revisions.collisions;
+        self.failures().insert(key.clone(), std::mem::take(&mut plan.failures));
+        let outcome = self.carry_out(key, &set, &hash, &plan).await;
         if set.status.as_ref() != Some(&plan.status) {
             let mut updated = (*set).clone();
             updated.status = Some(plan.status.clone());
             apis::replace_status(&self.client, &self.caches.daemon_sets, &updated).await?;
         }
+        outcome?;
         let label = |pod: &&Pod| pod.metadata.labels.as_ref().and_then(|l| l.get(REVISION)).cloned();
         let used: Vec<String> = owned_refs.iter().filter_map(label).collect();
         let used: Vec<&str> = used.iter().map(String::as_str).collect();

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::apis;
 use crate::cache::{Caches, owned_by};
-use crate::claim::{claim, owner_key};
-use crate::error::{Context, Result, code};
+use crate::claim::{Rules, adopters, claim, owner_key, owners_of};
+use crate::error::{Context, Result, code, namespace_ends};
 use crate::events::Recorder;
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
@@ -50,20 +50,10 @@ impl Deployments {
     }
 
     fn set_changed(&self, change: &Change<'_, ReplicaSet>) {
-        let set = change.object();
-        let owners = [
-            change.old().and_then(|old| owner_key::<Deployment>(&old.metadata)),
-            owner_key::<Deployment>(&set.metadata),
-        ];
-        owners.into_iter().flatten().for_each(|owner| self.queue.add(owner));
-        if pods::controller(&set.metadata).is_none() && !matches!(change, Change::Deleted(_)) {
-            let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-            for deployment in self.caches.deployments.in_namespace(namespace) {
-                if Selector::new(Some(&deployment.spec.selector)).matches(set.metadata.labels.as_ref()) {
-                    self.queue.add(Key::of(&deployment.metadata));
-                }
-            }
-        }
+        owners_of::<_, Deployment>(change).for_each(|owner| self.queue.add(owner));
+        let selector = |deployment: &Deployment| Selector::new(Some(&deployment.spec.selector));
+        let adopters = adopters(change, &self.caches.deployments, selector);
+        adopters.into_iter().for_each(|key| self.queue.add(key));
     }
 
     /// The last pod of the old generation lets a Recreate go on.
@@ -150,12 +140,49 @@ impl Deployments {
                 }
                 Ok(ours)
             }
+            // Nothing comes of trying again.
+            Err(error) if namespace_ends(&error) => Ok(false),
             Err(error) => {
-                let text = format!("Failed to create new replica set \"{name}\": {error}");
-                self.events.warning(deployment, "ReplicaSetCreateError", text);
-                Err(error).during(|| format!("creating ReplicaSet {}/{name}", key.namespace))
+                let error =
+                    Err::<(), _>(error).during(|| format!("creating ReplicaSet {}/{name}", key.namespace));
+                if let Err(error) = &error {
+                    self.create_failed(deployment, name, &error.said()).await?;
+                }
+                error.map(|()| false)
             }
         }
+    }
+
+    /// Tells that the new ReplicaSet cannot be had.
+    async fn create_failed(&self, deployment: &Deployment, name: &str, why: &str) -> Result<()> {
+        let text = format!("Failed to create new replica set \"{name}\": {why}");
+        if let Some(status) = planner::create_failed(deployment, &text, clock::now()) {
+            let mut current = deployment.clone();
+            current.status = Some(status);
+            apis::replace_status(&self.client, &self.caches.deployments, &current).await?;
+        }
+        self.events.warning(deployment, planner::CREATE_FAILED, text);
+        Ok(())
+    }
+
+    /// Goes back to an earlier revision: a change of the Deployment, which is then rolled out as any other.
+    async fn roll_back(&self, deployment: &Deployment, rollback: planner::Rollback) -> Result<()> {
+        let mut changed = deployment.clone();
+        match rollback.to {
+            Some((template, annotations)) => {
+                changed.spec.template = template;
+                changed.metadata.annotations = Some(annotations);
+            }
+            None => {
+                changed.metadata.annotations.get_or_insert_default().remove(planner::ROLLBACK_TO);
+            }
+        }
+        let key = Key::of(&deployment.metadata);
+        let api = apis::namespaced::<Deployment>(&self.client, &key.namespace);
+        let result = api.replace(&key.name, &PostParams::default(), &changed).await;
+        self.caches.deployments.absorb(result.during(|| format!("rolling back Deployment {key}"))?);
+        self.events.notice(deployment, rollback.notice);
+        Ok(())
     }
 
     async fn change(&self, key: &Key, change: &SetChange) -> Result<()> {
@@ -192,9 +219,21 @@ impl Reconciler for Deployments {
         if selector.is_everything() {
             let text = "This deployment is selecting all pods. A non-empty selector is required.";
             self.events.warning(&*deployment, "SelectingAll", text.to_owned());
+            let mut seen = (*deployment).clone();
+            let status = seen.status.get_or_insert_default();
+            if status.observed_generation < deployment.metadata.generation {
+                status.observed_generation = deployment.metadata.generation;
+                apis::replace_status(&self.client, &self.caches.deployments, &seen).await?;
+            }
             return Ok(None);
         }
-        let sets = claim(&self.client, &*deployment, &selector, &self.caches.replica_sets).await?;
+        let sets =
+            claim(&self.client, &*deployment, &selector, &self.caches.replica_sets, Rules::PLAIN).await?;
+        let going = deployment.metadata.deletion_timestamp.is_some() || deployment.spec.paused == Some(true);
+        if let Some(rollback) = planner::rollback(&deployment, &refs(&sets)).filter(|_| !going) {
+            self.roll_back(&deployment, rollback).await?;
+            return Ok(None);
+        }
         let pods = self.pods_of(&deployment, &sets);
         let plan = planner::plan(&deployment, &refs(&sets), &refs(&pods), clock::now());
         let again = plan.again_at.map(until);

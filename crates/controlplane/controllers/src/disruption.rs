@@ -1,18 +1,23 @@
 //! PodDisruptionBudgets: their status, by which evictions are allowed or refused.
 
-use std::collections::BTreeMap;
+mod scale;
+mod stale;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Client;
 use sampan_daemon::clock;
 use sampan_planner::disruption::{self as planner, Basis};
 use sampan_planner::pods;
 use sampan_planner::selector::Selector;
 
+use self::scale::{Scales, Unknown};
+pub(crate) use self::stale::StaleMarks;
 use crate::apis;
 use crate::cache::Caches;
 use crate::error::Result;
@@ -28,6 +33,7 @@ pub(crate) struct Budgets {
     caches: Arc<Caches>,
     events: Recorder,
     queue: Queue<Key>,
+    scales: Scales,
 }
 
 /// The pods that there should be, and those that nobody controls.
@@ -39,7 +45,8 @@ struct Expected {
 impl Budgets {
     pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
         let events = events.of("controllermanager");
-        let this = Arc::new(Self { client, caches, events, queue: Queue::new() });
+        let scales = Scales::new(client.clone());
+        let this = Arc::new(Self { client, caches, events, queue: Queue::new(), scales });
         let own = this.clone();
         this.caches.budgets.on(move |change| own.queue.add(Key::of(&change.object().metadata)));
         let own = this.clone();
@@ -74,48 +81,65 @@ impl Budgets {
         }
     }
 
-    fn expected(&self, budget: &PodDisruptionBudget, selected: &[Arc<Pod>]) -> Result<Expected, String> {
+    async fn expected(
+        &self,
+        budget: &PodDisruptionBudget,
+        selected: &[Arc<Pod>],
+    ) -> Result<Expected, Unknown> {
         if planner::basis(budget) == Basis::Pods {
             let count = i32::try_from(selected.len()).unwrap_or(i32::MAX);
             return Ok(Expected { count, unmanaged: false });
         }
-        let mut scales: BTreeMap<String, i32> = BTreeMap::new();
+        // By the owner of the pods: what decides how many there are, and how many that are.
+        let mut known: HashMap<&str, (String, i32)> = HashMap::new();
         let mut unmanaged = false;
         for pod in selected {
             let Some(owner) = pods::controller(&pod.metadata) else {
                 unmanaged = true;
                 continue;
             };
+            if known.contains_key(owner.uid.as_str()) {
+                continue;
+            }
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let Some((uid, scale)) = self.scale(namespace, owner) else {
-                let name = pods::name(&pod.metadata);
-                return Err(format!("found no controllers for pod \"{name}\""));
+            let scale = match self.scale(namespace, owner) {
+                Some(scale) => Some(scale),
+                None => self.scales.of(namespace, owner).await?.map(|scale| (owner.uid.clone(), scale)),
             };
-            scales.insert(uid, scale);
+            let name = pods::name(&pod.metadata);
+            let scale =
+                scale.ok_or_else(|| Unknown::For(format!("found no controllers for pod \"{name}\"")))?;
+            known.insert(&owner.uid, scale);
         }
+        let scales: BTreeMap<&String, i32> = known.values().map(|(uid, scale)| (uid, *scale)).collect();
         Ok(Expected { count: scales.values().fold(0, |sum, scale| sum.saturating_add(*scale)), unmanaged })
     }
 
-    /// Who decides how many pods the owner has, and how many it wants.
+    /// Who decides how many pods the owner has, and how many it wants; only for kinds that are cached.
     fn scale(&self, namespace: &str, owner: &OwnerReference) -> Option<(String, i32)> {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
         let key = Key::new(namespace, &owner.name);
+        let itself = |meta: &ObjectMeta, uid: &str| pods::uid(meta) == uid;
         match (group, owner.kind.as_str()) {
             ("apps", "ReplicaSet") => {
-                let set = self.caches.replica_sets.get(&key)?;
+                let set =
+                    self.caches.replica_sets.get(&key).filter(|set| itself(&set.metadata, &owner.uid))?;
                 let deployment = pods::controller(&set.metadata).filter(|up| up.kind == "Deployment");
                 if let Some(up) = deployment {
                     let deployment = self.caches.deployments.get(&Key::new(namespace, &up.name))?;
-                    return Some((up.uid.clone(), deployment.spec.replicas.unwrap_or(1)));
+                    let replicas = deployment.spec.replicas.unwrap_or(1);
+                    return itself(&deployment.metadata, &up.uid).then(|| (up.uid.clone(), replicas));
                 }
                 Some((owner.uid.clone(), set.spec.replicas.unwrap_or(1)))
             }
             ("apps", "StatefulSet") => {
-                let set = self.caches.stateful_sets.get(&key)?;
+                let set =
+                    self.caches.stateful_sets.get(&key).filter(|set| itself(&set.metadata, &owner.uid))?;
                 Some((owner.uid.clone(), set.spec.replicas.unwrap_or(1)))
             }
             ("", "ReplicationController") => {
-                let controller = self.caches.replication_controllers.get(&key)?;
+                let controller = self.caches.replication_controllers.get(&key);
+                let controller = controller.filter(|rc| itself(&rc.metadata, &owner.uid))?;
                 Some((owner.uid.clone(), controller.spec.as_ref()?.replicas.unwrap_or(1)))
             }
             _ => None,
@@ -147,14 +171,27 @@ impl Reconciler for Budgets {
             self.events.normal(&*budget, "NoPods", "No matching pods found".to_owned());
         }
         let now = clock::now();
-        let (status, again) = match self.expected(&budget, &selected) {
+        for pod in planner::not_deleted(&budget, &refs(&selected), now) {
+            let text = format!("Pod was expected by PDB {key} to be deleted but it wasn't");
+            self.events.warning(pod, "NotDeleted", text);
+        }
+        let mut outcome = Ok(());
+        let (status, again) = match self.expected(&budget, &selected).await {
             Ok(expected) => {
                 if expected.unmanaged {
                     self.warn_of_unmanaged(&budget);
                 }
                 planner::status(&budget, &refs(&selected), expected.count, now)
             }
-            Err(why) => {
+            Err(unknown) => {
+                let why = match unknown {
+                    Unknown::For(why) => why,
+                    Unknown::Now(error) => {
+                        let why = error.said();
+                        outcome = Err(error);
+                        why
+                    }
+                };
                 let message = format!("Failed to calculate the number of expected pods: {why}");
                 self.events.warning(&*budget, "CalculateExpectedPodCountFailed", message);
                 (planner::failed(&budget, &why, now), None)
@@ -165,7 +202,7 @@ impl Reconciler for Budgets {
             updated.status = Some(status);
             apis::replace_status(&self.client, &self.caches.budgets, &updated).await?;
         }
-        Ok(again.map(until))
+        outcome.map(|()| again.map(until))
     }
 }
 

@@ -37,6 +37,14 @@ impl Error {
         matches!(self.code(), 404 | 409)
     }
 
+    /// What the API said, or what is wrong with the object: for conditions and Events.
+    pub fn said(&self) -> String {
+        match self {
+            Self::Api { source, .. } => said(source),
+            Self::Object { problem, .. } => problem.clone(),
+        }
+    }
+
     /// The object is gone.
     pub fn is_gone(&self) -> bool {
         self.code() == 404
@@ -57,6 +65,15 @@ pub(crate) fn code(error: &kube::Error) -> u16 {
         kube::Error::Api(status) => status.code,
         _ => 0,
     }
+}
+
+/// Whether nothing can be created in the namespace any more: there is no use in trying again.
+pub(crate) fn namespace_ends(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403
+        && (causes.any(|cause| cause.reason == "NamespaceTerminating")
+            || status.message.contains("because it is being terminated"))
 }
 
 /// Names what was tried.

@@ -18,7 +18,7 @@ use sampan_planner::rollout::replicaset::{self as planner, Failure, Plan};
 use sampan_planner::selector::Selector;
 
 use crate::cache::{Caches, owned_by};
-use crate::claim::{claim, controller_reference, owner_key};
+use crate::claim::{Rules, adopters, claim, controller_reference, owner_key, owners_of};
 use crate::error::{Error, Result};
 use crate::events::Recorder;
 use crate::expectations::Expectations;
@@ -152,27 +152,13 @@ impl<K: Replicated> ReplicaSets<K> {
     }
 
     fn pod_changed(&self, change: &Change<'_, Pod>) {
-        let meta = &change.object().metadata;
-        if let Some(old) = change.old().and_then(|old| owner_key::<K>(&old.metadata)) {
-            self.queue.add(old);
+        if let Some(owner) = owner_key::<K>(&change.object().metadata) {
+            self.expectations.observe(&owner, change);
         }
-        let Some(owner) = owner_key::<K>(meta) else {
-            if pods::controller(meta).is_none() && !matches!(change, Change::Deleted(_)) {
-                self.wake_adopters(change.object());
-            }
-            return;
-        };
-        self.expectations.observe(&owner, change);
-        self.queue.add(owner);
-    }
-
-    fn wake_adopters(&self, pod: &Pod) {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        for object in K::cache(&self.caches).in_namespace(namespace) {
-            if Selector::new(Some(&object.as_set().spec.selector)).matches(pod.metadata.labels.as_ref()) {
-                self.queue.add(Key::of(object.meta()));
-            }
-        }
+        owners_of::<_, K>(change).for_each(|owner| self.queue.add(owner));
+        let selector = |object: &K| Selector::new(Some(&object.as_set().spec.selector));
+        let adopters = adopters(change, K::cache(&self.caches), selector);
+        adopters.into_iter().for_each(|key| self.queue.add(key));
     }
 
     /// The active pods of all ReplicaSets with the same owner.
@@ -188,14 +174,16 @@ impl<K: Replicated> ReplicaSets<K> {
         object: &K,
         set: &ReplicaSet,
         owned: &[Arc<Pod>],
-    ) -> Result<(), (Failure, Error)> {
+    ) -> Result<Option<jiff::Timestamp>, (Failure, Error)> {
         let related = self.related(set, owned);
         let (mine, theirs): (Vec<&Pod>, Vec<&Pod>) = (refs(owned), refs(&related));
         match planner::plan(set.spec.replicas.unwrap_or(1), &mine, &theirs, clock::now()) {
-            Plan::Keep => Ok(()),
-            Plan::Create(count) => self.create(key, object, set, count).await,
-            Plan::Delete(victims) => self.delete(key, object, victims).await,
+            Plan::Keep => {}
+            Plan::Wait(until) => return Ok(Some(until)),
+            Plan::Create(count) => self.create(key, object, set, count).await?,
+            Plan::Delete(victims) => self.delete(key, object, victims).await?,
         }
+        Ok(None)
     }
 
     async fn create(
@@ -216,8 +204,8 @@ impl<K: Replicated> ReplicaSets<K> {
             self.events.normal(object, "SuccessfulCreate", format!("Created pod: {name}"));
         }
         result.map_err(|error| {
-            self.events.warning(object, "FailedCreate", format!("Error creating: {error}"));
-            (Failure { reason: "FailedCreate", message: error.to_string() }, error)
+            self.events.warning(object, "FailedCreate", format!("Error creating: {}", error.said()));
+            (Failure { reason: "FailedCreate", message: error.said() }, error)
         })
     }
 
@@ -234,8 +222,8 @@ impl<K: Replicated> ReplicaSets<K> {
                 Ok(false) => self.expectations.deleted(key, pods::uid(&pod.metadata)),
                 Err(error) => {
                     self.expectations.deleted(key, pods::uid(&pod.metadata));
-                    self.events.warning(object, "FailedDelete", format!("Error deleting: {error}"));
-                    failure = Some((Failure { reason: "FailedDelete", message: error.to_string() }, error));
+                    self.events.warning(object, "FailedDelete", format!("Error deleting: {}", error.said()));
+                    failure = Some((Failure { reason: "FailedDelete", message: error.said() }, error));
                 }
             }
         }
@@ -271,14 +259,14 @@ impl<K: Replicated> Reconciler for ReplicaSets<K> {
         let selector = Selector::new(Some(&set.spec.selector));
         // Before the cache is read: what is settled then is in it.
         let settled = self.expectations.met(key);
-        let owned = claim(&self.client, &*object, &selector, &self.caches.pods).await?;
-        let mut outcome = Ok(());
+        let owned = claim(&self.client, &*object, &selector, &self.caches.pods, Rules::PLAIN).await?;
+        let mut outcome = Ok(None);
         if set.meta().deletion_timestamp.is_none() && settled {
             outcome = self.adjust(key, &object, &set, &owned).await;
         }
-        let (failure, error) = match outcome {
-            Ok(()) => (None, None),
-            Err((failure, error)) => (Some(failure), Some(error)),
+        let (held, failure, error) = match outcome {
+            Ok(held) => (held, None, None),
+            Err((failure, error)) => (None, Some(failure), Some(error)),
         };
         let now = clock::now();
         let status = planner::status(&set, &refs(&owned), failure, now);
@@ -291,7 +279,8 @@ impl<K: Replicated> Reconciler for ReplicaSets<K> {
             Some(error) => Err(error),
             None => {
                 let min_ready = set.spec.min_ready_seconds.unwrap_or(0);
-                Ok(planner::next_available(&refs(&owned), min_ready, now).map(until))
+                let available = planner::next_available(&refs(&owned), min_ready, now);
+                Ok([held, available].into_iter().flatten().min().map(until))
             }
         }
     }

@@ -1,5 +1,6 @@
 //! ControllerRevisions: the templates that StatefulSets and DaemonSets had.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -13,11 +14,12 @@ use sampan_planner::pods;
 use sampan_planner::rollout::hash;
 use sampan_planner::rollout::statefulset::REVISION;
 use sampan_planner::selector::{Labels, Selector};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::apis;
 use crate::cache::Caches;
-use crate::claim::{claim, controller_reference};
+use crate::claim::{Rules, claim, controller_reference};
 use crate::error::{Context, Result, code};
 use crate::informer::Key;
 
@@ -26,6 +28,8 @@ pub(crate) struct Revisions {
     pub all: Vec<Arc<ControllerRevision>>,
     /// The one of the template as it is now.
     pub update: Arc<ControllerRevision>,
+    /// How often a name was taken already.
+    pub collisions: Option<i32>,
 }
 
 fn data(template: &PodTemplateSpec) -> Value {
@@ -57,11 +61,12 @@ pub(crate) async fn sync<O>(
     owner: &O,
     selector: &Selector,
     current: &PodTemplateSpec,
+    mut collisions: Option<i32>,
 ) -> Result<Revisions>
 where
-    O: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    O: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    let mut all = claim(client, owner, selector, &caches.revisions).await?;
+    let mut all = claim(client, owner, selector, &caches.revisions, Rules::PLAIN).await?;
     all.sort_by_key(|r| (number(r), pods::created(&r.metadata)));
     let wanted = data(current);
     let newest = all.last().map_or(0, |r| number(r));
@@ -71,19 +76,21 @@ where
         Some(at) => {
             // An earlier template is back: it becomes the newest.
             let key = Key::of(&all.remove(at).metadata);
-            let patch = json!({"revision": newest + 1});
+            let patch = json!({"revision": newest.saturating_add(1)});
             let revision = Arc::new(apis::merge(client, &caches.revisions, &key, &patch).await?);
             all.push(revision.clone());
             revision
         }
         None => {
             let labels = current.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
-            let revision = Arc::new(create(client, owner, wanted, labels, newest + 1).await?);
+            let revision = Arc::new(
+                create(client, owner, wanted, labels, newest.saturating_add(1), &mut collisions).await?,
+            );
             all.push(revision.clone());
             revision
         }
     };
-    Ok(Revisions { all, update })
+    Ok(Revisions { all, update, collisions })
 }
 
 async fn create<O>(
@@ -92,15 +99,15 @@ async fn create<O>(
     data: Value,
     mut labels: Labels,
     revision: i64,
+    collisions: &mut Option<i32>,
 ) -> Result<ControllerRevision>
 where
     O: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
 {
     let key = Key::of(owner.meta());
     let api = apis::namespaced::<ControllerRevision>(client, &key.namespace);
-    let mut collisions = None;
     loop {
-        let hash = hash::of(&data, collisions);
+        let hash = hash::of(&data, *collisions);
         let name = format!("{}-{hash}", key.name);
         labels.insert(REVISION.to_owned(), hash);
         let wanted = ControllerRevision {
@@ -108,6 +115,8 @@ where
                 name: Some(name.clone()),
                 namespace: Some(key.namespace.clone()),
                 labels: Some(labels.clone()),
+                // `kubectl rollout history` finds the cause of the change there.
+                annotations: owner.meta().annotations.clone(),
                 owner_references: Some(vec![controller_reference(owner)]),
                 ..ObjectMeta::default()
             },
@@ -120,7 +129,7 @@ where
                     api.get_opt(&name).await.during(|| format!("reading ControllerRevision {name}"))?;
                 match existing {
                     Some(existing) if existing.data.0 == data => return Ok(existing),
-                    _ => collisions = Some(collisions.unwrap_or(0) + 1),
+                    _ => *collisions = Some(collisions.unwrap_or(0).saturating_add(1)),
                 }
             }
             other => return other.during(|| format!("creating ControllerRevision {}/{name}", key.namespace)),

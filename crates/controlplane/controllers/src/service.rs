@@ -17,7 +17,7 @@ use crate::clusterrole::ClusterRoles;
 use crate::cronjob::CronJobs;
 use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
-use crate::disruption::Budgets;
+use crate::disruption::{Budgets, StaleMarks};
 use crate::endpoints::ServiceEndpoints;
 use crate::events::Recorder;
 use crate::gc::Garbage;
@@ -111,6 +111,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let replica_sets = ReplicaSets::<ReplicaSet>::new(client.clone(), caches.clone(), &events);
     let controllers = ReplicaSets::<ReplicationController>::new(client.clone(), caches.clone(), &events);
     let budgets = Budgets::new(client.clone(), caches.clone(), &events);
+    let stale_marks = StaleMarks::new(client.clone(), caches.clone());
     let deployments = Deployments::new(client.clone(), caches.clone(), &events);
     let endpoints = ServiceEndpoints::new(client.clone(), caches.clone());
     let namespaces = Namespaces::new(client.clone(), caches.clone());
@@ -142,6 +143,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "replicasets", 8, replica_sets);
         worker::run(&inner, "replicationcontrollers", 4, controllers);
         worker::run(&inner, "budgets", 4, budgets);
+        worker::run(&inner, "stale-disruption-marks", 2, stale_marks);
         worker::run(&inner, "deployments", 8, deployments);
         worker::run(&inner, "endpoints", 8, endpoints);
         worker::run(&inner, "namespaces", 4, namespaces);

@@ -75,6 +75,34 @@ pub fn status(
     (status, again)
 }
 
+/// How long a pod may be marked for disruption before the mark is taken to be stale.
+const STALE: SignedDuration = SignedDuration::from_secs(120);
+
+/// When the mark of a pod that was to be disrupted, and was not, is stale: never when its node set it.
+pub fn stale_at(pod: &Pod) -> Option<Timestamp> {
+    let mark = pods::condition(pod, "DisruptionTarget").filter(|c| c.status == "True")?;
+    if !pods::active(pod) || mark.reason.as_deref() == Some("TerminationByKubelet") {
+        return None;
+    }
+    let since = mark.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+    since.checked_add(STALE).ok()
+}
+
+/// Pods that a budget let go, and that are still there.
+pub fn not_deleted<'a>(
+    budget: &'a PodDisruptionBudget,
+    selected: &'a [&'a Pod],
+    now: Timestamp,
+) -> impl Iterator<Item = &'a Pod> {
+    let waiting = budget.status.iter().flat_map(|s| s.disrupted_pods.iter().flatten());
+    let over =
+        waiting.filter(move |(_, since)| since.0.checked_add(DELETION_TIMEOUT).is_ok_and(|at| at < now));
+    over.filter_map(|(name, _)| {
+        let pod = selected.iter().find(|pod| pods::name(&pod.metadata) == name)?;
+        (!pods::terminating(pod)).then_some(*pod)
+    })
+}
+
 /// The status when nobody knows how many pods there should be: no disruption is allowed.
 pub fn failed(budget: &PodDisruptionBudget, why: &str, now: Timestamp) -> PodDisruptionBudgetStatus {
     let mut status = budget.status.clone().unwrap_or_default();
@@ -194,5 +222,37 @@ mod tests {
         assert_eq!((status.current_healthy, status.disruptions_allowed), (Some(2), Some(1)));
         assert_eq!(status.disrupted_pods.unwrap().keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(again.unwrap().to_string(), "2026-01-01T00:11:00Z");
+    }
+
+    #[test]
+    fn marks_become_stale() {
+        let marked = |mark: Value, more: Value| -> Pod {
+            let mut pod = json!({"metadata": {"name": "a"}, "status": {"conditions": [mark]}});
+            pod["metadata"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value(pod).unwrap()
+        };
+        let mark = |status: &str, reason: &str| {
+            json!({"type": "DisruptionTarget", "status": status, "reason": reason,
+                "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        let at = |pod: &Pod| stale_at(pod).map(|t| t.to_string());
+        let due = Some("2026-01-01T00:02:00Z".to_owned());
+        assert_eq!(at(&marked(mark("True", "EvictionByEvictionAPI"), json!({}))), due);
+        assert_eq!(at(&marked(mark("False", "EvictionByEvictionAPI"), json!({}))), None);
+        assert_eq!(at(&marked(mark("True", "TerminationByKubelet"), json!({}))), None);
+        let gone = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert_eq!(at(&marked(mark("True", "EvictionByEvictionAPI"), gone)), None);
+    }
+
+    #[test]
+    fn pods_that_were_let_go_and_stayed_are_named() {
+        let old = json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0,
+            "disruptedPods": {"a": "2026-01-01T00:01:00Z", "b": "2026-01-01T00:09:30Z", "gone": "2026-01-01T00:00:00Z"}});
+        let pods = [pod("a", true), pod("b", true)];
+        let refs: Vec<&Pod> = pods.iter().collect();
+        let budget = budget(json!({}), old);
+        let names: Vec<&str> =
+            not_deleted(&budget, &refs, now()).map(|pod| crate::pods::name(&pod.metadata)).collect();
+        assert_eq!(names, ["a"]);
     }
 }

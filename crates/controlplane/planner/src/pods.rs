@@ -1,6 +1,6 @@
 //! Facts about a pod that every plan reads.
 
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -58,10 +58,19 @@ pub fn node_name(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
 }
 
-/// Restarts over all containers.
-pub fn restarts(pod: &Pod) -> i64 {
-    let containers = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
-    containers.into_iter().flatten().map(|c| i64::from(c.restart_count)).sum()
+/// The most restarts of any container, and of any sidecar.
+pub fn most_restarts(pod: &Pod) -> (i32, i32) {
+    let Some(status) = &pod.status else { return (0, 0) };
+    let most = |list: &mut dyn Iterator<Item = &ContainerStatus>| list.map(|c| c.restart_count).max();
+    let sidecars = status.init_container_statuses.iter().flatten().filter(|c| is_sidecar(pod, &c.name));
+    let containers = most(&mut status.container_statuses.iter().flatten());
+    (containers.unwrap_or(0), most(&mut { sidecars }).unwrap_or(0))
+}
+
+/// Whether the init container of that name runs as long as the pod does.
+pub fn is_sidecar(pod: &Pod, name: &str) -> bool {
+    let mut init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
+    init.any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
 }
 
 /// The uid, `""` when there is none.

@@ -1,15 +1,21 @@
 //! What workloads do next: each function reads objects and returns what to change, with its reasons.
 
 pub mod cron;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod failures;
 pub mod hash;
 pub mod indexes;
 pub mod job;
 pub mod replicaset;
 pub mod statefulset;
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::pods;
 
 /// Something worth an Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,4 +51,28 @@ pub fn resolve(value: Option<&IntOrString>, total: i32, round_up: bool, default:
             i32::try_from(whole).unwrap_or(i32::MAX)
         }
     }
+}
+
+/// When a pod ended: with its last container, when it was found not ready, when its deletion was asked for.
+fn ended_at(pod: &Pod) -> Timestamp {
+    let not_ready = || {
+        let condition = pods::condition(pod, "Ready").filter(|c| c.status == "False")?;
+        condition.last_transition_time.as_ref().map(|t| t.0)
+    };
+    let deleted = || {
+        let at = pod.metadata.deletion_timestamp.as_ref()?.0;
+        let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+        at.checked_sub(SignedDuration::from_secs(grace)).ok()
+    };
+    last_container(pod).or_else(not_ready).or_else(deleted).unwrap_or_else(|| pods::created(&pod.metadata))
+}
+
+/// When the last container ended, sidecars included; `None` while one runs.
+fn last_container(pod: &Pod) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    let init = status.init_container_statuses.iter().flatten().filter(|c| pods::is_sidecar(pod, &c.name));
+    let all = status.container_statuses.iter().flatten().chain(init);
+    let times: Option<Vec<Timestamp>> =
+        all.map(|c| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)).collect();
+    times?.into_iter().max()
 }

@@ -60,25 +60,29 @@ impl Schedule {
 
     fn every(period: &str) -> Result<Self, String> {
         let wrong = || format!("not a period: {period:?} (hint: like 90s, 5m or 1h30m)");
-        let (mut total, mut number) = (0_i64, String::new());
-        for letter in period.trim().chars() {
+        let (mut total, mut number) = (0.0_f64, String::new());
+        let mut letters = period.trim().chars().peekable();
+        while let Some(letter) = letters.next() {
             let unit = match letter {
-                'h' => 3600,
-                'm' => 60,
-                's' => 1,
-                digit if digit.is_ascii_digit() => {
+                'h' => 3600.0,
+                'm' if letters.next_if_eq(&'s').is_some() => 0.001,
+                'm' => 60.0,
+                's' => 1.0,
+                digit if digit.is_ascii_digit() || digit == '.' => {
                     number.push(digit);
                     continue;
                 }
                 _ => return Err(wrong()),
             };
-            let count: i64 = number.parse().map_err(|_| wrong())?;
-            total = count.checked_mul(unit).and_then(|s| total.checked_add(s)).ok_or_else(wrong)?;
+            let count: f64 = number.parse().map_err(|_| wrong())?;
+            total += count * unit;
             number.clear();
         }
-        if total < 1 || !number.is_empty() {
+        if total <= 0.0 || total > 1e10 || !number.is_empty() {
             return Err(wrong());
         }
+        // Whole seconds, at least one.
+        let total = (total as i64).max(1);
         Ok(Self { minutes: 0, hours: 0, days: 0, months: 0, weekdays: 0, any_day: true, every: Some(total) })
     }
 
@@ -96,19 +100,31 @@ impl Schedule {
         let mut from = (start.hour(), start.minute());
         while date.year() <= last_year {
             if self.has_day(date) {
-                let mut found = self.times(date, from).filter_map(|at| {
-                    // A time that clocks jump over does not exist that day.
-                    let exact = zone.to_ambiguous_timestamp(at).compatible().ok()?;
-                    (zone.to_datetime(exact) == at && exact > after).then_some(exact)
-                });
-                if let Some(at) = found.next() {
-                    return Some(at);
+                let found = if turns_clocks(date, zone) {
+                    self.on_odd_day(date, after, zone)
+                } else {
+                    let mut exact = self.times(date, from).filter_map(|at| zone.to_timestamp(at).ok());
+                    exact.find(|at| *at > after)
+                };
+                if found.is_some() {
+                    return found;
                 }
             }
             from = (0, 0);
             date = date.tomorrow().ok()?;
         }
         None
+    }
+
+    /// On a day when clocks are turned: a time that they jump over does not exist, and one that comes twice counts
+    /// twice.
+    fn on_odd_day(&self, date: Date, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        let both = self.times(date, (0, 0)).flat_map(|at| {
+            let ambiguous = zone.to_ambiguous_timestamp(at);
+            let exact = [ambiguous.earlier().ok(), zone.to_ambiguous_timestamp(at).later().ok()];
+            exact.into_iter().flatten().filter(move |exact| zone.to_datetime(*exact) == at)
+        });
+        both.filter(|at| *at > after).min()
     }
 
     /// The last time after `after` and not after `now`, and how many there were; `None` when there was none.
@@ -154,6 +170,15 @@ impl Schedule {
             minutes.filter(move |m| (hour, *m) >= from).map(move |minute| date.at(hour, minute, 0, 0))
         })
     }
+}
+
+/// Whether the day is not as long as others.
+fn turns_clocks(date: Date, zone: &TimeZone) -> bool {
+    let offset = |date: Date| {
+        let midnight = zone.to_timestamp(date.at(0, 0, 0, 0)).ok()?;
+        Some(zone.to_offset(midnight))
+    };
+    date.tomorrow().ok().is_none_or(|next| offset(date) != offset(next))
 }
 
 /// One field: a list of `*`, values, ranges, each with an optional step.
@@ -209,6 +234,8 @@ mod tests {
             ("0 0 * * 7", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z"),
             ("@hourly", "2026-01-01T23:59:59Z", "2026-01-02T00:00:00Z"),
             ("@every 1h30m", "2026-01-01T00:00:00Z", "2026-01-01T01:30:00Z"),
+            ("@every 1.5h", "2026-01-01T00:00:00Z", "2026-01-01T01:30:00Z"),
+            ("@every 100ms", "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"),
             ("0 0 31 2 *", "2026-01-01T00:00:00Z", ""),
         ] {
             assert_eq!(next(schedule, after, ""), want, "{schedule}");
@@ -217,6 +244,22 @@ mod tests {
         let berlin = "CET-1CEST,M3.5.0,M10.5.0/3";
         assert_eq!(next("30 2 * * *", "2026-03-28T12:00:00Z", berlin), "2026-03-30T00:30:00Z");
         assert_eq!(next("0 9 * * *", "2026-01-01T08:00:00Z", berlin), "2026-01-02T08:00:00Z");
+        // Whatever runs each quarter of an hour runs through both changes: 25 October 2026 has two hours from two to three.
+        for (day, quarters) in [("2026-03-28T23:00:00Z", 92), ("2026-10-24T22:00:00Z", 100)] {
+            let mut at = day.parse::<Timestamp>().unwrap();
+            let zone = TimeZone::posix(berlin).unwrap();
+            let schedule = Schedule::parse("*/15 * * * *").unwrap();
+            for _ in 0..quarters {
+                let next = schedule.next(at, &zone).unwrap();
+                assert_eq!(next.duration_since(at).as_secs(), 900, "after {at}");
+                at = next;
+            }
+            assert_eq!(zone.to_datetime(at).hour(), 0);
+        }
+        let twice = "30 2 * * *";
+        assert_eq!(next(twice, "2026-10-24T22:00:00Z", berlin), "2026-10-25T00:30:00Z");
+        assert_eq!(next(twice, "2026-10-25T00:30:00Z", berlin), "2026-10-25T01:30:00Z");
+        assert_eq!(next(twice, "2026-10-25T01:30:00Z", berlin), "2026-10-26T01:30:00Z");
     }
 
     #[test]

@@ -18,7 +18,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 
-pub use self::revision::{DESIRED, MAX, REVISION, REVISION_HISTORY};
+pub use self::revision::{DESIRED, MAX, REVISION, REVISION_HISTORY, ROLLBACK_TO, Rollback, rollback};
+pub use self::status::{CREATE_FAILED, create_failed};
 use super::{Notice, hash, resolve};
 use crate::pods;
 
@@ -207,6 +208,11 @@ impl<'a> Work<'a> {
         self.bounds().0
     }
 
+    /// The most replicas that there may be in all.
+    fn most(&self) -> i32 {
+        self.replicas().saturating_add(self.max_surge())
+    }
+
     fn max_unavailable(&self) -> i32 {
         if self.replicas() == 0 { 0 } else { self.bounds().1.min(self.replicas()) }
     }
@@ -219,10 +225,14 @@ impl<'a> Work<'a> {
         self.old.iter_mut().chain(self.new.iter_mut())
     }
 
+    fn sum(&self, number: impl Fn(&Set<'a>) -> i32) -> i32 {
+        self.all().map(number).fold(0, i32::saturating_add)
+    }
+
     /// Replicas that all ReplicaSets shall have, the one to be created included.
     fn total(&self) -> i32 {
         let planned = self.plan.create.as_ref().map_or(0, |rs| spec_replicas(rs));
-        self.all().map(|s| s.replicas).sum::<i32>() + planned
+        self.all().map(|s| s.replicas).fold(planned, i32::saturating_add)
     }
 
     fn finish(mut self) -> Plan {

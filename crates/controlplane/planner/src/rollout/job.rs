@@ -2,20 +2,30 @@
 //!
 //! Each pod of a Job carries a finalizer until it has been counted, so that none is missed or counted twice:
 //! a finished pod's uid is first noted in `uncountedTerminatedPods`, then its finalizer is removed, and only when
-//! that has been seen does the number go up and the uid leave the note.
+//! that has been seen does the number go up and the uid leave the note. A completed index needs no note: it is
+//! in the list of completed indexes before its pod is let go.
 
+mod backoff;
+mod indexed;
 mod outcome;
+mod policy;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::{Notice, indexes};
+pub use self::backoff::Backoff;
+pub use self::indexed::{FAILURES, IGNORED_FAILURES};
+use self::outcome::Outcome;
+use self::policy::{Ruling, judge};
+use super::Notice;
+use super::indexes::Indexes;
 use crate::pods;
 
 /// The finalizer of pods that are not counted yet.
@@ -25,24 +35,35 @@ pub const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 /// The most pods that one step creates, deletes or counts.
 const BURST: usize = 500;
-const FIRST_BACKOFF: i64 = 10;
-const LAST_BACKOFF: i64 = 600;
+
+/// A pod to create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replica {
+    /// Its completion index, when the Job is Indexed.
+    pub index: Option<i32>,
+    /// Failures of its index so far that count and that do not, when they are limited per index.
+    pub failures: Option<(i32, i32)>,
+}
 
 /// One step. It is carried out in the order of the fields.
 #[derive(Debug, Default)]
 pub struct Plan<'a> {
-    /// The status, when it changes.
+    /// Pods that there are too many of: released and deleted, and never counted.
+    pub excess: Vec<&'a Pod>,
+    /// Pods of a Job that is over: deleted.
+    pub kill: Vec<&'a Pod>,
+    /// Pods to create.
+    pub create: Vec<Replica>,
+    /// The status, when it changes. It takes for granted that all of the above succeeds.
     pub status: Option<JobStatus>,
     /// Pods whose tracking finalizer has done its work.
     pub release: Vec<&'a Pod>,
-    /// Pods to delete.
-    pub delete: Vec<&'a Pod>,
-    /// Pods to create, each with its completion index when the Job is Indexed.
-    pub create: Vec<Option<i32>>,
     /// Events to record.
     pub notices: Vec<Notice>,
     /// When to look again although nothing happened.
     pub again_at: Option<Timestamp>,
+    /// What to hand in at the next step.
+    pub backoff: Backoff,
 }
 
 /// Whether the pod is still to be counted.
@@ -50,31 +71,66 @@ pub fn is_tracked(pod: &Pod) -> bool {
     pod.metadata.finalizers.iter().flatten().any(|f| f == TRACKING)
 }
 
-/// The condition that a Job is over with, and since when.
+/// When a Job was over.
 pub fn finished_at(job: &Job) -> Option<Timestamp> {
-    let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let last = conditions.iter().find(|c| is_end(c))?;
-    last.last_transition_time.as_ref().map(|t| t.0)
+    end(job)?.last_transition_time.as_ref().map(|t| t.0)
 }
 
-fn is_end(condition: &JobCondition) -> bool {
-    matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
+/// How a Job ended: `Complete` or `Failed`.
+pub fn ended_as(job: &Job) -> Option<&str> {
+    end(job).map(|condition| condition.type_.as_str())
+}
+
+fn end(job: &Job) -> Option<&JobCondition> {
+    let is_end = |c: &&JobCondition| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True";
+    job.status.as_ref()?.conditions.as_ref()?.iter().find(is_end)
 }
 
 /// The completion index of a pod.
 pub fn index_of(pod: &Pod) -> Option<i32> {
-    pods::annotation(&pod.metadata, INDEX)?.parse().ok()
+    pods::annotation(&pod.metadata, INDEX)?.parse().ok().filter(|index| *index >= 0)
+}
+
+/// The order in which active pods are given up: those that have come least far first.
+fn earliness(pod: &Pod) -> impl Ord + use<> {
+    let phase = match pods::phase(pod) {
+        "Running" => 2,
+        "Unknown" => 1,
+        _ => 0,
+    };
+    let ready = pods::ready(pod);
+    (
+        !pods::node_name(pod).is_empty(),
+        phase,
+        ready,
+        Reverse(pods::ready_since(pod)),
+        Reverse(pods::most_restarts(pod)),
+        Reverse(pods::created(&pod.metadata)),
+        pods::name(&pod.metadata).to_owned(),
+    )
 }
 
 /// One step of the Job. `owned` are all pods that it controls; `settled` is false while creations or deletions
-/// of an earlier step have not been seen yet, so that none is repeated.
-pub fn plan<'a>(job: &Job, owned: &[&'a Pod], settled: bool, now: Timestamp) -> Plan<'a> {
-    if job.metadata.deletion_timestamp.is_some() || finished_at(job).is_some() {
+/// of an earlier step have not been seen yet, so that none is repeated; `backoff` is what the last step left, when
+/// there was one.
+pub fn plan<'a>(
+    job: &Job,
+    owned: &[&'a Pod],
+    settled: bool,
+    backoff: Option<Backoff>,
+    now: Timestamp,
+) -> Plan<'a> {
+    if job.metadata.deletion_timestamp.is_some() || ended_as(job).is_some() {
         let release = owned.iter().copied().filter(|pod| is_tracked(pod)).collect();
         return Plan { release, ..Plan::default() };
     }
     let mut work = Work::new(job, owned, now);
-    work.count();
+    work.settle_notes();
+    work.take_in_finished(backoff);
+    if work.is_indexed() {
+        work.take_in_indexes();
+        work.succeeded = work.completed.total();
+    }
     work.decide(settled);
     work.finish()
 }
@@ -86,153 +142,215 @@ struct Work<'a, 'j> {
     active: Vec<&'a Pod>,
     status: JobStatus,
     uncounted: UncountedTerminatedPods,
-    completed: BTreeSet<i32>,
+    completed: Indexes,
+    failed_indexes: Option<Indexes>,
+    /// Failed pods that wait for the successor of their index.
+    predecessors: BTreeMap<i32, &'a Pod>,
+    /// Successes and failures, those not counted for good included.
+    succeeded: i32,
+    failures: i32,
+    /// How many pods there will be after this step.
+    alive: i32,
+    ready: i32,
+    terminating: i32,
     now: Timestamp,
     plan: Plan<'a>,
 }
 
-/// A pod that ended badly, or that is being deleted before it ended well.
-fn failed(pod: &Pod, replace_failed_only: bool) -> bool {
-    match pods::phase(pod) {
-        "Failed" => true,
-        "Succeeded" => false,
-        _ => !replace_failed_only && pods::terminating(pod),
-    }
+fn length<T>(list: &[T]) -> i32 {
+    i32::try_from(list.len()).unwrap_or(i32::MAX)
+}
+
+fn noted(list: Option<&Vec<String>>) -> i32 {
+    list.map_or(0, |list| length(list))
 }
 
 impl<'a, 'j> Work<'a, 'j> {
     fn new(job: &'j Job, owned: &[&'a Pod], now: Timestamp) -> Self {
         let spec = job.spec.clone().unwrap_or_default();
         let status = job.status.clone().unwrap_or_default();
-        let completed = match (indexed(&spec), spec.completions) {
-            (true, Some(limit)) => {
-                indexes::parse(status.completed_indexes.as_deref().unwrap_or_default(), limit)
-            }
-            _ => BTreeSet::new(),
-        };
+        let active: Vec<&'a Pod> = owned.iter().copied().filter(|pod| pods::active(pod)).collect();
+        let terminating = owned.iter().filter(|pod| pods::terminating(pod) && !pods::finished(pod)).count();
+        let mut owned = owned.to_vec();
+        // Indexes are counted in their order.
+        owned.sort_by_key(|pod| index_of(pod));
+        let completed = Indexes::parse(
+            status.completed_indexes.as_deref().unwrap_or_default(),
+            spec.completions.unwrap_or(0),
+        );
         Self {
             job,
             uncounted: status.uncounted_terminated_pods.clone().unwrap_or_default(),
-            active: owned.iter().copied().filter(|pod| pods::active(pod)).collect(),
-            owned: owned.to_vec(),
+            alive: length(&active),
+            ready: i32::try_from(active.iter().filter(|pod| pods::ready(pod)).count()).unwrap_or(i32::MAX),
+            terminating: i32::try_from(terminating).unwrap_or(i32::MAX),
+            active,
+            owned,
             plan: Plan::default(),
+            completed,
+            failed_indexes: None,
+            predecessors: BTreeMap::new(),
+            succeeded: 0,
+            failures: 0,
             spec,
             status,
-            completed,
             now,
         }
     }
 
-    fn indexed(&self) -> bool {
-        indexed(&self.spec)
+    fn is_indexed(&self) -> bool {
+        self.spec.completion_mode.as_deref() == Some("Indexed")
     }
 
-    fn replace_failed_only(&self) -> bool {
+    fn completions(&self) -> i32 {
+        self.spec.completions.unwrap_or(0)
+    }
+
+    /// A pod that is on its way out is replaced only once it has ended: so the user wants it, or its way of
+    /// failing has to be known.
+    fn replaces_failed_only(&self) -> bool {
         self.spec.pod_replacement_policy.as_deref() == Some("Failed")
+            || self.spec.pod_failure_policy.is_some()
     }
 
-    /// Moves what has been seen without its finalizer from the notes into the numbers, and notes what is new.
-    fn count(&mut self) {
-        let tracked: HashMap<&str, &'a Pod> = self
-            .owned
-            .iter()
-            .filter(|pod| is_tracked(pod))
-            .map(|pod| (pods::uid(&pod.metadata), *pod))
-            .collect();
+    /// A pod that ended badly, or that is being deleted before it ended well.
+    fn failed(&self, pod: &Pod) -> bool {
+        match pods::phase(pod) {
+            "Failed" => true,
+            "Succeeded" => false,
+            _ => !self.replaces_failed_only() && pods::terminating(pod),
+        }
+    }
+
+    fn judge(&self, pod: &Pod) -> Ruling {
+        judge(self.spec.pod_failure_policy.as_ref(), pod)
+    }
+
+    /// Moves what has been seen without its finalizer from the notes into the numbers.
+    fn settle_notes(&mut self) {
+        let tracked: HashSet<&str> =
+            self.owned.iter().filter(|pod| is_tracked(pod)).map(|pod| pods::uid(&pod.metadata)).collect();
         let settle = |list: &mut Option<Vec<String>>| {
-            let before = list.as_ref().map_or(0, Vec::len);
+            let before = noted(list.as_ref());
             if let Some(list) = list {
-                list.retain(|uid| tracked.contains_key(uid.as_str()));
+                list.retain(|uid| tracked.contains(uid.as_str()));
             }
-            i32::try_from(before - list.as_ref().map_or(0, Vec::len)).unwrap_or(0)
+            before - noted(list.as_ref())
         };
         let succeeded = settle(&mut self.uncounted.succeeded);
-        let failed_now = settle(&mut self.uncounted.failed);
-        *self.status.failed.get_or_insert(0) += failed_now;
-        if !self.indexed() {
-            *self.status.succeeded.get_or_insert(0) += succeeded;
-        }
-        self.note_finished();
-        if self.indexed() {
-            self.status.succeeded = Some(i32::try_from(self.completed.len()).unwrap_or(i32::MAX));
-        }
+        let failed = settle(&mut self.uncounted.failed);
+        let add = |number: &mut Option<i32>, more: i32| {
+            let sum = number.unwrap_or(0).saturating_add(more);
+            *number = Some(sum);
+        };
+        add(&mut self.status.succeeded, succeeded);
+        add(&mut self.status.failed, failed);
     }
 
-    fn note_finished(&mut self) {
-        let noted: HashSet<String> =
-            self.uncounted.succeeded.iter().chain(&self.uncounted.failed).flatten().cloned().collect();
-        let mut room = BURST.saturating_sub(noted.len());
-        let tracked: Vec<&'a Pod> = self.owned.iter().copied().filter(|pod| is_tracked(pod)).collect();
-        for pod in tracked {
-            let uid = pods::uid(&pod.metadata);
-            if noted.contains(uid) {
-                self.plan.release.push(pod);
-            } else if room > 0 && pods::phase(pod) == "Succeeded" {
-                room -= 1;
-                self.note_success(pod, uid);
-            } else if room > 0 && failed(pod, self.replace_failed_only()) {
-                room -= 1;
-                self.uncounted.failed.get_or_insert_default().push(uid.to_owned());
-                self.plan.release.push(pod);
+    /// Sums up, with the pods that ended since the last step.
+    fn take_in_finished(&mut self, backoff: Option<Backoff>) {
+        let noted_uids: HashSet<&str> = {
+            let all = self.uncounted.succeeded.iter().chain(&self.uncounted.failed).flatten();
+            all.map(String::as_str).collect()
+        };
+        let valid = |pod: &Pod| !self.is_indexed() || self.valid_index(pod).is_some();
+        let (mut succeeded, mut failed) = (Vec::new(), Vec::new());
+        let (mut fresh_succeeded, mut fresh_failed) = (Vec::new(), Vec::new());
+        for pod in self.owned.iter().copied().filter(|pod| valid(pod)) {
+            let fresh = is_tracked(pod) && !noted_uids.contains(pods::uid(&pod.metadata));
+            if pods::phase(pod) == "Succeeded" {
+                succeeded.push(pod);
+                fresh_succeeded.extend(fresh.then_some(pod));
+            } else if self.failed(pod) {
+                failed.push(pod);
+                fresh_failed.extend(fresh.then_some(pod));
             }
         }
-    }
-
-    fn note_success(&mut self, pod: &'a Pod, uid: &str) {
-        self.plan.release.push(pod);
-        if !self.indexed() {
-            self.uncounted.succeeded.get_or_insert_default().push(uid.to_owned());
-        } else if let Some(index) = index_of(pod).filter(|i| *i < self.spec.completions.unwrap_or(0)) {
-            // An index is completed once, however many pods succeed with it.
-            self.completed.insert(index);
-        }
-    }
-
-    fn succeeded(&self) -> i32 {
-        let noted = if self.indexed() { 0 } else { self.uncounted.succeeded.as_ref().map_or(0, Vec::len) };
-        self.status.succeeded.unwrap_or(0) + i32::try_from(noted).unwrap_or(0)
-    }
-
-    fn failures(&self) -> i32 {
-        let noted = self.uncounted.failed.as_ref().map_or(0, Vec::len);
-        self.status.failed.unwrap_or(0) + i32::try_from(noted).unwrap_or(0)
+        let counting = fresh_failed.iter().filter(|pod| self.judge(pod).counts()).count();
+        let (status, uncounted) = (&self.status, &self.uncounted);
+        self.failures = status.failed.unwrap_or(0)
+            + noted(uncounted.failed.as_ref())
+            + i32::try_from(counting).unwrap_or(i32::MAX);
+        self.succeeded =
+            status.succeeded.unwrap_or(0) + noted(uncounted.succeeded.as_ref()) + length(&fresh_succeeded);
+        // Without a memory, the pods that are still there are all that is known.
+        self.plan.backoff = match backoff {
+            Some(known) => known.and(&fresh_succeeded, &fresh_failed),
+            None => Backoff::default().and(&succeeded, &failed),
+        };
     }
 
     fn decide(&mut self, settled: bool) {
-        self.note_suspension();
         if !self.suspended() && self.status.start_time.is_none() {
             self.status.start_time = Some(Time(self.now));
         }
-        if let Some(verdict) = self.verdict() {
-            self.plan.delete.clone_from(&self.active);
-            self.announce(&verdict);
-            self.conclude(&verdict);
-        } else if settled {
-            self.manage();
-        }
-        self.look_again();
-    }
-
-    /// Pods to create or delete while the Job goes on.
-    fn manage(&mut self) {
-        let wanted = self.wanted_active();
-        let have = i32::try_from(self.active.len()).unwrap_or(i32::MAX);
-        if have > wanted {
-            let excess = usize::try_from(have - wanted).unwrap_or(0);
-            // The youngest and least ready go first.
-            let mut ranked = self.active.clone();
-            ranked.sort_by_key(|pod| (pods::ready(pod), std::cmp::Reverse(pods::created(&pod.metadata))));
-            self.plan.delete = ranked.into_iter().take(excess.min(BURST)).collect();
-            // What is deleted for want of room has not failed: it is let go uncounted.
-            self.plan.release.extend(self.plan.delete.iter().copied().filter(|pod| is_tracked(pod)));
-        } else if have < wanted && !self.suspended() {
-            let waiting = self.backoff_until().filter(|at| *at > self.now);
-            if let Some(at) = waiting {
-                self.plan.again_at = Some(at);
-            } else {
-                self.create(usize::try_from(wanted - have).unwrap_or(0).min(BURST));
+        let mut verdict = self.verdict();
+        if verdict.is_some() {
+            self.plan.kill.clone_from(&self.active);
+            self.alive = 0;
+            self.ready = 0;
+            self.terminating += length(&self.active);
+            // Pods that have not been seen yet have to be killed first.
+            verdict = verdict.filter(|_| settled);
+        } else {
+            if settled {
+                self.manage();
+            }
+            verdict = self.completed();
+            if verdict.is_none() && settled {
+                self.note_suspension();
             }
         }
+        let outcome = verdict.as_ref().map(|v| v.outcome);
+        let all_counted = self.note_finished(outcome);
+        if let Some(verdict) = verdict {
+            self.announce(&verdict);
+            if all_counted {
+                self.conclude(&verdict);
+            }
+        } else if let Some(at) = self.deadline().filter(|at| *at > self.now && !self.suspended()) {
+            self.look_again_at(at);
+        }
+    }
+
+    /// Pods to create or delete while the Job goes on: never both in one step.
+    fn manage(&mut self) {
+        let wanted = self.wanted_active();
+        let excess = self.excess(usize::try_from(self.alive - wanted).unwrap_or(0));
+        if !excess.is_empty() {
+            self.alive -= length(&excess);
+            self.ready -= i32::try_from(excess.iter().filter(|pod| pods::ready(pod)).count()).unwrap_or(0);
+            self.terminating += length(&excess);
+            self.plan.excess = excess;
+            return;
+        }
+        let leaving = if self.replaces_failed_only() { self.terminating } else { 0 };
+        let missing = usize::try_from(wanted - leaving - self.alive).unwrap_or(0).min(BURST);
+        if missing == 0 || self.suspended() {
+            return;
+        }
+        let per_index = self.spec.backoff_limit_per_index.is_some();
+        let waits = self.plan.backoff.until().filter(|at| !per_index && *at > self.now);
+        match waits {
+            Some(at) => self.look_again_at(at),
+            None if self.is_indexed() => self.next_indexes(missing),
+            None => self.plan.create = vec![Replica { index: None, failures: None }; missing],
+        }
+        self.alive += length(&self.plan.create);
+    }
+
+    fn excess(&self, at_least: usize) -> Vec<&'a Pod> {
+        let suspended = self.suspended();
+        let (mut out, mut left) =
+            if self.is_indexed() { self.superfluous() } else { (Vec::new(), self.active.clone()) };
+        if out.len() < at_least {
+            left.sort_by_cached_key(|pod| earliness(pod));
+            out.extend(left.into_iter().take(at_least - out.len()));
+        }
+        if !suspended {
+            out.truncate(BURST);
+        }
+        out
     }
 
     fn wanted_active(&self) -> i32 {
@@ -240,53 +358,60 @@ impl<'a, 'j> Work<'a, 'j> {
             return 0;
         }
         let parallelism = self.spec.parallelism.unwrap_or(1);
-        let have = i32::try_from(self.active.len()).unwrap_or(i32::MAX);
-        let mut wanted = match self.spec.completions {
+        match self.spec.completions {
             // A work queue: once one has succeeded the others finish, and nobody new begins.
-            None if self.succeeded() > 0 => have.min(parallelism),
+            None if self.succeeded > 0 => self.alive,
             None => parallelism,
-            Some(completions) => (completions - self.succeeded()).min(parallelism),
-        };
-        if self.replace_failed_only() {
-            wanted -= i32::try_from(self.terminating()).unwrap_or(0);
+            Some(completions) => (completions - self.succeeded).min(parallelism).max(0),
         }
-        wanted.max(0)
     }
 
-    fn terminating(&self) -> usize {
-        self.owned.iter().filter(|pod| pods::terminating(pod) && !pods::finished(pod)).count()
-    }
-
-    fn create(&mut self, count: usize) {
-        if !self.indexed() {
-            self.plan.create = vec![None; count];
-            return;
+    /// Lets go of pods that ended, and notes those that still have to be counted. Whether all could be taken.
+    fn note_finished(&mut self, outcome: Option<Outcome>) -> bool {
+        let mut room = BURST
+            .saturating_sub(self.uncounted.succeeded.iter().chain(&self.uncounted.failed).flatten().count());
+        let known: HashSet<String> =
+            self.uncounted.succeeded.iter().chain(&self.uncounted.failed).flatten().cloned().collect();
+        let excess: HashSet<&str> = self.plan.excess.iter().map(|pod| pods::uid(&pod.metadata)).collect();
+        for pod in self.owned.clone() {
+            let uid = pods::uid(&pod.metadata);
+            let ended = pods::phase(pod) == "Succeeded" || outcome.is_some() || self.failed(pod);
+            if !is_tracked(pod) || excess.contains(uid) || !ended || (outcome.is_none() && self.is_kept(pod))
+            {
+                continue;
+            }
+            if room == 0 {
+                return false;
+            }
+            self.plan.release.push(pod);
+            if known.contains(uid) {
+                continue;
+            }
+            let valid = !self.is_indexed() || self.valid_index(pod).is_some();
+            if pods::phase(pod) == "Succeeded" {
+                if !self.is_indexed() {
+                    self.uncounted.succeeded.get_or_insert_default().push(uid.to_owned());
+                }
+                room -= 1;
+            } else if (self.failed(pod) || outcome == Some(Outcome::Failed))
+                && valid
+                && self.judge(pod).counts()
+            {
+                self.uncounted.failed.get_or_insert_default().push(uid.to_owned());
+                room -= 1;
+            }
         }
-        let busy: HashSet<i32> = self.active.iter().filter_map(|pod| index_of(pod)).collect();
-        let all = 0..self.spec.completions.unwrap_or(0);
-        let free = all.filter(|i| !self.completed.contains(i) && !busy.contains(i));
-        self.plan.create = free.take(count).map(Some).collect();
+        true
     }
 
-    /// After failures new pods wait: 10 s, 20 s, ... up to 10 min since the last one.
-    fn backoff_until(&self) -> Option<Timestamp> {
-        let mut ended: Vec<(Timestamp, bool)> = self
-            .owned
-            .iter()
-            .filter(|pod| pods::finished(pod) || failed(pod, self.replace_failed_only()))
-            .map(|pod| (ended_at(pod), pods::phase(pod) == "Succeeded"))
-            .collect();
-        ended.sort();
-        let failures = ended.iter().rev().take_while(|(_, success)| !success).count();
-        let (last, _) = ended.last().filter(|_| failures > 0)?;
-        let doublings = u32::try_from(failures - 1).unwrap_or(u32::MAX).min(10);
-        let seconds = (FIRST_BACKOFF << doublings).min(LAST_BACKOFF);
-        last.checked_add(SignedDuration::from_secs(seconds)).ok()
+    /// Whether the failed pod waits for its successor.
+    fn is_kept(&self, pod: &Pod) -> bool {
+        let kept = index_of(pod).and_then(|index| self.predecessors.get(&index));
+        pods::phase(pod) != "Succeeded" && kept.is_some_and(|kept| kept.metadata.uid == pod.metadata.uid)
     }
 
-    fn look_again(&mut self) {
-        let deadline = self.deadline().filter(|at| *at > self.now && !self.suspended());
-        self.plan.again_at = [self.plan.again_at, deadline].into_iter().flatten().min();
+    fn look_again_at(&mut self, at: Timestamp) {
+        self.plan.again_at = Some(self.plan.again_at.map_or(at, |before| before.min(at)));
     }
 
     fn deadline(&self) -> Option<Timestamp> {
@@ -296,14 +421,13 @@ impl<'a, 'j> Work<'a, 'j> {
     }
 
     fn finish(mut self) -> Plan<'a> {
-        let count = |n: usize| Some(i32::try_from(n).unwrap_or(i32::MAX));
-        let deleted = self.plan.delete.len();
-        self.status.active = count(self.active.len() - deleted.min(self.active.len()));
-        self.status.ready = count(self.active.iter().filter(|pod| pods::ready(pod)).count());
-        self.status.terminating = count(self.terminating() + deleted);
-        if self.indexed() {
-            let text = indexes::format(&self.completed);
-            self.status.completed_indexes = Some(text).filter(|text| !text.is_empty());
+        self.status.active = Some(self.alive);
+        self.status.ready = Some(self.ready);
+        self.status.terminating = Some(self.terminating);
+        if self.is_indexed() {
+            self.status.succeeded = Some(self.completed.total());
+            self.status.completed_indexes = Some(self.completed.to_string()).filter(|text| !text.is_empty());
+            self.status.failed_indexes = self.failed_indexes.as_ref().map(ToString::to_string);
         }
         for list in [&mut self.uncounted.succeeded, &mut self.uncounted.failed] {
             *list = list.take().filter(|list| !list.is_empty());
@@ -317,28 +441,15 @@ impl<'a, 'j> Work<'a, 'j> {
     }
 }
 
-fn indexed(spec: &JobSpec) -> bool {
-    spec.completion_mode.as_deref() == Some("Indexed")
-}
-
-/// When a pod ended, as near as can be told.
-fn ended_at(pod: &Pod) -> Timestamp {
-    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-    let finished = statuses.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
-    let ready = pods::condition(pod, "Ready").and_then(|c| c.last_transition_time.as_ref());
-    let deleted = pod.metadata.deletion_timestamp.as_ref();
-    let at = finished.max_by_key(|t| t.0).or(ready).or(deleted);
-    at.map_or_else(|| pods::created(&pod.metadata), |t| t.0)
-}
-
 /// Whether readers would see no difference: absent numbers are zero.
 fn same(a: &JobStatus, b: &JobStatus) -> bool {
     let plain = |s: &JobStatus| {
         let numbers = [s.active, s.ready, s.terminating, s.succeeded, s.failed].map(|n| n.unwrap_or(0));
-        let noted = s.uncounted_terminated_pods.clone().unwrap_or_default();
-        let noted = (noted.succeeded.unwrap_or_default(), noted.failed.unwrap_or_default());
+        let notes = s.uncounted_terminated_pods.clone().unwrap_or_default();
+        let notes = (notes.succeeded.unwrap_or_default(), notes.failed.unwrap_or_default());
         let times = (s.start_time.clone(), s.completion_time.clone());
-        (numbers, noted, times, s.completed_indexes.clone(), s.conditions.clone().unwrap_or_default())
+        let indexes = (s.completed_indexes.clone().unwrap_or_default(), s.failed_indexes.clone());
+        (numbers, notes, times, indexes, s.conditions.clone().unwrap_or_default())
     };
     plain(a) == plain(b)
 }

@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::ended_at;
 use crate::pods;
 
 /// The most pods that one step creates or deletes.
@@ -23,6 +24,8 @@ pub enum Plan<'a> {
     Keep,
     /// That many more.
     Create(usize),
+    /// More, but not before then: the last ones failed as soon as they came.
+    Wait(Timestamp),
     /// These, in this order.
     Delete(Vec<&'a Pod>),
 }
@@ -34,12 +37,38 @@ pub fn plan<'a>(replicas: i32, owned: &[&'a Pod], related: &[&Pod], now: Timesta
     let active: Vec<&Pod> = owned.iter().copied().filter(|p| pods::active(p)).collect();
     match active.len().cmp(&wanted) {
         Ordering::Equal => Plan::Keep,
-        Ordering::Less => Plan::Create((wanted - active.len()).min(BURST)),
+        Ordering::Less => match held_until(replicas, owned).filter(|until| *until > now) {
+            Some(until) => Plan::Wait(until),
+            None => Plan::Create((wanted - active.len()).min(BURST)),
+        },
         Ordering::Greater => {
             let count = (active.len() - wanted).min(BURST);
             Plan::Delete(to_delete(active, related, count, now))
         }
     }
+}
+
+/// A pod that failed this soon after it came was refused, or cannot work.
+const SOON: SignedDuration = SignedDuration::from_secs(60);
+/// The longest wait after such failures.
+const LONGEST_WAIT: i64 = 300;
+
+/// When pods may be created after some failed as soon as they came: 2 s after the first round of them, then 4 s,
+/// 8 s, ... up to 5 min. Those that had worked for a while are replaced at once.
+fn held_until(replicas: i32, owned: &[&Pod]) -> Option<Timestamp> {
+    let failed = owned.iter().filter(|pod| pods::phase(pod) == "Failed");
+    let times: Vec<Timestamp> = failed
+        .filter_map(|pod| {
+            let (created, ended) = (pods::created(&pod.metadata), ended_at(pod));
+            (ended.duration_since(created) < SOON).then_some(ended)
+        })
+        .collect();
+    let last = *times.iter().max()?;
+    let lately = last.checked_sub(SignedDuration::from_secs(2 * LONGEST_WAIT)).ok()?;
+    let count = times.iter().filter(|at| **at > lately).count();
+    let rounds = count.div_ceil(usize::try_from(replicas).unwrap_or(1).max(1)).min(10);
+    let seconds = (1_i64 << rounds).min(LONGEST_WAIT);
+    last.checked_add(SignedDuration::from_secs(seconds)).ok()
 }
 
 fn to_delete<'a>(mut active: Vec<&'a Pod>, related: &[&Pod], count: usize, now: Timestamp) -> Vec<&'a Pod> {
@@ -65,7 +94,7 @@ struct Rank {
     cost: i32,
     crowd: Reverse<usize>,
     ready_for: u32,
-    restarts: Reverse<i64>,
+    restarts: Reverse<(i32, i32)>,
     age: u32,
     uid: String,
 }
@@ -84,7 +113,7 @@ impl Rank {
             cost: pods::annotation(&pod.metadata, DELETION_COST).and_then(|c| c.parse().ok()).unwrap_or(0),
             crowd: Reverse(crowd),
             ready_for: pods::ready_since(pod).map_or(0, |since| magnitude(since, now)),
-            restarts: Reverse(pods::restarts(pod)),
+            restarts: Reverse(pods::most_restarts(pod)),
             age: magnitude(pods::created(&pod.metadata), now),
             uid: pods::uid(&pod.metadata).to_owned(),
         }
@@ -147,19 +176,15 @@ fn conditions(
         (None, Some(at)) => {
             list.remove(at);
         }
-        (Some(failure), at) => {
-            let same = at.is_some_and(|at| list[at].reason.as_deref() == Some(failure.reason));
-            if !same {
-                at.map(|at| list.remove(at));
-                list.push(ReplicaSetCondition {
-                    type_: Some("ReplicaFailure".into()),
-                    status: Some("True".into()),
-                    reason: Some(failure.reason.into()),
-                    message: Some(failure.message),
-                    last_transition_time: Some(Time(now)),
-                });
-            }
-        }
+        // The first failure stays until all is well: what follows is told by Events.
+        (Some(failure), None) => list.push(ReplicaSetCondition {
+            type_: Some("ReplicaFailure".into()),
+            status: Some("True".into()),
+            reason: Some(failure.reason.into()),
+            message: Some(failure.message),
+            last_transition_time: Some(Time(now)),
+        }),
+        (Some(_), Some(_)) => {}
         (None, None) => {}
     }
     (!list.is_empty()).then_some(list)
@@ -184,89 +209,4 @@ pub fn next_available(owned: &[&Pod], min_ready_seconds: i32, now: Timestamp) ->
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn now() -> Timestamp {
-        "2026-01-01T12:00:00Z".parse().unwrap()
-    }
-
-    fn pod(name: &str, value: Value) -> Pod {
-        let mut pod: Pod = serde_json::from_value(value).unwrap();
-        pod.metadata.name = Some(name.into());
-        pod.metadata.uid = Some(name.into());
-        pod
-    }
-
-    fn running(name: &str, node: &str, ready: &str, created: &str, restarts: i32) -> Pod {
-        pod(
-            name,
-            json!({
-                "metadata": {"creationTimestamp": created},
-                "spec": {"nodeName": node, "containers": []},
-                "status": {"phase": "Running", "conditions": [
-                    {"type": "Ready", "status": if ready.is_empty() { "False" } else { "True" },
-                     "lastTransitionTime": if ready.is_empty() { created } else { ready }}],
-                    "containerStatuses": [{"name": "c", "restartCount": restarts, "image": "", "imageID": "", "ready": true}]},
-            }),
-        )
-    }
-
-    #[test]
-    fn the_order_of_deletion() {
-        let day = "2025-12-31T12:00:00Z";
-        let minute = "2026-01-01T11:59:00Z";
-        let unassigned = pod("1-unassigned", json!({"spec": {"containers": []}}));
-        let pending = pod(
-            "2-pending",
-            json!({"spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Pending"}}),
-        );
-        let unready = running("3-unready", "n", "", day, 0);
-        let mut cheap = running("4-cheap", "m", day, day, 0);
-        cheap.metadata.annotations = Some([(DELETION_COST.to_owned(), "-5".to_owned())].into());
-        let crowded = running("5-crowded", "n", day, day, 0);
-        let fresh = running("6-freshly-ready", "m", minute, day, 0);
-        let restarted = running("7-restarted", "m", day, day, 3);
-        let young = running("8-young", "m", day, "2025-12-31T23:00:00Z", 0);
-        let oldest = running("9-old", "m", day, "2025-11-01T12:00:00Z", 0);
-        let all = [&oldest, &young, &restarted, &fresh, &crowded, &cheap, &unready, &pending, &unassigned];
-        let extra = (0..9).map(|i| running(&format!("x{i}"), "n", day, day, 0)).collect::<Vec<_>>();
-        let related: Vec<&Pod> = all.into_iter().chain(extra.iter()).collect();
-        let Plan::Delete(order) = plan(1, &all, &related, now()) else { panic!("a deletion was due") };
-        let names: Vec<char> =
-            order.iter().map(|p| pods::name(&p.metadata).chars().next().unwrap()).collect();
-        assert_eq!(names.iter().collect::<String>(), "12345678");
-    }
-
-    #[test]
-    fn counts() {
-        let one = running("a", "n", "2026-01-01T11:00:00Z", "2026-01-01T11:00:00Z", 0);
-        let gone = pod("b", json!({"metadata": {"deletionTimestamp": "2026-01-01T11:00:00Z"}}));
-        let done = pod("c", json!({"status": {"phase": "Failed"}}));
-        let owned = [&one, &gone, &done];
-        assert_eq!(plan(3, &owned, &[], now()), Plan::Create(2));
-        assert_eq!(plan(1, &owned, &[], now()), Plan::Keep);
-        assert_eq!(plan(0, &owned, &[], now()), Plan::Delete(vec![&one]));
-        assert_eq!(plan(9999, &owned, &[], now()), Plan::Create(BURST));
-    }
-
-    #[test]
-    fn availability_waits_for_min_ready_seconds() {
-        let pod = running("a", "n", "2026-01-01T11:59:55Z", "2026-01-01T11:00:00Z", 0);
-        let set: ReplicaSet = serde_json::from_value(json!({
-            "metadata": {"generation": 4},
-            "spec": {"minReadySeconds": 10, "selector": {}, "template": {"metadata": {"labels": {"a": "b"}}}},
-        }))
-        .unwrap();
-        let status = status(&set, &[&pod], None, now());
-        assert_eq!(
-            (status.replicas, status.ready_replicas, status.available_replicas),
-            (1, Some(1), Some(0))
-        );
-        assert_eq!(status.fully_labeled_replicas, Some(0));
-        assert_eq!(status.observed_generation, Some(4));
-        assert_eq!(next_available(&[&pod], 10, now()), Some("2026-01-01T12:00:05Z".parse().unwrap()));
-    }
-}
+mod tests;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::status::Found;
@@ -18,6 +19,9 @@ pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 /// The most replicas that were allowed then.
 pub const MAX: &str = "deployment.kubernetes.io/max-replicas";
 
+/// The revision that a Deployment is to go back to, for clients of long ago.
+pub const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
+
 /// Annotations of a Deployment that its ReplicaSets do not take over.
 const OWN: [&str; 6] = [
     "kubectl.kubernetes.io/last-applied-configuration",
@@ -25,8 +29,10 @@ const OWN: [&str; 6] = [
     REVISION_HISTORY,
     DESIRED,
     MAX,
-    "deprecated.deployment.rollback.to",
+    ROLLBACK_TO,
 ];
+/// How long a name may be.
+const LONGEST_NAME: usize = 253;
 /// How long the list of former revisions may become.
 const HISTORY_LENGTH: usize = 2000;
 
@@ -37,7 +43,7 @@ fn revision(set: &Set<'_>) -> i64 {
 impl Work<'_> {
     /// Finds the new ReplicaSet and brings its revision up to date, or, when it is missing, plans its creation.
     pub(super) fn sync_revision(&mut self, create: bool) {
-        let next = self.old.iter().map(revision).max().unwrap_or(0) + 1;
+        let next = self.old.iter().map(revision).max().unwrap_or(0).saturating_add(1);
         let inherited = self.inherited();
         let min_ready = self.deployment.spec.min_ready_seconds.unwrap_or(0);
         if let Some(new) = &mut self.new {
@@ -94,10 +100,10 @@ impl Work<'_> {
 
         annotations.insert(REVISION.to_owned(), revision.to_string());
         annotations.insert(DESIRED.to_owned(), self.replicas().to_string());
-        annotations.insert(MAX.to_owned(), (self.replicas() + self.max_surge()).to_string());
+        annotations.insert(MAX.to_owned(), self.most().to_string());
         ReplicaSet {
             metadata: ObjectMeta {
-                name: Some(format!("{}-{hash}", self.name())),
+                name: Some(name_of(self.name(), &hash)),
                 namespace: meta.namespace.clone(),
                 labels: Some(labels),
                 annotations: Some(annotations),
@@ -124,10 +130,13 @@ impl Work<'_> {
     /// Deletes what goes beyond revisionHistoryLimit, the lowest revision first, never one that still has pods.
     pub(super) fn clean_history(&mut self) {
         let limit = self.deployment.spec.revision_history_limit.unwrap_or(10);
+        if limit == i32::MAX {
+            return;
+        }
         let alive = |s: &&Set<'_>| s.object.metadata.deletion_timestamp.is_none();
         let mut old: Vec<&Set<'_>> = self.old.iter().filter(alive).collect();
         let excess = old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
-        old.sort_by_key(|s| revision(s));
+        old.sort_by_key(|s| (revision(s), pods::created(&s.object.metadata), s.name().to_owned()));
         let idle = |s: &&Set<'_>| {
             let seen = s.object.status.as_ref().and_then(|st| st.observed_generation).unwrap_or(0);
             s.actual() == 0 && s.replicas == 0 && s.object.metadata.generation.unwrap_or(0) <= seen
@@ -135,6 +144,59 @@ impl Work<'_> {
         let delete = old.into_iter().take(excess).filter(idle).map(|s| s.name().to_owned()).collect();
         self.plan.delete = delete;
     }
+}
+
+/// The name of a ReplicaSet: the hash is always whole.
+fn name_of(deployment: &str, hash: &str) -> String {
+    let room = LONGEST_NAME.saturating_sub(hash.len() + 1);
+    let kept = deployment.get(..room).unwrap_or(deployment);
+    format!("{kept}-{hash}")
+}
+
+/// What it takes to go back to an earlier revision.
+#[derive(Debug, PartialEq)]
+pub struct Rollback {
+    /// The template and the annotations of the Deployment, when they change.
+    pub to: Option<(PodTemplateSpec, BTreeMap<String, String>)>,
+    /// What came of it.
+    pub notice: Notice,
+}
+
+/// The way back to the revision that [`ROLLBACK_TO`] names, 0 for the last one. It is taken once: the annotation goes.
+pub fn rollback(deployment: &Deployment, owned: &[&ReplicaSet]) -> Option<Rollback> {
+    let wanted: i64 = pods::annotation(&deployment.metadata, ROLLBACK_TO)?.parse().ok()?;
+    let of = |rs: &&ReplicaSet| pods::annotation(&rs.metadata, REVISION).and_then(|r| r.parse::<i64>().ok());
+    let mut all: Vec<i64> = owned.iter().filter_map(of).collect();
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    let wanted = if wanted == 0 { all.get(1).copied().unwrap_or(0) } else { wanted };
+    let Some(set) = owned.iter().find(|rs| wanted != 0 && of(rs) == Some(wanted)) else {
+        let text = "Unable to find the revision to rollback to.";
+        return Some(Rollback {
+            to: None,
+            notice: Notice::warning("DeploymentRollbackRevisionNotFound", text),
+        });
+    };
+    let name = pods::name(&deployment.metadata);
+    let mut template = set.spec.template.clone().unwrap_or_default();
+    if hash::equal_ignoring_hash(&template, &deployment.spec.template) {
+        let text = format!("The rollback revision contains the same template as current deployment {name:?}");
+        return Some(Rollback {
+            to: None,
+            notice: Notice::warning("DeploymentRollbackTemplateUnchanged", text),
+        });
+    }
+    if let Some(labels) = template.metadata.as_mut().and_then(|m| m.labels.as_mut()) {
+        labels.remove(hash::POD_TEMPLATE_HASH);
+    }
+    let own = |key: &str| OWN.contains(&key);
+    let annotations = |meta: &ObjectMeta, keep: &dyn Fn(&str) -> bool| -> BTreeMap<String, String> {
+        let all = meta.annotations.iter().flatten();
+        all.filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let mut kept = annotations(&deployment.metadata, &|key| own(key) && key != ROLLBACK_TO);
+    kept.extend(annotations(&set.metadata, &|key| !own(key)));
+    let text = format!("Rolled back deployment {name:?} to revision {wanted}");
+    Some(Rollback { to: Some((template, kept)), notice: Notice::normal("DeploymentRollback", text) })
 }
 
 /// Raises the revision of a ReplicaSet that became new again, and notes the one it had.

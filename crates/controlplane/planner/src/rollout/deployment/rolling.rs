@@ -19,7 +19,7 @@ impl<'a> Work<'a> {
         if self.recreates() {
             return desired;
         }
-        let room = desired + self.max_surge() - self.total();
+        let room = self.most().saturating_sub(self.total());
         if room <= 0 { current } else { current + room.min(desired - current) }
     }
 
@@ -43,7 +43,7 @@ impl<'a> Work<'a> {
             (None, Some(created)) => super::spec_replicas(created),
             (None, None) => 0,
         };
-        let most = self.total() - min_available - new_missing;
+        let most = self.total().saturating_sub(min_available).saturating_sub(new_missing);
         if most <= 0 {
             return false;
         }
@@ -59,7 +59,7 @@ impl<'a> Work<'a> {
     }
 
     fn drop_healthy(&mut self, min_available: i32) -> i32 {
-        let available: i32 = self.all().map(Set::available).sum();
+        let available = self.sum(Set::available);
         self.take_from_old(available - min_available, |s| s.replicas)
     }
 

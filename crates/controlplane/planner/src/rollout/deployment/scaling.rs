@@ -9,7 +9,7 @@ use crate::pods;
 impl<'a> Work<'a> {
     /// Sets the size of one ReplicaSet and notes on it what the Deployment wanted at that time.
     pub(super) fn resize(&mut self, name: &str, size: i32) {
-        let (desired, most) = (self.replicas(), self.replicas() + self.max_surge());
+        let (desired, most) = (self.replicas(), self.most());
         let Some(set) = self.all_mut().find(|s| s.name() == name) else { return };
         let before = std::mem::replace(&mut set.replicas, size);
         set.annotate(DESIRED, &desired.to_string());
@@ -63,9 +63,9 @@ impl<'a> Work<'a> {
 
     fn scale_in_proportion(&mut self) {
         let desired = self.replicas();
-        let allowed = if desired > 0 { desired + self.max_surge() } else { 0 };
+        let allowed = if desired > 0 { self.most() } else { 0 };
         let mut active: Vec<&Set<'a>> = self.all().filter(|s| s.replicas > 0).collect();
-        let to_add = allowed - active.iter().map(|s| s.replicas).sum::<i32>();
+        let to_add = allowed.saturating_sub(active.iter().map(|s| s.replicas).fold(0, i32::saturating_add));
         // The largest first; among equals the newer grows first and the older shrinks first.
         if to_add > 0 {
             active.sort_by_key(|s| (Reverse(s.replicas), Reverse(pods::created(&s.object.metadata))));
@@ -103,7 +103,7 @@ impl<'a> Work<'a> {
         let before = noted.unwrap_or_else(|| {
             self.deployment.status.as_ref().and_then(|s| s.replicas).filter(|r| *r > 0).unwrap_or(1)
         });
-        let most = f64::from(self.replicas() + self.max_surge());
+        let most = f64::from(self.most());
         (f64::from(set.replicas) * most / f64::from(before)).round() as i32 - set.replicas
     }
 }

@@ -1,10 +1,10 @@
 //! The status of a Deployment and its conditions: Available, Progressing, ReplicaFailure.
 
-use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
+use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::{Set, Work};
+use super::{Deployment, Set, Work};
 
 /// What became of the new ReplicaSet.
 pub(super) enum Found {
@@ -17,9 +17,15 @@ pub(super) enum Found {
 const AVAILABLE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 const PAUSED: &str = "DeploymentPaused";
+/// Why there is no progress when the new ReplicaSet cannot be created.
+pub const CREATE_FAILED: &str = "ReplicaSetCreateError";
 const NEVER: i32 = i32::MAX;
 
 fn number(n: Option<i32>) -> i32 {
+    n.unwrap_or(0)
+}
+
+fn number64(n: Option<i64>) -> i64 {
     n.unwrap_or(0)
 }
 
@@ -80,17 +86,15 @@ impl Work<'_> {
     /// The status with the numbers and the Available condition of now.
     fn counted(&self) -> DeploymentStatus {
         let old = self.old_status();
-        let available: i32 = self.all().map(Set::available).sum();
-        let terminating =
-            self.all().filter_map(|s| s.object.status.as_ref()).map(|s| number(s.terminating_replicas)).sum();
+        let available = self.sum(Set::available);
         let mut status = DeploymentStatus {
             observed_generation: self.deployment.metadata.generation,
-            replicas: Some(self.all().map(Set::actual).sum()),
+            replicas: Some(self.sum(Set::actual)),
             updated_replicas: Some(self.new.as_ref().map_or(0, Set::actual)),
-            ready_replicas: Some(self.all().map(Set::ready).sum()),
+            ready_replicas: Some(self.sum(Set::ready)),
             available_replicas: Some(available),
-            unavailable_replicas: Some((self.total() - available).max(0)),
-            terminating_replicas: Some(terminating),
+            unavailable_replicas: Some(self.total().saturating_sub(available).max(0)),
+            terminating_replicas: self.terminating(),
             collision_count: old.collision_count,
             conditions: old.conditions,
         };
@@ -105,6 +109,14 @@ impl Work<'_> {
         set(&mut status, condition);
         self.note_pause(&mut status);
         status
+    }
+
+    /// The sum over all ReplicaSets; nothing as long as one does not say it.
+    fn terminating(&self) -> Option<i32> {
+        let statuses = self.all().filter_map(|s| s.object.status.as_ref());
+        let unseen =
+            |s: &&ReplicaSetStatus| number64(s.observed_generation) == 0 && s.terminating_replicas.is_none();
+        statuses.filter(|s| !unseen(s)).map(|s| s.terminating_replicas).sum()
     }
 
     /// A pause stops the clock of the progress deadline, a resume starts it anew.
@@ -244,6 +256,23 @@ impl Work<'_> {
     }
 }
 
+/// The status when the new ReplicaSet could not be created.
+pub fn create_failed(deployment: &Deployment, message: &str, now: Timestamp) -> Option<DeploymentStatus> {
+    deployment.spec.progress_deadline_seconds.filter(|d| *d != NEVER)?;
+    let before = deployment.status.clone().unwrap_or_default();
+    let mut status = before.clone();
+    let condition = DeploymentCondition {
+        type_: Some("Progressing".into()),
+        status: Some("False".into()),
+        reason: Some(CREATE_FAILED.into()),
+        message: Some(message.to_owned()),
+        last_update_time: Some(Time(now)),
+        last_transition_time: Some(Time(now)),
+    };
+    set(&mut status, condition);
+    (status != before).then_some(status)
+}
+
 fn overdue_at(condition: &DeploymentCondition, deadline: i32) -> Option<Timestamp> {
     let since = condition.last_update_time.as_ref()?.0;
     since.checked_add(SignedDuration::from_secs(deadline.into())).ok()
@@ -260,15 +289,14 @@ fn progressed(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
 /// Whether readers would see no difference: absent numbers are zero.
 fn same(a: &DeploymentStatus, b: &DeploymentStatus) -> bool {
     let plain = |s: &DeploymentStatus| {
-        let fields = [
-            s.replicas,
-            s.updated_replicas,
-            s.ready_replicas,
-            s.available_replicas,
-            s.unavailable_replicas,
+        let fields =
+            [s.replicas, s.updated_replicas, s.ready_replicas, s.available_replicas, s.unavailable_replicas];
+        (
+            fields.map(number),
             s.terminating_replicas,
-        ];
-        (fields.map(number), s.observed_generation, s.conditions.clone().unwrap_or_default())
+            s.observed_generation,
+            s.conditions.clone().unwrap_or_default(),
+        )
     };
     plain(a) == plain(b)
 }

@@ -299,3 +299,146 @@ fn the_progress_deadline_passes() {
     world.settle();
     assert_eq!(world.progressing(), ("True".into(), "NewReplicaSetAvailable".into()));
 }
+
+#[test]
+fn clients_of_long_ago_roll_back_by_annotation() {
+    let mut world = World::rolling(2, 1, 0);
+    world.deployment.metadata.annotations =
+        Some([("kubernetes.io/change-cause".to_owned(), "first".to_owned())].into());
+    world.settle();
+    world.image("v2");
+    world
+        .deployment
+        .metadata
+        .annotations
+        .as_mut()
+        .unwrap()
+        .insert("kubernetes.io/change-cause".into(), "second".into());
+    world.settle();
+    let go_back = |world: &mut World, to: &str| {
+        world.deployment.metadata.annotations.as_mut().unwrap().insert(ROLLBACK_TO.into(), to.into());
+        let owned: Vec<&ReplicaSet> = world.sets.values().collect();
+        rollback(&world.deployment, &owned)
+    };
+    for (to, image, reason) in [
+        ("0", Some("v1"), "DeploymentRollback"),
+        ("1", Some("v1"), "DeploymentRollback"),
+        ("2", None, "DeploymentRollbackTemplateUnchanged"),
+        ("7", None, "DeploymentRollbackRevisionNotFound"),
+    ] {
+        let back = go_back(&mut world, to).unwrap();
+        assert_eq!(back.notice.reason, reason, "{to}");
+        assert_eq!(back.to.is_some(), image.is_some());
+        let Some((template, annotations)) = back.to else { continue };
+        assert_eq!(template.spec.unwrap().containers[0].image.as_deref(), image);
+        assert!(!template.metadata.unwrap().labels.unwrap().contains_key(hash::POD_TEMPLATE_HASH));
+        assert_eq!(annotations["kubernetes.io/change-cause"], "first");
+        assert_eq!(annotations[REVISION], "2");
+        assert!(!annotations.contains_key(ROLLBACK_TO));
+    }
+    assert_eq!(go_back(&mut world, "x"), None);
+}
+
+#[test]
+fn bounds_that_round_to_nothing_still_move() {
+    for (replicas, surge, missing, bounds) in [
+        (2, "0%", "1%", (0, 1)),
+        (1, "0%", "1%", (0, 1)),
+        (2, "1%", "25%", (1, 0)),
+        (1, "1%", "0%", (1, 0)),
+        (10, "25%", "25%", (3, 2)),
+        (3, "100%", "100%", (3, 3)),
+    ] {
+        let world = World::rolling(replicas, surge, missing);
+        assert_eq!(
+            Work::new(&world.deployment, &[], world.now).bounds(),
+            bounds,
+            "{replicas} {surge} {missing}"
+        );
+    }
+}
+
+#[test]
+fn the_largest_numbers_do_no_harm() {
+    let mut world = World::rolling(i32::MAX, "100%", "100%");
+    world.step();
+    assert_eq!(world.sizes(), [i32::MAX]);
+    world.run_pods(|_| true);
+    world.image("v2");
+    for _ in 0..5 {
+        world.step();
+        world.run_pods(|_| true);
+    }
+    let first = world.sets.values_mut().next().unwrap();
+    first.metadata.annotations.get_or_insert_default().insert(REVISION.into(), i64::MAX.to_string());
+    world.image("v3");
+    world.step();
+    assert!(world.deployment.status.as_ref().unwrap().replicas.unwrap() > 0);
+}
+
+/// Resized while it is paused in the middle of a rollout: each ReplicaSet gets its share, and what is left over goes
+/// to the largest.
+#[test]
+fn shares_of_a_resize() {
+    let cases: &[(i32, &[i32], i32, &[i32])] = &[
+        (10, &[8, 2], 12, &[10, 2]),
+        (10, &[8, 2], 5, &[4, 1]),
+        (10, &[5, 5], 20, &[10, 10]),
+        (10, &[7, 3], 0, &[0, 0]),
+        (10, &[4, 3, 3], 6, &[2, 2, 2]),
+        (7, &[5, 1, 1], 10, &[8, 1, 1]),
+    ];
+    for (before, sizes, after, expected) in cases {
+        let mut world = World::rolling(*before, 0, 1);
+        world.spec().paused = Some(true);
+        for (at, size) in sizes.iter().enumerate() {
+            let created =
+                world.now.checked_add(SignedDuration::from_secs(i64::try_from(at).unwrap())).unwrap();
+            let name = format!("web-{at}");
+            let set = json!({"metadata": {"name": name, "uid": name, "creationTimestamp": created.to_string(),
+                    "annotations": {DESIRED: before.to_string(), MAX: before.to_string()}},
+                "spec": {"replicas": size, "selector": {}, "template": {"spec": {"containers": [{"name": "c", "image": name}]}}}});
+            world.sets.insert(name, serde_json::from_value(set).unwrap());
+        }
+        world.run_pods(|_| true);
+        world.spec().replicas = Some(*after);
+        world.step();
+        assert_eq!(world.sizes(), *expected, "{before} {sizes:?} to {after}");
+        assert_eq!(world.sizes().iter().sum::<i32>(), *after);
+    }
+}
+
+#[test]
+fn the_status_sums_up_terminating_replicas_once_all_tell() {
+    let mut world = World::rolling(2, 1, 0);
+    world.settle();
+    assert_eq!(
+        world.deployment.status.as_ref().unwrap().terminating_replicas,
+        Some(0),
+        "none was ever looked at"
+    );
+    for set in world.sets.values_mut() {
+        set.status.as_mut().unwrap().observed_generation = Some(1);
+    }
+    world.step();
+    assert_eq!(world.deployment.status.as_ref().unwrap().terminating_replicas, None);
+    for set in world.sets.values_mut() {
+        set.status.as_mut().unwrap().terminating_replicas = Some(3);
+    }
+    world.step();
+    assert_eq!(world.deployment.status.as_ref().unwrap().terminating_replicas, Some(3));
+}
+
+#[test]
+fn a_replica_set_that_cannot_be_created_stops_the_progress() {
+    let world = World::rolling(2, 1, 0);
+    let status = create_failed(&world.deployment, "exceeded quota", world.now).unwrap();
+    let condition = &status.conditions.as_ref().unwrap()[0];
+    assert_eq!(
+        (condition.status.as_deref(), condition.reason.as_deref(), condition.message.as_deref()),
+        (Some("False"), Some(CREATE_FAILED), Some("exceeded quota"))
+    );
+    let mut again = world.deployment.clone();
+    again.status = Some(status);
+    assert_eq!(create_failed(&again, "exceeded quota", world.now), None, "told once");
+}
