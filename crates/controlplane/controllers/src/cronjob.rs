@@ -132,6 +132,21 @@ impl CronJobs {
         outcome
     }
 
+    /// The Jobs of the CronJob, those included that it lists and that the cache does not know yet.
+    async fn jobs_of(&self, key: &Key, cron: &CronJob) -> Result<Vec<Arc<Job>>> {
+        let mut jobs = self.caches.jobs.indexed(&owned_by(pods::uid(&cron.metadata)));
+        let listed = cron.status.iter().flat_map(|status| status.active.iter().flatten());
+        let unknown: Vec<&ObjectReference> =
+            listed.filter(|active| !jobs.iter().any(|job| job.metadata.uid == active.uid)).collect();
+        let api = apis::namespaced::<Job>(&self.client, &key.namespace);
+        for active in unknown {
+            let Some(name) = active.name.as_deref().filter(|name| !name.is_empty()) else { continue };
+            let there = api.get_opt(name).await.during(|| format!("reading Job {}/{name}", key.namespace))?;
+            jobs.extend(there.filter(|job| job.metadata.uid == active.uid).map(Arc::new));
+        }
+        Ok(jobs)
+    }
+
     /// Starts a Job, or finds the one that was started already. Returns a reference to it, when it is ours.
     async fn start(&self, key: &Key, cron: &CronJob, mut job: Job) -> Result<Option<ObjectReference>> {
         job.metadata.owner_references = Some(vec![controller_reference(cron)]);
@@ -174,7 +189,7 @@ impl Reconciler for CronJobs {
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(cron) = self.caches.cron_jobs.get(key) else { return Ok(None) };
-        let jobs = self.caches.jobs.indexed(&owned_by(pods::uid(&cron.metadata)));
+        let jobs = self.jobs_of(key, &cron).await?;
         let schedule = self.schedule(&cron);
         let plan = planner::plan(Input { cron: &cron, jobs: &refs(&jobs), schedule, now: clock::now() });
         let again = plan.again_at.map(until);

@@ -79,14 +79,20 @@ fn run(case: &Case) -> Outcome {
     }
 }
 
+fn check(cases: Vec<(&str, Case, &str, &[&str])>) {
+    for (what, case, words, reasons) in cases {
+        let outcome = run(&case);
+        assert_eq!(outcome.words, words, "{what}");
+        assert_eq!(outcome.reasons, reasons, "{what}");
+    }
+}
+
 #[test]
 fn when_a_job_starts_and_when_not() {
     const NOT_YET: &str = "2026-01-01T09:30:00Z";
     const NOON: &str = "2026-01-01T12:30:00Z";
-    let running = || vec![job_named("old", "", "2026-01-01T09:00:00Z")];
-    let listed = || json!({"lastScheduleTime": "2026-01-01T09:00:00Z", "active": active(&["old"])});
     let started = "+c-29454360";
-    let cases: Vec<(&str, Case, &str, &[&str])> = vec![
+    check(vec![
         ("its time has come", Case::default(), started, &[]),
         ("its time has not come", Case { now: NOT_YET, ..Case::default() }, "", &[]),
         ("suspended", Case { spec: json!({"suspend": true}), ..Case::default() }, "", &[]),
@@ -120,6 +126,34 @@ fn when_a_job_starts_and_when_not() {
             "",
             &[],
         ),
+        (
+            "far too many missed",
+            Case { spec: json!({"schedule": "* * * * *"}), now: "2026-01-03T00:00:30Z", ..Case::default() },
+            "+c-29456640",
+            &["TooManyMissedTimes"],
+        ),
+        (
+            "not a schedule",
+            Case { spec: json!({"schedule": "x"}), ..Case::default() },
+            "",
+            &["UnparseableSchedule"],
+        ),
+        (
+            "not a zone",
+            Case { spec: json!({"timeZone": "Mars/Base"}), ..Case::default() },
+            "",
+            &["UnknownTimeZone"],
+        ),
+        ("never", Case { spec: json!({"schedule": "0 0 31 2 *"}), ..Case::default() }, "", &[]),
+    ]);
+}
+
+#[test]
+fn what_others_that_run_mean() {
+    let running = || vec![job_named("old", "", "2026-01-01T09:00:00Z")];
+    let listed = || json!({"lastScheduleTime": "2026-01-01T09:00:00Z", "active": active(&["old"])});
+    let started = "+c-29454360";
+    check(vec![
         ("one runs, allowed", Case { jobs: running(), status: listed(), ..Case::default() }, started, &[]),
         (
             "one runs, forbidden",
@@ -166,31 +200,7 @@ fn when_a_job_starts_and_when_not() {
             started,
             &["MissingJob"],
         ),
-        (
-            "far too many missed",
-            Case { spec: json!({"schedule": "* * * * *"}), now: "2026-01-03T00:00:30Z", ..Case::default() },
-            "+c-29456640",
-            &["TooManyMissedTimes"],
-        ),
-        (
-            "not a schedule",
-            Case { spec: json!({"schedule": "x"}), ..Case::default() },
-            "",
-            &["UnparseableSchedule"],
-        ),
-        (
-            "not a zone",
-            Case { spec: json!({"timeZone": "Mars/Base"}), ..Case::default() },
-            "",
-            &["UnknownTimeZone"],
-        ),
-        ("never", Case { spec: json!({"schedule": "0 0 31 2 *"}), ..Case::default() }, "", &[]),
-    ];
-    for (what, case, words, reasons) in cases {
-        let outcome = run(&case);
-        assert_eq!(outcome.words, words, "{what}");
-        assert_eq!(outcome.reasons, reasons, "{what}");
-    }
+    ]);
 }
 
 #[test]
