@@ -131,7 +131,7 @@ impl Place {
 pub fn concerns(set: &DaemonSet, node: &Node, scheduled: bool) -> bool {
     let (run, stay) = Place::new(set).fits(node);
     let misscheduled = set.status.as_ref().is_some_and(|s| s.number_misscheduled > 0);
-    (run && !scheduled) || (!stay && scheduled) || (scheduled && misscheduled)
+    if scheduled { !stay || misscheduled } else { run }
 }
 
 /// What there is.
