@@ -4,8 +4,10 @@
 
 mod bad_input;
 mod binary;
+mod claims;
 mod clients;
 mod faults;
+mod keeping;
 mod kubectl_changing;
 mod kubectl_reading;
 mod pods;

@@ -16,11 +16,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
 use sampan_daemon::{Backoff, Policy, Supervisor};
-use sampan_planner::pods;
+use sampan_planner::{pods, volumes};
 use serde::de::DeserializeOwned;
 
 use crate::informer::{Informer, Rules};
@@ -62,6 +63,7 @@ pub(crate) struct Caches {
     pub quotas: Arc<Informer<ResourceQuota>>,
     pub claims: Arc<Informer<PersistentVolumeClaim>>,
     pub volumes: Arc<Informer<PersistentVolume>>,
+    pub classes: Arc<Informer<StorageClass>>,
 }
 
 /// The index entry of what a controller owns.
@@ -112,6 +114,39 @@ fn index_pod(pod: &Pod) -> Vec<String> {
     entries.extend(claims.map(|claim| uses_claim(namespace, &claim)));
     if !pods::node_name(pod).is_empty() {
         entries.push(on_node(pods::node_name(pod)));
+    }
+    entries
+}
+
+/// The index entry of claims without a volume, by the class they ask for.
+pub(crate) fn open_of_class(class: &str) -> String {
+    format!("open/{class}")
+}
+
+/// The index entry of the claims that name a volume.
+pub(crate) fn names_volume(name: &str) -> String {
+    format!("volume/{name}")
+}
+
+/// The index entry of the volumes of a class.
+pub(crate) fn of_class(class: &str) -> String {
+    format!("class/{class}")
+}
+
+fn index_claim(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let mut entries = by_owner(&claim.metadata);
+    entries.push(match volumes::volume_name(claim) {
+        "" => open_of_class(volumes::class_of(claim)),
+        name => names_volume(name),
+    });
+    entries
+}
+
+fn index_volume(volume: &PersistentVolume) -> Vec<String> {
+    let mut entries = vec![of_class(volumes::class_of_volume(volume))];
+    if let Some(reference) = volumes::claim_ref(volume) {
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        entries.push(uses_claim(&text(&reference.namespace), &text(&reference.name)));
     }
     entries
 }
@@ -216,8 +251,9 @@ impl Caches {
             cluster_info: plain(),
             cluster_roles: plain(),
             quotas: plain(),
-            claims: plain(),
-            volumes: plain(),
+            claims: Arc::new(Informer::new(Rules { slim: |_| {}, index: index_claim })),
+            volumes: Arc::new(Informer::new(Rules { slim: |_| {}, index: index_volume })),
+            classes: plain(),
         }
     }
 
@@ -258,11 +294,12 @@ impl Caches {
         follow(supervisor, "resourcequotas", &self.quotas, Api::all(client.clone()), all());
         follow(supervisor, "persistentvolumeclaims", &self.claims, Api::all(client.clone()), all());
         follow(supervisor, "persistentvolumes", &self.volumes, Api::all(client.clone()), all());
+        follow(supervisor, "storageclasses", &self.classes, Api::all(client.clone()), all());
     }
 
     /// Returns once every cache has its first complete list.
     pub async fn synced(&self) {
-        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 26] = [
+        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 27] = [
             Box::pin(self.pods.synced()),
             Box::pin(self.nodes.synced()),
             Box::pin(self.leases.synced()),
@@ -289,6 +326,7 @@ impl Caches {
             Box::pin(self.quotas.synced()),
             Box::pin(self.claims.synced()),
             Box::pin(self.volumes.synced()),
+            Box::pin(self.classes.synced()),
         ];
         join_all(waits).await;
     }

@@ -2,6 +2,7 @@
 
 mod backends;
 mod legacy;
+mod mirroring;
 mod slices;
 
 use std::collections::HashMap;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{try_join, try_join_all};
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::PostParams;
@@ -17,8 +18,9 @@ use sampan_planner::pods;
 use sampan_planner::selector::Selector;
 
 use self::backends::{Backend, Family};
+pub(crate) use self::mirroring::Mirroring;
 use crate::apis;
-use crate::cache::{Caches, SERVICE_NAME, of_service};
+use crate::cache::{Caches, SERVICE_NAME, of_service, on_node};
 use crate::error::{Context, Result, code};
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
@@ -52,6 +54,8 @@ impl ServiceEndpoints {
                 own.queue.add(Key::of(&change.object().metadata));
             }
         });
+        let own = this.clone();
+        this.caches.nodes.on(move |change| own.node_changed(change));
         this
     }
 
@@ -72,6 +76,24 @@ impl ServiceEndpoints {
         }
     }
 
+    /// Endpoints say in which zone they are.
+    fn node_changed(&self, change: &Change<'_, Node>) {
+        let node = change.object();
+        if change.old().map(|old| zone(old)) == Some(zone(node))
+            || (change.old().is_none() && zone(node).is_none())
+        {
+            return;
+        }
+        for pod in self.caches.pods.indexed(&on_node(pods::name(&node.metadata))) {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            for service in self.caches.services.in_namespace(namespace) {
+                if selector_of(&service).is_some_and(|s| s.matches(pod.metadata.labels.as_ref())) {
+                    self.queue.add(Key::of(&service.metadata));
+                }
+            }
+        }
+    }
+
     fn slice_changed(&self, change: &Change<'_, EndpointSlice>) {
         let labels = change.object().metadata.labels.as_ref();
         let ours = labels.and_then(|l| l.get(MANAGED_BY)).is_some_and(|by| by == CONTROLLER);
@@ -86,9 +108,8 @@ impl ServiceEndpoints {
         let mut zones = HashMap::new();
         for name in pods.iter().map(|pod| pods::node_name(pod)).filter(|name| !name.is_empty()) {
             let node = self.caches.nodes.get(&Key::new("", name));
-            let labels = node.as_ref().and_then(|node| node.metadata.labels.as_ref());
-            if let Some(zone) = labels.and_then(|l| l.get("topology.kubernetes.io/zone")) {
-                zones.insert(name.to_owned(), zone.clone());
+            if let Some(zone) = node.as_deref().and_then(zone) {
+                zones.insert(name.to_owned(), zone.to_owned());
             }
         }
         zones
@@ -141,6 +162,10 @@ impl ServiceEndpoints {
             }
         }
     }
+}
+
+fn zone(node: &Node) -> Option<&str> {
+    node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").map(String::as_str)
 }
 
 /// Whether nothing that slices show differs between two states of a pod.

@@ -78,6 +78,11 @@ impl Recorder {
         self.record(reference(object), true, reason, message);
     }
 
+    /// Records that something is wrong with an object of any kind.
+    pub fn about(&self, object: ObjectReference, reason: &str, message: String) {
+        self.record(object, true, reason, message);
+    }
+
     fn record(&self, object: ObjectReference, warning: bool, reason: &str, message: String) {
         let reason = reason.to_owned();
         let record = Record { component: self.component, object, warning, reason, message };

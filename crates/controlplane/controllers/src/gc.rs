@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client};
@@ -17,6 +18,7 @@ use self::graph::{Graph, Identity, Node, Work};
 use self::monitors::Kinds;
 use crate::cache::Caches;
 use crate::error::{Context, Error, Result, gone_is_fine};
+use crate::events::Recorder;
 use crate::queue::Queue;
 use crate::worker::Reconciler;
 
@@ -29,17 +31,24 @@ pub(crate) struct Garbage {
     graph: Mutex<Graph>,
     kinds: Kinds,
     queue: Queue<Work>,
+    events: Recorder,
     /// Told of the namespace of each object that is gone.
     freed: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 impl Garbage {
-    pub fn new(client: Client, caches: &Caches, freed: impl Fn(&str) + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(
+        client: Client,
+        caches: &Caches,
+        events: &Recorder,
+        freed: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Arc<Self> {
         let this = Arc::new(Self {
             client,
             graph: Mutex::new(Graph::default()),
             kinds: Kinds::default(),
             queue: Queue::new(),
+            events: events.of("garbage-collector-controller"),
             freed: Box::new(freed),
         });
         monitors::listen(&this, caches);
@@ -213,11 +222,22 @@ impl Garbage {
         let known = self.graph().get(&owner.uid).filter(|n| !n.is_virtual).cloned();
         if let Some(known) = known {
             let elsewhere = known.id.namespace.is_some() && known.id.namespace != node.id.namespace;
+            if elsewhere {
+                let namespace = node.id.namespace.as_deref().unwrap_or_default();
+                let text = format!(
+                    "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
+                    owner.api_version, owner.kind, owner.name, owner.uid
+                );
+                self.events.about(reference(&node.id), "OwnerRefInvalidNamespace", text);
+            }
             return Ok(match (elsewhere, known.deletes_dependents) {
                 (true, _) => State::Absent,
                 (false, true) => State::DeletesDependents,
                 (false, false) => State::Solid,
             });
+        }
+        if self.graph().is_gone(&owner.uid) {
+            return Ok(State::Absent);
         }
         // Of a kind that is not served nobody can say whether its objects are gone.
         if kind.is_none() {
@@ -242,6 +262,18 @@ impl Garbage {
             Some(meta) => self.drop_owners(id, &meta, uids).await,
             None => Ok(()),
         }
+    }
+}
+
+/// The object as events refer to it.
+fn reference(id: &Identity) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(id.api_version.to_string()),
+        kind: Some(id.kind.to_string()),
+        namespace: id.namespace.as_deref().map(str::to_owned),
+        name: Some(id.name.to_string()),
+        uid: Some(id.uid.to_string()),
+        ..ObjectReference::default()
     }
 }
 

@@ -1,33 +1,41 @@
 //! Namespaces: one that is to go loses all that is in it first.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams};
-use kube::discovery::{Discovery, Scope, verbs};
 use kube::{Api, Client};
 use sampan_daemon::clock;
 
 use crate::apis;
 use crate::cache::Caches;
+use crate::discovery::{Discovered, Served};
 use crate::error::{Context, Result, code};
-use crate::informer::{Change, Key};
+use crate::informer::Key;
 use crate::queue::Queue;
 use crate::worker::Reconciler;
 
 /// The finalizer that keeps a namespace until it is empty.
 const FINALIZER: &str = "kubernetes";
-/// What is still there is looked at again after this long at the latest; the end of a pod is noticed at once.
+/// The end of an object in the namespace is heard of; many that go together are looked at once.
+const SOON: Duration = Duration::from_millis(100);
+/// What is still there is looked at again after this long though nothing was heard of it, and then ever more seldom.
 const RECHECK: Duration = Duration::from_secs(2);
+const LAST_RECHECK: Duration = Duration::from_secs(60);
 
 /// The controller.
 pub(crate) struct Namespaces {
     client: Client,
     caches: Arc<Caches>,
     queue: Queue<Key>,
+    /// How often each namespace was found not to be empty, in a row and unchanged.
+    looks: Mutex<HashMap<String, (u64, u32)>>,
 }
 
 /// What is left in a namespace.
@@ -49,55 +57,59 @@ impl Left {
 
 impl Namespaces {
     pub fn new(client: Client, caches: Arc<Caches>) -> Arc<Self> {
-        let this = Arc::new(Self { client, caches, queue: Queue::new() });
+        let this = Arc::new(Self { client, caches, queue: Queue::new(), looks: Mutex::default() });
         let own = this.clone();
         this.caches.namespaces.on(move |change| {
             if change.object().metadata.deletion_timestamp.is_some() {
                 own.queue.add(Key::of(&change.object().metadata));
             }
         });
-        let own = this.clone();
-        this.caches.pods.on(move |change| own.pod_changed(change));
         this
     }
 
-    fn pod_changed(&self, change: &Change<'_, Pod>) {
-        if !matches!(change, Change::Deleted(_)) {
-            return;
-        }
-        let key = Key::new("", change.object().metadata.namespace.as_deref().unwrap_or_default());
+    /// An object of the namespace is gone.
+    pub fn freed_in(&self, namespace: &str) {
+        let key = Key::new("", namespace);
         let going = |n: Arc<Namespace>| n.metadata.deletion_timestamp.is_some();
         if self.caches.namespaces.get(&key).is_some_and(going) {
-            self.queue.add(key);
+            self.queue.add_after(key, SOON);
         }
+    }
+
+    /// When to look again at what has not changed since the last looks.
+    fn next_look(&self, namespace: &str, left: &Left) -> Duration {
+        let mut hasher = DefaultHasher::new();
+        (&left.failures, &left.discovery_failure, &left.objects).hash(&mut hasher);
+        let now = hasher.finish();
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, count) = looks.entry(namespace.to_owned()).or_insert((now, 0));
+        *count = if *before == now { *count + 1 } else { 1 };
+        *before = now;
+        RECHECK.saturating_mul(1 << (*count - 1).min(10)).min(LAST_RECHECK)
     }
 
     async fn empty(&self, namespace: &str) -> Left {
         let mut left = Left::default();
-        let discovery = match Discovery::new(self.client.clone()).run().await {
-            Ok(discovery) => discovery,
+        let found = match Discovered::ask(&self.client).await {
+            Ok(found) => found,
             Err(error) => {
                 left.discovery_failure = Some(error.to_string());
                 return left;
             }
         };
-        let mut resources = Vec::new();
-        for group in discovery.groups() {
-            for (resource, capabilities) in group.recommended_resources() {
-                // Events would only tell of the others' end.
-                if capabilities.scope == Scope::Namespaced
-                    && capabilities.supports_operation(verbs::DELETE)
-                    && capabilities.supports_operation(verbs::LIST)
-                {
-                    resources.push((resource, capabilities.supports_operation(verbs::DELETE_COLLECTION)));
-                }
-            }
-        }
+        // A group whose server is away keeps the namespace, not what else is in it.
+        left.discovery_failure = found.failure();
+        let wanted = |s: &Served| {
+            // Events would only tell of the others' end.
+            s.preferred && s.namespaced && s.can("delete") && s.can("list")
+        };
+        let resources = found.served.into_iter().filter(wanted);
+        let resources = resources.map(|s| (s.resource.clone(), s.can("deletecollection")));
         // Pods first: what they run must not outlive the policies and secrets it was given.
         let (pods, others): (Vec<_>, Vec<_>) =
             resources.into_iter().partition(|(r, _)| r.group.is_empty() && r.plural == "pods");
         self.empty_all(namespace, &pods, &mut left).await;
-        if left.is_empty() {
+        if left.objects.is_empty() && left.failures.is_empty() {
             self.empty_all(namespace, &others, &mut left).await;
         }
         left
@@ -207,7 +219,13 @@ fn conditions(old: &[NamespaceCondition], left: &Left) -> Vec<NamespaceCondition
         ),
         (
             "NamespaceDeletionContentFailure",
-            (!left.failures.is_empty()).then(|| left.failures.join("; ")),
+            (!left.failures.is_empty()).then(|| {
+                let count = left.failures.len();
+                format!(
+                    "Failed to delete all resource types, {count} remaining: {}",
+                    left.failures.join(", ")
+                )
+            }),
             ["ContentDeleted", "ContentDeletionFailed"],
             "All content successfully deleted, may be waiting on finalization",
         ),
@@ -264,9 +282,10 @@ impl Reconciler for Namespaces {
         let left = self.empty(&key.name).await;
         if left.is_empty() {
             self.finalize(&namespace, key).await?;
+            self.looks.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.name);
             return Ok(None);
         }
         self.report(&namespace, key, &left).await?;
-        Ok(Some(RECHECK))
+        Ok(Some(self.next_look(&key.name, &left)))
     }
 }

@@ -1,18 +1,21 @@
-//! Nodes: one whose lease is not renewed is lost, its pods are not ready, and in the end they are evicted.
+//! Nodes: one whose lease is not renewed is lost, its pods are not ready, and its taints say so.
+//!
+//! The taint that has pods evicted is given to one node of a zone at a time ([`sampan_planner::zones`]).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::try_join_all;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Client;
 use kube::api::{Patch, PatchParams, PostParams};
 use sampan_daemon::clock;
 use sampan_planner::pods;
-use sampan_planner::scheduler::tolerates_taint;
+use sampan_planner::zones::{self, Count, State};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -44,6 +47,10 @@ pub(crate) struct Nodes {
     queue: Queue<Key>,
     /// When a sign of life of each node was last seen, by our own clock, lest clocks differ.
     signs: Mutex<HashMap<String, Instant>>,
+    /// When the next node of a zone may be emptied.
+    turns: Mutex<HashMap<String, Instant>>,
+    /// No node of the cluster was ready at the last look.
+    all_lost: AtomicBool,
 }
 
 impl Nodes {
@@ -56,6 +63,8 @@ impl Nodes {
             grace,
             queue: Queue::new(),
             signs: Mutex::new(HashMap::new()),
+            turns: Mutex::new(HashMap::new()),
+            all_lost: AtomicBool::new(false),
         });
         let own = this.clone();
         this.caches.nodes.on(move |change| own.node_changed(change));
@@ -77,16 +86,61 @@ impl Nodes {
             }
             Change::Added(_) => {
                 self.signs().insert(name.to_owned(), Instant::now());
+                if is_ready(node) {
+                    self.balance_changed(true);
+                }
                 self.queue.add(Key::of(&node.metadata));
             }
             Change::Updated { old, new } => {
                 if heartbeat(old) != heartbeat(new) {
                     self.signs().insert(name.to_owned(), Instant::now());
                 }
+                if is_ready(old) != is_ready(new) {
+                    self.balance_changed(is_ready(new));
+                }
                 // Of a mere heartbeat of a node that is well, nothing follows.
                 if facts(old) != facts(new) || is_lost(new) {
                     self.queue.add(Key::of(&node.metadata));
                 }
+            }
+        }
+    }
+
+    /// A node became ready, or ceased to be: what others may be emptied changes with that.
+    fn balance_changed(&self, ready: bool) {
+        let nodes = self.caches.nodes.all();
+        if ready && self.all_lost.swap(false, Ordering::SeqCst) {
+            // It was us who heard nothing: everybody gets as long as after a start.
+            let now = Instant::now();
+            self.signs().values_mut().for_each(|sign| *sign = now);
+        }
+        for node in nodes.iter().filter(|node| !is_ready(node)) {
+            self.queue.add(Key::of(&node.metadata));
+        }
+    }
+
+    /// Whether the node may be given the taint that empties it; how long to wait where it is a matter of time.
+    fn may_empty(&self, node: &Node) -> Turn {
+        let mut zones: HashMap<String, Count> = HashMap::new();
+        for node in self.caches.nodes.all() {
+            let count = zones.entry(zone(&node)).or_default();
+            if is_ready(&node) { count.ready += 1 } else { count.silent += 1 }
+        }
+        let zone = zone(node);
+        let own = zones.get(&zone).copied().unwrap_or_default();
+        let all_lost = zones.values().all(|count| count.state() == State::Full);
+        self.all_lost.store(all_lost, Ordering::SeqCst);
+        if all_lost {
+            return Turn::Never;
+        }
+        let Some(rate) = zones::rate(own, zones.into_values()) else { return Turn::NotNow };
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match turns.get(&zone).filter(|at| **at > now) {
+            Some(at) => Turn::After(*at - now),
+            None => {
+                turns.insert(zone, now + Duration::from_secs_f64(1.0 / rate));
+                Turn::Now
             }
         }
     }
@@ -152,9 +206,25 @@ impl Nodes {
     }
 
     /// Brings the taints in line with the conditions.
-    async fn taint(&self, node: &Node) -> Result<()> {
-        let wanted = wanted_taints(node);
+    async fn taint(&self, node: &Node) -> Result<Option<Duration>> {
+        let mut wanted = wanted_taints(node);
         let have = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+        let empties =
+            |t: &Taint| t.effect == "NoExecute" && matches!(t.key.as_str(), NOT_READY | UNREACHABLE);
+        let mut again = None;
+        if wanted.iter().any(empties) {
+            let is_emptied = have.iter().any(empties);
+            let keep = match self.may_empty_unless(is_emptied, node) {
+                Turn::Now => true,
+                Turn::NotNow => is_emptied,
+                Turn::Never => false,
+                Turn::After(delay) => {
+                    again = Some(delay);
+                    false
+                }
+            };
+            wanted.retain(|taint| keep || !empties(taint));
+        }
         let is_ours = |taint: &Taint| {
             let noexec = matches!(taint.key.as_str(), NOT_READY | UNREACHABLE);
             noexec || taint.key == UNSCHEDULABLE || PRESSURES.iter().any(|(_, key)| *key == taint.key)
@@ -168,7 +238,7 @@ impl Nodes {
             }
         }
         if taints == have {
-            return Ok(());
+            return Ok(again);
         }
         let name = pods::name(&node.metadata);
         let patch = json!({
@@ -177,7 +247,17 @@ impl Nodes {
         });
         let api = apis::cluster::<Node>(&self.client);
         let result = api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        result.map(drop).during(|| format!("changing the taints of node {name}"))
+        result.map(|_| again).during(|| format!("changing the taints of node {name}"))
+    }
+
+    /// A node that is being emptied has had its turn.
+    fn may_empty_unless(&self, is_emptied: bool, node: &Node) -> Turn {
+        if !is_emptied {
+            return self.may_empty(node);
+        }
+        let nobody = self.caches.nodes.all().iter().all(|node| !is_ready(node));
+        self.all_lost.store(nobody, Ordering::SeqCst);
+        if nobody { Turn::Never } else { Turn::Now }
     }
 
     /// Pods of a node that is not ready do not serve, whatever they last said.
@@ -203,6 +283,27 @@ impl Nodes {
 fn ready(node: &Node) -> Option<&NodeCondition> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|c| c.type_ == "Ready")
+}
+
+fn is_ready(node: &Node) -> bool {
+    ready(node).is_some_and(|c| c.status == "True")
+}
+
+/// Region and zone of a node.
+fn zone(node: &Node) -> String {
+    let labels = node.metadata.labels.as_ref();
+    let label = |name: &str| labels.and_then(|l| l.get(name)).map(String::as_str).unwrap_or_default();
+    format!("{}:{}", label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"))
+}
+
+/// Whether it is a node's turn to be emptied.
+enum Turn {
+    Now,
+    After(Duration),
+    /// Too many of its zone are silent; those that are being emptied still are.
+    NotNow,
+    /// Everybody is silent: nobody is emptied.
+    Never,
 }
 
 fn heartbeat(node: &Node) -> Option<Time> {
@@ -277,104 +378,14 @@ impl Reconciler for Nodes {
             // The watch brings the node back here, lost.
             return Ok(None);
         }
-        self.taint(&node).await?;
+        let again = self.taint(&node).await?;
         if ready(&node).is_some_and(|c| c.status != "True") {
             self.mark_pods_unready(&node).await?;
         }
         if is_lost(&node) {
-            return Ok(None);
+            return Ok(again);
         }
-        Ok(Some(self.grace.saturating_sub(silence) + Duration::from_millis(10)))
-    }
-}
-
-/// The controller that evicts pods from nodes with NoExecute taints. Its keys are pods.
-pub(crate) struct Evictions {
-    client: Client,
-    caches: Arc<Caches>,
-    events: Recorder,
-    queue: Queue<Key>,
-}
-
-impl Evictions {
-    pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
-        let events = events.of("taint-eviction-controller");
-        let this = Arc::new(Self { client, caches, events, queue: Queue::new() });
-        let own = this.clone();
-        this.caches.nodes.on(move |change| {
-            let now = no_execute(change.object());
-            let before = change.old().map(|old| no_execute(old)).unwrap_or_default();
-            if now != before && !matches!(change, Change::Deleted(_)) {
-                for pod in own.caches.pods.indexed(&on_node(pods::name(&change.object().metadata))) {
-                    own.queue.add(Key::of(&pod.metadata));
-                }
-            }
-        });
-        let own = this.clone();
-        this.caches.pods.on(move |change| {
-            let pod = change.object();
-            let node = pods::node_name(pod);
-            let moved = change.old().is_none_or(|old| pods::node_name(old) != node);
-            if !matches!(change, Change::Deleted(_)) && moved && !node.is_empty() {
-                own.queue.add(Key::of(&pod.metadata));
-            }
-        });
-        this
-    }
-}
-
-fn no_execute(node: &Node) -> Vec<Taint> {
-    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
-    taints.filter(|t| t.effect == "NoExecute").cloned().collect()
-}
-
-/// How long a pod may stay with one taint: `None` for ever, zero not at all.
-fn patience(tolerations: &[Toleration], taint: &Taint) -> Option<Duration> {
-    let tolerating: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates_taint(t, taint)).collect();
-    if tolerating.is_empty() {
-        return Some(Duration::ZERO);
-    }
-    let seconds = tolerating.iter().filter_map(|t| t.toleration_seconds).min()?;
-    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
-}
-
-impl Reconciler for Evictions {
-    type Key = Key;
-
-    fn queue(&self) -> &Queue<Key> {
-        &self.queue
-    }
-
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        let Some(pod) = self.caches.pods.get(key) else { return Ok(None) };
-        let node = self.caches.nodes.get(&Key::new("", pods::node_name(&pod)));
-        let Some(node) = node.filter(|_| !pods::terminating(&pod)) else { return Ok(None) };
-        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
-        let now = clock::now();
-        let mut soonest: Option<Duration> = None;
-        for taint in no_execute(&node) {
-            let Some(patience) = patience(&tolerations, &taint) else { continue };
-            let since = taint.time_added.as_ref().map_or(now, |t| t.0);
-            let spent = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-            let left = patience.saturating_sub(spent);
-            soonest = Some(soonest.map_or(left, |soonest| soonest.min(left)));
-        }
-        if soonest != Some(Duration::ZERO) {
-            return Ok(soonest);
-        }
-        let text = format!("Marking for deletion Pod {key}");
-        self.events.normal(&*pod, "TaintManagerEviction", text);
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint",
-            "lastTransitionTime": clock::rfc3339(now),
-        });
-        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        match apis::patch_status::<Pod>(&self.client, key, &patch).await {
-            Err(error) if error.is_gone() => return Ok(None),
-            other => other?,
-        }
-        apis::delete(&self.client, &*pod).await?;
-        Ok(None)
+        let next = self.grace.saturating_sub(silence) + Duration::from_millis(10);
+        Ok(Some(again.map_or(next, |again| again.min(next))))
     }
 }

@@ -22,6 +22,9 @@ use crate::worker::Reconciler;
 /// A node that has just gone may come back under its name: its pods get this long.
 const QUARANTINE: Duration = Duration::from_secs(40);
 
+/// What an administrator puts on a node that is down and will not come back by itself.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
 /// One piece of work.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Work {
@@ -31,6 +34,8 @@ pub(crate) enum Work {
     Unbound(Key),
     /// Finished pods, beyond the bound.
     Finished,
+    /// The ending pods of a node that an administrator declared dead.
+    OutOfService(String),
 }
 
 impl fmt::Display for Work {
@@ -39,6 +44,7 @@ impl fmt::Display for Work {
             Self::Node(name) => write!(f, "node {name}"),
             Self::Unbound(key) => write!(f, "pod {key}"),
             Self::Finished => f.write_str("finished pods"),
+            Self::OutOfService(name) => write!(f, "ending pods of node {name}"),
         }
     }
 }
@@ -61,8 +67,13 @@ impl PodGc {
         this.caches.pods.on(move |change| own.pod_changed(change));
         let own = this.clone();
         this.caches.nodes.on(move |change: &Change<'_, Node>| {
-            if let Change::Deleted(node) = change {
-                own.queue.add_after(Work::Node(pods::name(&node.metadata).to_owned()), QUARANTINE);
+            let name = pods::name(&change.object().metadata).to_owned();
+            if matches!(change, Change::Deleted(_)) {
+                own.queue.add_after(Work::Node(name), QUARANTINE);
+            } else if is_out_of_service(change.object())
+                && !change.old().is_some_and(|n| is_out_of_service(n))
+            {
+                own.queue.add(Work::OutOfService(name));
             }
         });
         this
@@ -87,26 +98,30 @@ impl PodGc {
         if node.is_empty() && pods::terminating(pod) {
             self.queue.add(Work::Unbound(Key::of(meta)));
         }
-        if matches!(change, Change::Added(_))
-            && !node.is_empty()
-            && self.caches.nodes.get(&Key::new("", node)).is_none()
-        {
+        if node.is_empty() {
+            return;
+        }
+        let known = self.caches.nodes.get(&Key::new("", node));
+        if matches!(change, Change::Added(_)) && known.is_none() {
             self.queue.add_after(Work::Node(node.to_owned()), QUARANTINE);
+        }
+        if pods::terminating(pod) && known.is_some_and(|node| is_out_of_service(&node)) {
+            self.queue.add(Work::OutOfService(node.to_owned()));
         }
     }
 
     /// Removes a pod at once: nobody is there to stop it in an orderly way.
     async fn remove(&self, pod: &Pod, why: Option<(&str, &str)>) -> Result<()> {
         let key = Key::of(&pod.metadata);
-        if let Some((reason, message)) = why.filter(|_| !pods::finished(pod)) {
-            let condition = json!({
-                "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
-                "lastTransitionTime": clock::rfc3339(clock::now()),
-            });
-            let patch = json!({
-                "metadata": {"uid": pod.metadata.uid},
-                "status": {"phase": "Failed", "conditions": [condition]},
-            });
+        if !pods::finished(pod) {
+            let mut status = json!({"phase": "Failed"});
+            if let Some((reason, message)) = why {
+                status["conditions"] = json!([{
+                    "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
+                    "lastTransitionTime": clock::rfc3339(clock::now()),
+                }]);
+            }
+            let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
             match apis::patch_status::<Pod>(&self.client, &key, &patch).await {
                 Err(error) if error.is_gone() => return Ok(()),
                 other => other?,
@@ -130,11 +145,33 @@ impl PodGc {
         Ok(())
     }
 
+    /// Pods that are to end on a node of which an administrator says that it is down for good.
+    async fn clear_out_of_service(&self, name: &str) -> Result<()> {
+        let node = self.caches.nodes.get(&Key::new("", name));
+        if !node.is_some_and(|node| is_out_of_service(&node)) {
+            return Ok(());
+        }
+        for pod in self.caches.pods.indexed(&on_node(name)) {
+            if pods::terminating(&pod) {
+                self.remove(&pod, None).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn oldest_finished(&self) -> Vec<Key> {
         let finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
         let excess = finished.len().saturating_sub(self.bound);
         finished.values().take(excess).cloned().collect()
     }
+}
+
+/// Whether the node is not ready and tainted as out of service.
+fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    taints.into_iter().any(|t| t.key == OUT_OF_SERVICE)
+        && !conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 impl Reconciler for PodGc {
@@ -147,6 +184,7 @@ impl Reconciler for PodGc {
     async fn reconcile(&self, work: &Work) -> Result<Option<Duration>> {
         match work {
             Work::Node(name) => self.clear_node(name).await?,
+            Work::OutOfService(name) => self.clear_out_of_service(name).await?,
             Work::Unbound(key) => {
                 let pod = self.caches.pods.get(key);
                 if let Some(pod) = pod.filter(|p| pods::terminating(p) && pods::node_name(p).is_empty()) {

@@ -16,6 +16,7 @@ use kube::api::PostParams;
 use sampan_daemon::clock;
 use sampan_planner::pods;
 use sampan_planner::scheduler::{Cluster, Hints, PodInfo, Unschedulable};
+use sampan_planner::volumes::placement::Choice;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -25,6 +26,7 @@ use crate::error::{Context, Result};
 use crate::events::Recorder;
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
+use crate::volumes::Binder;
 use crate::worker::Reconciler;
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -40,6 +42,7 @@ pub(crate) struct Scheduler {
     events: Recorder,
     queue: Queue<Key>,
     state: Mutex<State>,
+    volumes: Arc<Binder>,
 }
 
 #[derive(Default)]
@@ -53,6 +56,8 @@ struct Waiting {
     hints: Hints,
     attempts: u32,
     since: Instant,
+    /// It has claims, so that volumes may be what it lacks.
+    claims: bool,
 }
 
 impl Waiting {
@@ -67,7 +72,10 @@ impl Scheduler {
     pub fn new(name: String, client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
         let state = Mutex::new(State::default());
         let events = events.of("default-scheduler");
-        let this = Arc::new(Self { name, client, caches, events, queue: Queue::new(), state });
+        let volumes = Binder::new(client.clone(), caches.clone());
+        let this = Arc::new(Self { name, client, caches, events, queue: Queue::new(), state, volumes });
+        let own = this.clone();
+        this.volumes.on_change(move || own.wake_for_volumes());
         let own = this.clone();
         this.caches.nodes.on(move |change| own.node_changed(change));
         let own = this.clone();
@@ -147,18 +155,42 @@ impl Scheduler {
         }
     }
 
-    fn decide(&self, key: &Key, pod: &Pod) -> Result<String, (Unschedulable, Duration)> {
-        let info = PodInfo::pending(pod);
+    fn wake_for_volumes(&self) {
+        let state = self.lock();
+        for (key, waiting) in state.waiting.iter().filter(|(_, w)| w.claims) {
+            self.queue.add_after(key.clone(), waiting.backoff());
+        }
+    }
+
+    fn decide(&self, key: &Key, pod: &Pod) -> Result<(String, Choice), (Unschedulable, Duration)> {
+        let volumes = self.volumes.look(pod);
+        let claims = !matches!(volumes, Ok(None));
         let mut state = self.lock();
-        match state.cluster.schedule(&info, seed(pods::uid(&pod.metadata))) {
-            Ok(placement) => {
+        let placed = volumes.map_err(|unready| unready.0).and_then(|volumes| match volumes {
+            None => Ok((PodInfo::pending(pod), None)),
+            Some(volumes) => Ok((PodInfo::pending(&self.volumes.confined(pod, &volumes)?), Some(volumes))),
+        });
+        let placed = match placed {
+            Ok((info, volumes)) => {
+                let placed = state.cluster.schedule(&info, seed(pods::uid(&pod.metadata)));
+                placed.map(|placement| (info, volumes, placement.node))
+            }
+            Err(reason) => {
+                let nodes = state.cluster.len();
+                let reasons = [(reason.into(), nodes)].into();
+                Err(Unschedulable { nodes, reasons, hints: Hints::NODE_ADDED.union(Hints::NODE_LABELS) })
+            }
+        };
+        match placed {
+            Ok((info, volumes, node)) => {
                 state.waiting.remove(key);
-                state.cluster.assume(info, &placement.node);
-                Ok(placement.node)
+                state.cluster.assume(info, &node);
+                let choice = volumes.map(|volumes| self.volumes.choose(pod, &volumes, &node));
+                Ok((node, choice.unwrap_or_default()))
             }
             Err(unplaced) => {
                 let attempts = state.waiting.get(key).map_or(0, |w| w.attempts) + 1;
-                let waiting = Waiting { hints: unplaced.hints, attempts, since: Instant::now() };
+                let waiting = Waiting { hints: unplaced.hints, attempts, since: Instant::now(), claims };
                 state.waiting.insert(key.clone(), waiting);
                 Err((unplaced, LEFTOVER))
             }
@@ -232,8 +264,12 @@ impl Reconciler for Scheduler {
             return Ok(None);
         }
         match self.decide(key, &pod) {
-            Ok(node) => {
-                let bound = self.bind(key, &pod, &node).await;
+            Ok((node, choice)) => {
+                let mut bound = self.volumes.prebind(&pod, &node, &choice).await;
+                self.volumes.release(&pod);
+                if bound.is_ok() {
+                    bound = self.bind(key, &pod, &node).await;
+                }
                 if bound.is_err() {
                     // Unless the watch says otherwise meanwhile, the pod is where it was: nowhere.
                     let now = self.caches.pods.get(key);

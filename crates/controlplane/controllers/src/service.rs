@@ -18,12 +18,13 @@ use crate::cronjob::CronJobs;
 use crate::daemonset::DaemonSets;
 use crate::deployment::Deployments;
 use crate::disruption::{Budgets, StaleMarks};
-use crate::endpoints::ServiceEndpoints;
+use crate::endpoints::{Mirroring, ServiceEndpoints};
 use crate::events::Recorder;
+use crate::eviction::Evictions;
 use crate::gc::Garbage;
 use crate::job::Jobs;
 use crate::namespace::Namespaces;
-use crate::node::{Evictions, Nodes};
+use crate::node::Nodes;
 use crate::podgc::PodGc;
 use crate::protection::Protection;
 use crate::quota::Quotas;
@@ -31,6 +32,7 @@ use crate::replicaset::ReplicaSets;
 use crate::scheduler::Scheduler;
 use crate::serviceaccount::{Accounts, Tokens};
 use crate::statefulset::StatefulSets;
+use crate::volumes::{Classes, Ephemeral, Volumes};
 use crate::worker;
 
 /// What the controllers need to know.
@@ -114,6 +116,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let stale_marks = StaleMarks::new(client.clone(), caches.clone());
     let deployments = Deployments::new(client.clone(), caches.clone(), &events);
     let endpoints = ServiceEndpoints::new(client.clone(), caches.clone());
+    let mirroring = Mirroring::new(client.clone(), caches.clone(), &events);
     let namespaces = Namespaces::new(client.clone(), caches.clone());
     let accounts = Accounts::new(client.clone(), caches.clone(), ca_pem.clone());
     let tokens = Tokens::new(client.clone(), caches.clone(), ca_pem);
@@ -127,8 +130,14 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let cluster_roles = ClusterRoles::new(client.clone(), caches.clone());
     let quotas = Quotas::new(client.clone(), caches.clone());
     let protection = Protection::new(client.clone(), caches.clone());
-    let freed = quotas.clone();
-    let garbage = Garbage::new(client.clone(), &caches, move |namespace| freed.freed_in(namespace));
+    let volumes = Volumes::new(client.clone(), caches.clone(), &events);
+    let ephemeral = Ephemeral::new(client.clone(), caches.clone(), &events);
+    let classes = Classes::new(client.clone(), caches.clone());
+    let freed = (quotas.clone(), namespaces.clone());
+    let garbage = Garbage::new(client.clone(), &caches, &events, move |namespace| {
+        freed.0.freed_in(namespace);
+        freed.1.freed_in(namespace);
+    });
     let certificates = Certificates::new(client.clone(), caches.clone(), ca);
     let bootstrap = Bootstrap::new(client.clone(), caches.clone(), cluster_info);
     caches.run(&supervisor, &client);
@@ -146,6 +155,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "stale-disruption-marks", 2, stale_marks);
         worker::run(&inner, "deployments", 8, deployments);
         worker::run(&inner, "endpoints", 8, endpoints);
+        worker::run(&inner, "endpoint-mirroring", 4, mirroring);
         worker::run(&inner, "namespaces", 4, namespaces);
         worker::run(&inner, "jobs", 8, jobs);
         worker::run(&inner, "cronjobs", 4, cron_jobs);
@@ -157,6 +167,9 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "clusterroles", 2, cluster_roles);
         worker::run(&inner, "quotas", 4, quotas);
         worker::run(&inner, "protection", 4, protection);
+        worker::run(&inner, "volumes", 8, volumes);
+        worker::run(&inner, "ephemeral-volumes", 4, ephemeral);
+        worker::run(&inner, "storage-classes", 1, classes);
         worker::run(&inner, "certificates", 4, certificates);
         worker::run(&inner, "bootstrap", 1, bootstrap);
         done.send_replace(true);

@@ -7,9 +7,11 @@ mod support;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use support::Cluster;
 
@@ -121,10 +123,177 @@ async fn a_token_secret_is_filled() {
     assert_eq!(data["namespace"].0, b"default");
 }
 
+async fn heartbeats(client: kube::Client, node: &str) {
+    let leases: Api<Lease> = Api::namespaced(client, "kube-node-lease");
+    let lease = json!({"metadata": {"name": node}, "spec": {"holderIdentity": node}});
+    leases.create(&PostParams::default(), &serde_json::from_value(lease).unwrap()).await.unwrap();
+    loop {
+        let now = sampan_daemon::clock::rfc3339_micro(sampan_daemon::clock::now());
+        let patch = Patch::Merge(json!({"spec": {"renewTime": now}}));
+        let _ = leases.patch(node, &PatchParams::default(), &patch).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn when_every_node_is_silent_no_pod_is_evicted() {
+    let cluster = Cluster::with(|options| options.node_grace = Duration::from_millis(1000)).await;
+    for node in ["a", "b"] {
+        cluster.node(node, "8").await;
+    }
+    let pod = json!({"metadata": {"name": "stays"}, "spec": {"containers": [{"name": "c", "image": "i"}], "tolerations": [
+        {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}]}});
+    cluster.create::<Pod>("default", pod).await;
+    let api: Api<Node> = Api::all(cluster.client.clone());
+    for name in ["a", "b"] {
+        cluster
+            .until("the node to be lost, and tainted for new pods alone", || async {
+                let node = api.get(name).await.unwrap();
+                let conditions = node.status.unwrap_or_default().conditions.unwrap_or_default();
+                let lost = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "Unknown");
+                let taints = node.spec.and_then(|s| s.taints).unwrap_or_default();
+                (lost && taints.len() == 1 && taints[0].effect == "NoSchedule").then_some(())
+            })
+            .await;
+    }
+    assert!(cluster.api::<Pod>("default").get("stays").await.unwrap().metadata.deletion_timestamp.is_none());
+}
+
+#[tokio::test]
+async fn pods_of_a_node_that_is_out_of_service_go_at_once() {
+    let cluster = Cluster::with(|options| options.node_grace = Duration::from_millis(1000)).await;
+    cluster.node("a", "8").await;
+    let pod = json!({"metadata": {"name": "stuck", "labels": {"behave": "stay"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    cluster.create::<Pod>("default", pod).await;
+    let (pods, nodes) = (cluster.api::<Pod>("default"), Api::<Node>::all(cluster.client.clone()));
+    cluster
+        .until("the node to be lost with the pod on it", || async {
+            let on = pods.get("stuck").await.unwrap().spec.unwrap().node_name.is_some();
+            let conditions = nodes.get("a").await.unwrap().status.unwrap().conditions.unwrap();
+            (on && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "Unknown")).then_some(())
+        })
+        .await;
+    pods.delete("stuck", &DeleteParams::default()).await.unwrap();
+    assert!(pods.get("stuck").await.unwrap().metadata.deletion_timestamp.is_some());
+    let taint = json!([{"op": "add", "path": "/spec/taints/-", "value":
+        {"key": "node.kubernetes.io/out-of-service", "value": "down", "effect": "NoExecute"}}]);
+    let taint = Patch::Json::<()>(serde_json::from_value(taint).unwrap());
+    nodes.patch("a", &PatchParams::default(), &taint).await.unwrap();
+    cluster
+        .until("it to go", || async { pods.get_opt("stuck").await.unwrap().is_none().then_some(()) })
+        .await;
+}
+
+#[tokio::test]
+async fn kinds_come_and_go_with_what_their_objects_own() {
+    let cluster = Cluster::start().await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+    let definition = json!({"metadata": {"name": "boats.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "boats", "singular": "boat", "kind": "Boat"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    let definition: CustomResourceDefinition = serde_json::from_value(definition).unwrap();
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v1", "Boat"));
+    let boats: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), "default", &kind);
+    let maps = cluster.api::<ConfigMap>("default");
+    // Twice: a kind that is defined anew is watched anew.
+    for round in ["first", "second"] {
+        definitions.create(&PostParams::default(), &definition).await.unwrap();
+        let boat = cluster
+            .until("the kind to be served", || async {
+                let boat = serde_json::from_value(
+                    json!({"apiVersion": "example.com/v1", "kind": "Boat", "metadata": {"name": round}}),
+                )
+                .unwrap();
+                boats.create(&PostParams::default(), &boat).await.ok()
+            })
+            .await;
+        let owned = |name: String, uid: &str| {
+            json!({"metadata": {"name": name, "ownerReferences": [
+                {"apiVersion": "example.com/v1", "kind": "Boat", "name": round, "uid": uid, "blockOwnerDeletion": true}]}})
+        };
+        let uid = boat.metadata.uid.unwrap();
+        cluster.create::<ConfigMap>("default", owned(format!("{round}-cargo"), &uid)).await;
+        boats.delete(round, &DeleteParams::foreground()).await.unwrap();
+        cluster
+            .until("the boat and its cargo to go", || async { names(&maps).await.is_empty().then_some(()) })
+            .await;
+        // What is left when the definition goes, goes as well, and takes along what it owns.
+        let boat = serde_json::from_value(
+            json!({"apiVersion": "example.com/v1", "kind": "Boat", "metadata": {"name": round}}),
+        )
+        .unwrap();
+        let boat = boats.create(&PostParams::default(), &boat).await.unwrap();
+        cluster
+            .create::<ConfigMap>("default", owned(format!("{round}-left"), &boat.metadata.uid.unwrap()))
+            .await;
+        definitions.delete("boats.example.com", &DeleteParams::default()).await.unwrap();
+        cluster
+            .until("the definition to go", || async {
+                definitions.get_opt("boats.example.com").await.unwrap().is_none().then_some(())
+            })
+            .await;
+        cluster.until("the rest to go", || async { names(&maps).await.is_empty().then_some(()) }).await;
+    }
+}
+
+#[tokio::test]
+async fn owners_in_other_namespaces_are_no_owners_and_that_is_told() {
+    let cluster = Cluster::start().await;
+    let owner = cluster.create::<ConfigMap>("kube-public", config_map("far", None)).await;
+    cluster.create::<ConfigMap>("default", config_map("near", Some(&owner))).await;
+    let maps = cluster.api::<ConfigMap>("default");
+    cluster.until("it to go", || async { names(&maps).await.is_empty().then_some(()) }).await;
+    let events: Api<Event> = cluster.api("default");
+    let params = kube::api::ListParams::default().fields("reason=OwnerRefInvalidNamespace");
+    let event = cluster
+        .until("the event", || async { events.list(&params).await.unwrap().items.into_iter().next() })
+        .await;
+    assert!(event.message.unwrap().contains("does not exist in namespace \"default\""));
+}
+
+#[tokio::test]
+async fn a_namespace_says_what_keeps_it_and_does_not_ask_for_ever() {
+    let cluster = Cluster::start().await;
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": "held"}})).unwrap();
+    api.create(&PostParams::default(), &namespace).await.unwrap();
+    let mut held = config_map("held", None);
+    held["metadata"]["finalizers"] = json!(["example.com/held"]);
+    cluster.create::<ConfigMap>("held", held).await;
+    api.delete("held", &DeleteParams::default()).await.unwrap();
+    let message = |namespace: Namespace, kind: &str| {
+        let conditions = namespace.status.unwrap_or_default().conditions.unwrap_or_default();
+        let found = conditions.into_iter().find(|c| c.type_ == kind && c.status == "True");
+        found.and_then(|c| c.message)
+    };
+    let told = cluster
+        .until("the condition", || async {
+            let namespace = api.get("held").await.unwrap();
+            let left = message(namespace.clone(), "NamespaceContentRemaining")?;
+            (!left.contains("kube-root-ca")
+                && left.contains("has 1 resource instances")
+                && !left.contains(','))
+            .then(|| (left, message(namespace, "NamespaceFinalizersRemaining")))
+        })
+        .await;
+    assert_eq!(told.0, "Some resources are remaining: configmaps. has 1 resource instances");
+    assert_eq!(
+        told.1.unwrap(),
+        "Some content in the namespace has finalizers remaining: example.com/held in 1 resource instances"
+    );
+    let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    cluster.api::<ConfigMap>("held").patch("held", &PatchParams::default(), &free).await.unwrap();
+    cluster.until("it to go", || async { api.get_opt("held").await.unwrap().is_none().then_some(()) }).await;
+}
+
 #[tokio::test]
 async fn a_silent_node_is_lost_and_its_pods_move_on() {
     let cluster = Cluster::with(|options| options.node_grace = Duration::from_millis(1500)).await;
     cluster.node("a", "8").await;
+    // A cluster that is silent as a whole is not emptied: another node goes on to say that it lives.
+    cluster.node("b", "0").await;
+    cluster.supervisor.spawn("heartbeats", heartbeats(cluster.client.clone(), "b"));
     let pod = |name: &str, seconds: Value| {
         json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}], "tolerations": [
             {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]}})
@@ -157,8 +326,7 @@ async fn a_silent_node_is_lost_and_its_pods_move_on() {
 
     // A gone node takes its pods along at last; until then it can come back.
     let patch = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-    let strategic = kube::api::Patch::Strategic(patch);
-    api.patch_status("a", &Default::default(), &strategic).await.unwrap();
+    api.patch_status("a", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
     cluster
         .until("the taints to go", || async {
             let taints = api.get("a").await.unwrap().spec.and_then(|s| s.taints).unwrap_or_default();

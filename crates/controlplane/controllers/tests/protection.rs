@@ -6,7 +6,7 @@ mod support;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 use support::Cluster;
 
@@ -68,12 +68,21 @@ async fn a_volume_stays_while_it_is_bound() {
             volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
         assert_eq!(made.metadata.finalizers.unwrap(), ["kubernetes.io/pv-protection"]);
     }
-    let phase = |phase: &str| Patch::Merge(json!({"status": {"phase": phase}}));
-    volumes.patch_status("bound", &PatchParams::default(), &phase("Bound")).await.unwrap();
+    let mut user = claim("user");
+    user["spec"]["storageClassName"] = json!("");
+    user["spec"]["volumeName"] = json!("bound");
+    let _: PersistentVolumeClaim = cluster.create("default", user).await;
+    cluster
+        .until("the volume to be bound", || async {
+            let status = volumes.get("bound").await.unwrap().status.unwrap_or_default();
+            (status.phase.as_deref() == Some("Bound")).then_some(())
+        })
+        .await;
     volumes.delete("bound", &DeleteParams::default()).await.unwrap();
     volumes.delete("free", &DeleteParams::default()).await.unwrap();
     gone(&cluster, &volumes, "free").await;
     assert!(volumes.get("bound").await.unwrap().metadata.deletion_timestamp.is_some());
-    volumes.patch_status("bound", &PatchParams::default(), &phase("Released")).await.unwrap();
+    let claims: Api<PersistentVolumeClaim> = cluster.api("default");
+    claims.delete("user", &DeleteParams::default()).await.unwrap();
     gone(&cluster, &volumes, "bound").await;
 }

@@ -5,6 +5,8 @@
 //!
 //! - [`scheduler`]: which node a pod goes to, or, counted per reason, why none takes it.
 //! - [`rollout`]: what Deployments, ReplicaSets, Jobs, StatefulSets, DaemonSets and CronJobs do next.
+//! - [`volumes`]: which claim gets which volume.
+//! - [`zones`]: how fast silent nodes are emptied.
 //! - [`selector`] and [`quantity`]: the two small languages that both of them read.
 
 pub mod disruption;
@@ -13,3 +15,5 @@ pub mod quantity;
 pub mod rollout;
 pub mod scheduler;
 pub mod selector;
+pub mod volumes;
+pub mod zones;

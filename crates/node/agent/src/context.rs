@@ -14,6 +14,7 @@ use crate::objects::ObjectCache;
 use crate::options::Options;
 use crate::pod::record::PodRecord;
 use crate::pod::spec;
+use crate::volumes::host_path::HostVolumes;
 use crate::worker::Message;
 
 /// Images pulled at once.
@@ -37,6 +38,8 @@ pub struct Context {
     pub memory: u64,
     /// What pods may use.
     pub allocatable: BTreeMap<String, Quantity>,
+    /// Volumes of claims that live in directories of ours.
+    pub host_volumes: HostVolumes,
     /// Bounds parallel pulls.
     pub pulls: Semaphore,
 }
@@ -52,8 +55,10 @@ impl Context {
     ) -> Self {
         let recorder = Recorder::start(options.client.clone(), options.node_name.clone(), &supervisor);
         let objects = ObjectCache::new(options.client.clone(), supervisor.child("objects"));
+        let host_volumes = HostVolumes::new(options.pods_dir.with_file_name("volumes"));
         Self {
             options,
+            host_volumes,
             supervisor,
             recorder,
             objects,

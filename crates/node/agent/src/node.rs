@@ -35,6 +35,8 @@ const MAX_IMAGES: usize = 50;
 const MEMORY_PRESSURE: u64 = 100 << 20;
 /// Less than this share of disk free is pressure.
 const DISK_PRESSURE_PERCENT: u64 = 10;
+/// Where the provisioner of claims may have directories made.
+const VOLUMES: &str = "sampan.io/host-path-volumes";
 /// Namespace of node leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
@@ -173,7 +175,9 @@ impl NodeKeeper {
             labels.insert(format!("{prefix}/os"), "linux".to_owned());
             labels.insert(format!("{prefix}/arch"), architecture().to_owned());
         }
-        ObjectMeta { name: Some(name), labels: Some(labels), ..ObjectMeta::default() }
+        let directory = self.ctx.host_volumes.root().display().to_string();
+        let annotations = Some([(VOLUMES.to_owned(), directory)].into());
+        ObjectMeta { name: Some(name), labels: Some(labels), annotations, ..ObjectMeta::default() }
     }
 
     async fn keep_status(&self) -> Result<(), kube::Error> {
@@ -227,7 +231,8 @@ impl NodeKeeper {
             other => return other,
         }
         let existing = api.get(&name).await?;
-        let mut patch = json!({"metadata": {"labels": node.metadata.labels}});
+        let meta = &node.metadata;
+        let mut patch = json!({"metadata": {"labels": meta.labels, "annotations": meta.annotations}});
         if existing.spec.as_ref().is_none_or(|spec| spec.pod_cidr.is_none()) {
             patch["spec"] = json!({"podCIDR": spec.pod_cidr, "podCIDRs": spec.pod_cidrs});
         }

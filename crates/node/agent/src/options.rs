@@ -34,7 +34,8 @@ pub struct Options {
     /// Variables added to every container unless it sets them itself, as `(name, value)`: `KUBERNETES_SERVICE_HOST`
     /// and friends for clusters whose `kubernetes` Service is not visible through the API.
     pub service_env: Vec<(String, String)>,
-    /// Pod volumes and files (`<uid>/`) and logs (`logs/`): usually `<data>/pods`.
+    /// Pod volumes and files (`<uid>/`) and logs (`logs/`): usually `<data>/pods`. Volumes that claims had made here are
+    /// kept beside it, in `volumes`.
     pub pods_dir: PathBuf,
     /// What need not survive a reboot, best on tmpfs: usually `/run/sampan/<id>`.
     pub run_dir: PathBuf,

@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::options::{ApiOptions, Error};
 
 mod exec;
+mod host_volumes;
 mod logs;
 mod port_forward;
 mod stats;
@@ -150,6 +151,9 @@ async fn route(ctx: &Arc<Context>, request: Request<Incoming>) -> Response<Body>
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["pods"] if get => stats::pods(ctx),
         ["stats", "summary"] if get => stats::summary(ctx).await,
+        ["hostPathVolumes", name] if request.method() == Method::DELETE => {
+            host_volumes::remove(ctx, name).await
+        }
         ["containerLogs", namespace, pod, container] if get => {
             logs::serve(ctx, namespace, pod, container, &request)
         }

@@ -11,10 +11,14 @@ use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, PodSpec, Volume};
 use nix::mount::{MntFlags, MsFlags};
 
 pub mod atomic;
+pub mod claims;
+pub mod host_path;
+pub mod owner;
 pub mod payload;
 pub mod subpath;
 
 use atomic::Payload;
+use claims::{Claims, Kind};
 pub use payload::{Sources, TokenKey, token_requests};
 
 use crate::pod::spec;
@@ -38,6 +42,10 @@ pub struct Plan {
     pub kind: PlanKind,
     /// Group that owns the files, with write permission.
     pub fs_group: Option<u32>,
+    /// Files are given to the group only where the top is not the group's yet.
+    pub on_mismatch: bool,
+    /// Never writable, whatever the mount says.
+    pub read_only: bool,
 }
 
 /// Kinds of volumes.
@@ -54,6 +62,8 @@ pub enum PlanKind {
     HostPath(HostPathVolumeSource),
     /// Files from the API, kept up to date.
     Files(Payload),
+    /// What a claim is bound to.
+    Claimed(Kind),
 }
 
 /// A volume that is ready to be mounted into containers.
@@ -65,19 +75,29 @@ pub struct Ready {
     pub read_only: bool,
     /// Directories for sub-paths may be made in it.
     pub makes_sub_paths: bool,
+    /// It is a block device, for `volumeDevices`.
+    pub is_device: bool,
 }
 
 /// Work out what every volume of a pod needs.
-pub fn plan(pod: &Pod, sources: &Sources<'_>) -> Result<Vec<Plan>, VolumeError> {
+pub fn plan(pod: &Pod, sources: &Sources<'_>, claims: &Claims) -> Result<Vec<Plan>, VolumeError> {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let fs_group = spec.security_context.as_ref().and_then(|context| context.fs_group);
     let fs_group = fs_group.and_then(|group| u32::try_from(group).ok());
+    let policy = spec.security_context.as_ref().and_then(|c| c.fs_group_change_policy.as_deref());
+    let on_mismatch = policy == Some("OnRootMismatch");
     let mut plans = Vec::new();
     for volume in spec.volumes.iter().flatten() {
         let error = |reason: String| VolumeError { volume: volume.name.clone(), reason };
-        let kind = kind(pod, volume, sources).map_err(error)?;
-        plans.push(Plan { name: volume.name.clone(), kind, fs_group });
+        let claimed = claims.get(&volume.name);
+        let kind = match claimed {
+            Some(claimed) => claimed.kind().map(PlanKind::Claimed),
+            None => kind(pod, volume, sources),
+        };
+        let kind = kind.map_err(error)?;
+        let read_only = claimed.is_some_and(|claimed| claimed.read_only);
+        plans.push(Plan { name: volume.name.clone(), kind, fs_group, on_mismatch, read_only });
     }
     Ok(plans)
 }
@@ -93,8 +113,8 @@ fn kind(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<PlanKind, S
     if let Some(payload) = payload::payload(pod, volume, sources)? {
         return Ok(PlanKind::Files(payload));
     }
-    Err("this kind of volume is not supported by this node (hint: emptyDir, hostPath, configMap, secret, \
-         projected and downwardAPI are)"
+    Err("this kind of volume is not supported by this node (hint: persistentVolumeClaim, ephemeral, \
+         emptyDir, hostPath, configMap, secret, projected and downwardAPI are)"
         .to_owned())
 }
 
@@ -102,34 +122,81 @@ fn kind(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<PlanKind, S
 pub fn make(dir: &Path, plans: Vec<Plan>) -> Result<BTreeMap<String, Ready>, VolumeError> {
     let mut ready = BTreeMap::new();
     for plan in plans {
-        let error =
-            |error: std::io::Error| VolumeError { volume: plan.name.clone(), reason: error.to_string() };
-        let path = volume_dir(dir, &plan.name);
-        let made = match &plan.kind {
-            PlanKind::EmptyDir { memory, size } => {
-                make_dir(&path, 0o777).map_err(error)?;
-                if *memory {
-                    mount_tmpfs(&path, *size).map_err(error)?;
-                }
-                own(&path, plan.fs_group).map_err(error)?;
-                Ready { path, read_only: false, makes_sub_paths: true }
-            }
-            PlanKind::HostPath(source) => {
-                host_path(source).map_err(|reason| VolumeError { volume: plan.name.clone(), reason })?;
-                Ready { path: PathBuf::from(&source.path), read_only: false, makes_sub_paths: true }
-            }
-            PlanKind::Files(payload) => {
-                make_dir(&path, 0o755).map_err(error)?;
-                if payload.sensitive {
-                    mount_tmpfs(&path, None).map_err(error)?;
-                }
-                atomic::write(&path, payload, plan.fs_group).map_err(error)?;
-                Ready { path, read_only: true, makes_sub_paths: false }
-            }
-        };
-        ready.insert(plan.name.clone(), made);
+        let made =
+            make_one(dir, &plan).map_err(|reason| VolumeError { volume: plan.name.clone(), reason })?;
+        ready.insert(plan.name, made);
     }
     Ok(ready)
+}
+
+fn make_one(dir: &Path, plan: &Plan) -> Result<Ready, String> {
+    let text = |error: std::io::Error| error.to_string();
+    let path = volume_dir(dir, &plan.name);
+    let at =
+        |path| Ready { path, read_only: plan.read_only, makes_sub_paths: !plan.read_only, is_device: false };
+    match &plan.kind {
+        PlanKind::EmptyDir { memory, size } => {
+            make_dir(&path, 0o777).map_err(text)?;
+            if *memory {
+                mount_tmpfs(&path, *size).map_err(text)?;
+            }
+            own(&path, plan.fs_group).map_err(text)?;
+            Ok(at(path))
+        }
+        PlanKind::HostPath(source) => {
+            host_path(source)?;
+            Ok(at(PathBuf::from(&source.path)))
+        }
+        PlanKind::Files(payload) => {
+            make_dir(&path, 0o755).map_err(text)?;
+            if payload.sensitive {
+                mount_tmpfs(&path, None).map_err(text)?;
+            }
+            atomic::write(&path, payload, plan.fs_group).map_err(text)?;
+            Ok(Ready { path, read_only: true, makes_sub_paths: false, is_device: false })
+        }
+        PlanKind::Claimed(kind) => {
+            let path = make_claimed(kind)?;
+            let given = matches!(kind, Kind::Made(_) | Kind::Local(_)) && !plan.read_only;
+            if let Some(group) = plan.fs_group.filter(|_| given) {
+                owner::give(&path, group, plan.on_mismatch).map_err(text)?;
+            }
+            Ok(Ready { is_device: matches!(kind, Kind::Device(_)), ..at(path) })
+        }
+    }
+}
+
+fn make_claimed(kind: &Kind) -> Result<PathBuf, String> {
+    match kind {
+        Kind::Host(path, type_) => {
+            let type_ = Some(type_.clone());
+            host_path(&HostPathVolumeSource { path: path.display().to_string(), type_ })?;
+            Ok(path.clone())
+        }
+        Kind::Made(path) => {
+            if !path.exists() {
+                make_dir(path, 0o777).map_err(|error| error.to_string())?;
+            }
+            Ok(path.clone())
+        }
+        Kind::Local(path) | Kind::Device(path) => {
+            let found = std::fs::metadata(path);
+            let found =
+                found.map_err(|error| format!("path {} of the local volume: {error}", path.display()))?;
+            let is_device = found.file_type().is_block_device();
+            match (matches!(kind, Kind::Device(_)), is_device) {
+                (true, false) => {
+                    Err(format!("{} is no block device, as volumeMode Block asks for", path.display()))
+                }
+                (false, true) => Err(format!(
+                    "{} is a block device (hint: mount its file system on the node and name that directory, or use \
+                     volumeMode: Block)",
+                    path.display()
+                )),
+                _ => Ok(path.clone()),
+            }
+        }
+    }
 }
 
 /// Unmount and remove everything below the pod's directory.

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sampan_planner::pods;
 
@@ -98,6 +100,7 @@ fn backend(
     let (serving, terminating) = (pods::ready(pod), pods::terminating(pod));
     let ready = publish || (serving && !terminating);
     let node = Some(pods::node_name(pod).to_owned()).filter(|name| !name.is_empty());
+    let zone = node.as_ref().and_then(|node| zones.get(node)).cloned();
     let endpoint = Endpoint {
         addresses: vec![address],
         conditions: Some(EndpointConditions {
@@ -106,7 +109,8 @@ fn backend(
             terminating: Some(terminating),
         }),
         hostname: hostname(service, pod),
-        zone: node.as_ref().and_then(|node| zones.get(node)).cloned(),
+        hints: hints(service, zone.as_ref(), node.as_ref()).filter(|_| ready),
+        zone,
         node_name: node,
         target_ref: Some(ObjectReference {
             kind: Some("Pod".into()),
@@ -115,9 +119,21 @@ fn backend(
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
-        ..Endpoint::default()
+        deprecated_topology: None,
     };
     Backend { family, endpoint, ports, ready, terminating }
+}
+
+/// Whom the Service would rather have served by an endpoint: those near it.
+fn hints(service: &Service, zone: Option<&String>, node: Option<&String>) -> Option<EndpointHints> {
+    let wish = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    if !matches!(wish, "PreferClose" | "PreferSameZone" | "PreferSameNode") {
+        return None;
+    }
+    let for_zones = zone.map(|name| vec![ForZone { name: name.clone() }]);
+    let node = node.filter(|_| wish == "PreferSameNode");
+    let for_nodes = node.map(|name| vec![ForNode { name: name.clone() }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 /// A pod that names this Service as its subdomain is found under its own name, too.

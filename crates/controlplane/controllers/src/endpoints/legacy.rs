@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use sampan_planner::pods;
+
 use super::backends::Backend;
 use super::{HEADLESS, is_headless};
 
@@ -35,14 +37,19 @@ pub(super) fn plan(
     }
     let family = backends.first().map(|b| b.family);
     let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
-    let shown: Vec<&Backend> =
+    let mut shown: Vec<&Backend> =
         backends.iter().filter(|b| Some(b.family) == family && (!b.terminating || publish)).collect();
     let cut = shown.len() > MAX_ADDRESSES;
+    if cut {
+        // Those that serve come before those that do not.
+        shown.sort_by_key(|backend| !backend.ready);
+    }
     let subsets = subsets(&shown[..shown.len().min(MAX_ADDRESSES)]);
     let subsets = (!subsets.is_empty()).then_some(subsets);
     if existing.is_some_and(|e| {
         e.subsets.as_deref().unwrap_or_default() == subsets.as_deref().unwrap_or_default()
             && e.metadata.labels.as_ref() == Some(&labels)
+            && (pods::annotation(&e.metadata, OVER_CAPACITY) == Some("truncated")) == cut
     }) {
         return None;
     }

@@ -43,7 +43,7 @@ pub(super) fn plan(
 }
 
 /// Ports in a comparable form, whatever their order.
-fn port_key(ports: &[EndpointPort]) -> Vec<(String, i32, String, String)> {
+pub(super) fn port_key(ports: &[EndpointPort]) -> Vec<(String, i32, String, String)> {
     let mut key: Vec<_> = ports
         .iter()
         .map(|p| {

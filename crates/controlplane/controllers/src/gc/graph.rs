@@ -1,6 +1,6 @@
 //! Who owns whom: of each object no more than that.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -74,7 +74,13 @@ pub(super) struct Node {
 pub(super) struct Graph {
     nodes: HashMap<Arc<str>, Node>,
     dependents: HashMap<Arc<str>, HashSet<Arc<str>>>,
+    /// Owners that went lately: nobody has to ask the API about each of them again.
+    gone: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
 }
+
+/// So many of the owners that are gone are remembered.
+const REMEMBERED: usize = 4096;
 
 impl Graph {
     pub fn get(&self, uid: &str) -> Option<&Node> {
@@ -156,9 +162,28 @@ impl Graph {
         work
     }
 
+    /// Whether the object is known to be gone for good.
+    pub fn is_gone(&self, uid: &str) -> bool {
+        self.gone.contains(uid)
+    }
+
+    fn remember(&mut self, uid: Arc<str>) {
+        if self.gone.insert(uid.clone()) {
+            self.order.push_back(uid);
+        }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.gone.remove(&oldest);
+        }
+    }
+
     /// An object is gone; returns what is to be looked at.
     pub fn gone(&mut self, uid: &str) -> Vec<Work> {
         let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
+        if self.has_dependents(uid) {
+            self.remember(node.id.uid.clone());
+        }
         let mut work: Vec<Work> =
             self.dependents.get(uid).into_iter().flatten().map(|d| Work::Collect(d.to_string())).collect();
         for (owner, _) in &node.owners {

@@ -2,23 +2,24 @@
 //! its metadata.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::StreamExt;
 use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
-use kube::discovery::{Discovery, Scope, verbs};
 use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{Config, Error as WatchError, Event, watcher};
 use kube::{Api, Resource};
-use sampan_daemon::{Backoff, Policy, Supervisor};
+use sampan_daemon::{Backoff, Policy, Supervisor, TaskHandle};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::Garbage;
 use super::graph::Identity;
 use crate::cache::Caches;
+use crate::discovery::Discovered;
+use crate::error::code;
 use crate::informer::{Change, Informer};
 
 /// A served kind.
@@ -32,28 +33,65 @@ pub(super) struct Kind {
 #[derive(Debug, Default)]
 pub(super) struct Kinds(RwLock<State>);
 
+/// How the graph hears of a resource.
+#[derive(Debug)]
+enum Monitor {
+    /// A cache that is there anyway.
+    Cache,
+    /// A watch of its own, of this kind.
+    Watch(TaskHandle, Names),
+}
+
 #[derive(Debug, Default)]
 struct State {
     kinds: HashMap<(String, String), Kind>,
-    /// Group and plural of those that the graph hears of.
-    monitored: HashSet<(String, String)>,
+    /// By group and plural.
+    monitors: HashMap<(String, String), Monitor>,
 }
 
 impl Kinds {
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn get(&self, api_version: &str, kind: &str) -> Option<Kind> {
-        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        state.kinds.get(&(api_version.to_owned(), kind.to_owned())).cloned()
+        self.read().kinds.get(&(api_version.to_owned(), kind.to_owned())).cloned()
     }
 
-    fn insert(&self, kind: Kind) {
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        state.kinds.insert((kind.resource.api_version.clone(), kind.resource.kind.clone()), kind);
+    fn is_monitored(&self, resource: &ApiResource) -> bool {
+        self.read().monitors.contains_key(&(resource.group.clone(), resource.plural.clone()))
     }
 
-    /// Whether nobody monitored the resource so far.
-    fn monitor(&self, resource: &ApiResource) -> bool {
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        state.monitored.insert((resource.group.clone(), resource.plural.clone()))
+    fn monitor(&self, resource: &ApiResource, monitor: Monitor) {
+        self.write().monitors.insert((resource.group.clone(), resource.plural.clone()), monitor);
+    }
+
+    /// Takes in what is served now; returns the watches of what is not served any more.
+    fn replace(&self, found: &Discovered) -> Vec<(TaskHandle, Names)> {
+        let mut state = self.write();
+        // Of a group that does not answer, what was known stays.
+        state.kinds.retain(|_, kind| found.is_unsure_of(&kind.resource.group));
+        for served in &found.served {
+            let resource = served.resource.clone();
+            let kind = Kind { resource: resource.clone(), namespaced: served.namespaced };
+            state.kinds.insert((resource.api_version, resource.kind), kind);
+        }
+        let served: HashSet<(&str, &str)> =
+            found.served.iter().map(|s| (s.resource.group.as_str(), s.resource.plural.as_str())).collect();
+        let gone = state.monitors.iter().filter(|((group, plural), monitor)| {
+            let watched = matches!(monitor, Monitor::Watch(..));
+            watched && !served.contains(&(group.as_str(), plural.as_str())) && !found.is_unsure_of(group)
+        });
+        let gone: Vec<(String, String)> = gone.map(|(key, _)| key.clone()).collect();
+        let ended = gone.into_iter().filter_map(|key| match state.monitors.remove(&key)? {
+            Monitor::Watch(task, names) => Some((task, names)),
+            Monitor::Cache => None,
+        });
+        ended.collect()
     }
 }
 
@@ -85,7 +123,7 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
     let resource = ApiResource::erase::<K>(&());
-    garbage.kinds.monitor(&resource);
+    garbage.kinds.monitor(&resource, Monitor::Cache);
     let names = Names::new(&resource);
     let garbage = garbage.clone();
     cache.on(move |change| {
@@ -106,7 +144,7 @@ fn same_for_graph(a: &ObjectMeta, b: &ObjectMeta) -> bool {
 }
 
 /// The shared names of a kind.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Names {
     api_version: Arc<str>,
     kind: Arc<str>,
@@ -171,35 +209,40 @@ async fn discover(
     changed: &watch::Sender<()>,
 ) -> Vec<watch::Receiver<bool>> {
     let mut backoff = Backoff::default();
-    let discovery = loop {
-        match Discovery::new(garbage.client.clone()).run().await {
-            Ok(discovery) => break discovery,
+    let found = loop {
+        match Discovered::ask(&garbage.client).await {
+            Ok(found) => break found,
             Err(error) => {
                 tracing::warn!("the served kinds are not known yet, will ask again: {error}");
                 tokio::time::sleep(backoff.next_delay()).await;
             }
         }
     };
+    for (task, names) in garbage.kinds.replace(&found) {
+        task.abort();
+        // With their kind all of its objects are gone, whether or not the watch came to tell.
+        let known = garbage.graph().of_kind(&names.api_version, &names.kind);
+        known.iter().for_each(|uid| garbage.gone(uid));
+    }
     let mut flags = Vec::new();
-    for group in discovery.groups() {
-        for (resource, capabilities) in group.recommended_resources() {
-            let namespaced = capabilities.scope == Scope::Namespaced;
-            garbage.kinds.insert(Kind { resource: resource.clone(), namespaced });
-            let can = |verb| capabilities.supports_operation(verb);
-            let is_watched =
-                can(verbs::LIST) && can(verbs::WATCH) && can(verbs::DELETE) && !is_ignored(&resource);
-            if is_watched && garbage.kinds.monitor(&resource) {
-                flags.push(follow(garbage, supervisor, resource, changed.clone()));
-            }
-        }
-        for version in group.versions() {
-            for (resource, capabilities) in group.versioned_resources(version) {
-                let namespaced = capabilities.scope == Scope::Namespaced;
-                garbage.kinds.insert(Kind { resource, namespaced });
-            }
+    for served in found.served.into_iter().filter(|served| served.preferred) {
+        let wanted = ["list", "watch", "delete"].iter().all(|verb| served.can(verb));
+        if wanted && !is_ignored(&served.resource) && !garbage.kinds.is_monitored(&served.resource) {
+            flags.push(follow(garbage, supervisor, served.resource, changed.clone()));
         }
     }
     flags
+}
+
+/// Whether the API says that there is no such resource.
+fn is_not_served(error: &WatchError) -> bool {
+    let (WatchError::InitialListFailed(source)
+    | WatchError::WatchStartFailed(source)
+    | WatchError::WatchFailed(source)) = error
+    else {
+        return false;
+    };
+    code(source) == 404
 }
 
 fn follow(
@@ -210,9 +253,10 @@ fn follow(
 ) -> watch::Receiver<bool> {
     let (synced, flag) = watch::channel(false);
     let synced = Arc::new(synced);
+    let (kinds, names, own) = (garbage.clone(), Names::new(&resource), resource.clone());
     let garbage = garbage.clone();
     let name = format!("gc-{}", resource.plural);
-    supervisor.supervise(name, Policy::Restart(Backoff::default()), move || {
+    let task = supervisor.supervise(name, Policy::Restart(Backoff::default()), move || {
         let (garbage, resource, synced, changed) =
             (garbage.clone(), resource.clone(), synced.clone(), changed.clone());
         async move {
@@ -220,6 +264,7 @@ fn follow(
             Err("the watch ended")
         }
     });
+    kinds.kinds.monitor(&own, Monitor::Watch(task, names));
     flag
 }
 
@@ -230,6 +275,8 @@ async fn monitor(
     changed: &watch::Sender<()>,
 ) {
     let names = Names::new(resource);
+    // Others of these may be served, or no longer.
+    let defines = matches!(resource.kind.as_str(), "CustomResourceDefinition" | "APIService");
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(garbage.client.clone(), resource);
     let mut events = std::pin::pin!(watcher(api, Config::default()).default_backoff());
     let mut listed: HashSet<String> = HashSet::new();
@@ -248,12 +295,22 @@ async fn monitor(
             }
             Ok(Event::Apply(object)) => {
                 garbage.observe(&names, &object.metadata);
-                if resource.kind == "CustomResourceDefinition" {
+                if defines {
                     changed.send_replace(());
                 }
             }
-            Ok(Event::Delete(object)) => garbage.deleted(&object.metadata),
-            Err(error) => tracing::debug!(kind = resource.kind, "watch will be repeated: {error}"),
+            Ok(Event::Delete(object)) => {
+                garbage.deleted(&object.metadata);
+                if defines {
+                    changed.send_replace(());
+                }
+            }
+            Err(error) => {
+                tracing::debug!(kind = resource.kind, "watch will be repeated: {error}");
+                if is_not_served(&error) {
+                    changed.send_replace(());
+                }
+            }
         }
     }
 }

@@ -137,7 +137,11 @@ impl Cluster {
     /// A node that is ready and whose lease nobody renews.
     pub async fn node(&self, name: &str, cpu: &str) {
         let node: Node = serde_json::from_value(json!({
-            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+            "metadata": {
+                "name": name,
+                "labels": {"kubernetes.io/hostname": name},
+                "annotations": {"sampan.io/host-path-volumes": "/var/lib/hollow/volumes"},
+            },
             "status": {
                 "capacity": {"cpu": cpu, "memory": "8Gi", "pods": "110"},
                 "allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"},

@@ -243,13 +243,15 @@ async fn make_volumes(
 ) -> Result<Volumes, String> {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
-    let (objects, tokens) = tokio::join!(settled, issue(ctx, pod, spec, tokens));
-    let tokens = tokens?;
+    let claims = volumes::claims::resolve(&ctx.options.client, &ctx.options.node_name, pod);
+    let (objects, tokens, claims) = tokio::join!(settled, issue(ctx, pod, spec, tokens), claims);
+    let (tokens, claims) = (tokens?, claims.map_err(|error| error.to_string())?);
     let texts = tokens.iter().map(|(key, token)| (key.clone(), token.text.clone())).collect();
     let facts = Facts { allocatable: ctx.allocatable.clone(), ..Default::default() };
     let sources = Sources { objects: &objects, facts: &facts, tokens: &texts };
-    let plans = volumes::plan(pod, &sources).map_err(|error| error.to_string())?;
+    let plans = volumes::plan(pod, &sources, &claims).map_err(|error| error.to_string())?;
     let dir = ctx.pod_dir(spec::uid(pod));
+    ctx.host_volumes.hold(spec::uid(pod), &plans);
     let ready = if plans.is_empty() {
         BTreeMap::new()
     } else {
@@ -322,5 +324,7 @@ pub async fn tear_down(
         }
     }
     let dir = ctx.pod_dir(&uid);
-    ctx.supervisor.blocking(move || volumes::remove(&dir)).await.map_err(|error| error.to_string())
+    ctx.supervisor.blocking(move || volumes::remove(&dir)).await.map_err(|error| error.to_string())?;
+    ctx.host_volumes.release(&uid);
+    Ok(())
 }

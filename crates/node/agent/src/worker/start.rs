@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
 use sampan_container::{
-    ContainerConfig, Exit, LogConfig, Mount, MountSource, PodSandbox, Propagation, Rootfs,
+    ContainerConfig, Device, Exit, LogConfig, Mount, MountSource, PodSandbox, Propagation, Rootfs,
 };
 use sampan_daemon::clock;
 use sampan_image::RootfsPlan;
@@ -360,6 +360,12 @@ impl Job {
             let ready = self.volumes.get(&mount.name).ok_or_else(|| {
                 error(format!("volume \"{}\" of the container is not a volume of the pod", mount.name))
             })?;
+            if ready.is_device {
+                return Err(error(format!(
+                    "volume \"{}\" is a block device (hint: volumeDevices instead of volumeMounts)",
+                    mount.name
+                )));
+            }
             let made = self.mount(mount, ready, environment);
             if let MountSource::Bind { path, sub_path: Some(sub) } = &made.source
                 && ready.makes_sub_paths
@@ -368,6 +374,19 @@ impl Job {
             }
             taken.push(mount.mount_path.trim_end_matches('/').to_owned());
             config.mounts.push(made);
+        }
+        for device in self.container.volume_devices.iter().flatten() {
+            let ready = self.volumes.get(&device.name).filter(|ready| ready.is_device).ok_or_else(|| {
+                error(format!(
+                    "volume \"{}\" is no block device of the pod (hint: volumeMode: Block)",
+                    device.name
+                ))
+            })?;
+            config.devices.push(Device {
+                host_path: ready.path.clone(),
+                container_path: PathBuf::from(&device.device_path),
+                permissions: if ready.read_only { "r" } else { "rwm" }.to_owned(),
+            });
         }
         for (file, target) in
             [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")]
