@@ -49,6 +49,8 @@ pub(crate) struct Nodes {
     signs: Mutex<HashMap<String, Instant>>,
     /// When the next node of a zone may be emptied.
     turns: Mutex<HashMap<String, Instant>>,
+    /// Since when nodes are known not to be ready.
+    unready: Mutex<HashMap<String, Instant>>,
     /// No node of the cluster was ready at the last look.
     all_lost: AtomicBool,
 }
@@ -64,6 +66,7 @@ impl Nodes {
             queue: Queue::new(),
             signs: Mutex::new(HashMap::new()),
             turns: Mutex::new(HashMap::new()),
+            unready: Mutex::new(HashMap::new()),
             all_lost: AtomicBool::new(false),
         });
         let own = this.clone();
@@ -80,6 +83,9 @@ impl Nodes {
     fn node_changed(&self, change: &Change<'_, Node>) {
         let node = change.object();
         let name = pods::name(&node.metadata);
+        if is_ready(node) || matches!(change, Change::Deleted(_)) {
+            self.unready.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        }
         match change {
             Change::Deleted(_) => {
                 self.signs().remove(name);
@@ -119,6 +125,11 @@ impl Nodes {
         }
     }
 
+    fn unready_since(&self, name: &str) -> Instant {
+        let mut unready = self.unready.lock().unwrap_or_else(PoisonError::into_inner);
+        *unready.entry(name.to_owned()).or_insert_with(Instant::now)
+    }
+
     /// Whether the node may be given the taint that empties it; how long to wait where it is a matter of time.
     fn may_empty(&self, node: &Node) -> Turn {
         let mut zones: HashMap<String, Count> = HashMap::new();
@@ -128,6 +139,12 @@ impl Nodes {
         }
         let zone = zone(node);
         let own = zones.get(&zone).copied().unwrap_or_default();
+        // Those that fall silent together are heard of one after the other: only then it shows how many they are.
+        let since = self.unready_since(pods::name(&node.metadata)).elapsed();
+        let window = self.grace / 8;
+        if since < window {
+            return Turn::After(window - since);
+        }
         let all_lost = zones.values().all(|count| count.state() == State::Full);
         self.all_lost.store(all_lost, Ordering::SeqCst);
         if all_lost {

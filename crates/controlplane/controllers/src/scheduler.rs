@@ -163,9 +163,10 @@ impl Scheduler {
     }
 
     fn decide(&self, key: &Key, pod: &Pod) -> Result<(String, Choice), (Unschedulable, Duration)> {
+        // Locked before anything is looked at: what changes from here on wakes the pod once it waits.
+        let mut state = self.lock();
         let volumes = self.volumes.look(pod);
         let claims = !matches!(volumes, Ok(None));
-        let mut state = self.lock();
         let placed = volumes.map_err(|unready| unready.0).and_then(|volumes| match volumes {
             None => Ok((PodInfo::pending(pod), None)),
             Some(volumes) => Ok((PodInfo::pending(&self.volumes.confined(pod, &volumes)?), Some(volumes))),

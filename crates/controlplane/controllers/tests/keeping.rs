@@ -137,7 +137,7 @@ async fn heartbeats(client: kube::Client, node: &str) {
 
 #[tokio::test]
 async fn when_every_node_is_silent_no_pod_is_evicted() {
-    let cluster = Cluster::with(|options| options.node_grace = Duration::from_millis(1000)).await;
+    let cluster = Cluster::with(|options| options.node_grace = Duration::from_secs(4)).await;
     for node in ["a", "b"] {
         cluster.node(node, "8").await;
     }
@@ -170,8 +170,11 @@ async fn pods_of_a_node_that_is_out_of_service_go_at_once() {
     cluster
         .until("the node to be lost with the pod on it", || async {
             let on = pods.get("stuck").await.unwrap().spec.unwrap().node_name.is_some();
-            let conditions = nodes.get("a").await.unwrap().status.unwrap().conditions.unwrap();
-            (on && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "Unknown")).then_some(())
+            let node = nodes.get("a").await.unwrap();
+            let conditions = node.status.unwrap().conditions.unwrap();
+            let tainted = node.spec.unwrap_or_default().taints.is_some();
+            (on && tainted && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "Unknown"))
+                .then_some(())
         })
         .await;
     pods.delete("stuck", &DeleteParams::default()).await.unwrap();

@@ -203,7 +203,7 @@ async fn the_default_class_comes_once_and_late_claims_get_it() {
                     &serde_json::from_value(claim("early", "1Gi", json!({}))).unwrap(),
                 )
                 .await;
-            let made = made.unwrap();
+            let made = made.ok()?;
             if made.spec.as_ref().unwrap().storage_class_name.is_none() {
                 return Some(made);
             }
