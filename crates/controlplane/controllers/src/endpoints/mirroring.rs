@@ -56,8 +56,8 @@ impl Mirroring {
         let own = this.clone();
         this.caches.services.on(move |change| {
             let key = Key::of(&change.object().metadata);
-            let has = |service: &Service| has_selector(service);
-            let changed = change.old().is_none_or(|old| has(old) != has(change.object()));
+            let now = has_selector(change.object());
+            let changed = change.old().is_none_or(|old| has_selector(old) != now);
             if changed && own.caches.endpoints.get(&key).is_some_and(|e| is_mirrored(&e)) {
                 own.queue.add(key);
             }

@@ -215,7 +215,7 @@ fn refuse(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<(), Ref
     } else if class.mount_options.as_ref().is_some_and(|options| !options.is_empty()) {
         let options = class.mount_options.clone().unwrap_or_default();
         format!("mount options are not supported by the provisioner but the class has {options:?}")
-    } else if let Some(name) = class.parameters.iter().flatten().map(|(name, _)| name).next() {
+    } else if let Some((name, _)) = class.parameters.iter().flatten().next() {
         format!("invalid parameter {name:?} (hint: {HOST_PATH} takes none)")
     } else {
         return Ok(());

@@ -82,10 +82,11 @@ fn plan_open(claim: &PersistentVolumeClaim, world: &World<'_>) -> Step {
         return Step::Bind(volume.clone());
     }
     let names_none = claim.spec.as_ref().is_none_or(|spec| spec.storage_class_name.is_none());
-    if wanted.is_empty() && names_none {
-        if let Some(default) = default_class(world.classes.iter().map(|class| &**class)) {
-            return Step::SetClass(pods::name(&default.metadata).to_owned());
-        }
+    if wanted.is_empty()
+        && names_none
+        && let Some(default) = default_class(world.classes.iter().map(|class| &**class))
+    {
+        return Step::SetClass(pods::name(&default.metadata).to_owned());
     }
     if wanted.is_empty() {
         let text = "no persistent volumes available for this claim and no storage class is set";

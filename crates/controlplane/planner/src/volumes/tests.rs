@@ -69,7 +69,8 @@ fn the_best_volume() {
     let plain = || pvc("c", "5Gi", json!({}));
     let labelled = json!({"spec": {"selector": {"matchLabels": {"disk": "ssd"}}}});
     let wide = json!({"spec": {"accessModes": ["ReadWriteOnce", "ReadOnlyMany"]}});
-    let cases: Vec<(&str, Arc<PersistentVolumeClaim>, Vec<Arc<PersistentVolume>>, &str)> = vec![
+    type Case = (&'static str, Arc<PersistentVolumeClaim>, Vec<Arc<PersistentVolume>>, &'static str);
+    let cases: Vec<Case> = vec![
         (
             "the smallest that is large enough",
             plain(),
@@ -208,7 +209,8 @@ fn claims() {
     let ours = pv("v", "5Gi", claimed("c", "uid-c"));
     let others = pv("v", "5Gi", claimed("d", "uid-d"));
     let by_controller = json!({"metadata": {"annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}}});
-    let cases: Vec<(PersistentVolumeClaim, Option<&Arc<PersistentVolume>>, &[&str], &str)> = vec![
+    type Case<'a> = (PersistentVolumeClaim, Option<&'a Arc<PersistentVolume>>, &'a [&'a str], &'a str);
+    let cases: Vec<Case<'_>> = vec![
         (
             (*pvc("c", "5Gi", json!({}))).clone(),
             None,
