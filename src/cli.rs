@@ -4,6 +4,9 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod registry;
+pub(crate) use registry::{Registry, RegistryAt, RegistryServe};
+
 /// A complete container service in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "sampan", version, about, disable_help_subcommand = true)]
@@ -40,6 +43,9 @@ pub(crate) enum Command {
     /// Build, import, pull, list and remove images.
     #[command(subcommand)]
     Image(Image),
+    /// Serve a registry for images and other artifacts, and manage it.
+    #[command(subcommand)]
+    Registry(Box<Registry>),
     /// List and renew the certificates of this instance.
     #[command(subcommand)]
     Certs(Certs),
@@ -107,6 +113,9 @@ pub(crate) struct Up {
     /// Ask MIRROR first for images of REGISTRY.
     #[arg(long, value_name = "REGISTRY=MIRROR", value_parser = parse_pair)]
     pub(crate) registry_mirror: Vec<(String, String)>,
+    /// Port of the registry; 0 picks a free one. Remembered. [default: 5000, or a free one]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) registry_port: Option<u16>,
     /// Record requests to the Kubernetes API as this audit.k8s.io/v1 Policy says.
     #[arg(long, value_name = "FILE", requires = "audit_log")]
     pub(crate) audit_policy: Option<PathBuf>,

@@ -11,7 +11,9 @@ mod certs;
 mod down;
 mod image;
 pub(crate) use image::options as image_options;
+pub(crate) use registry::{directory as registry_dir, remembered_port as registry_port};
 mod kubeconfig;
+mod registry;
 mod run;
 mod secrets;
 mod status;
@@ -31,6 +33,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Kubeconfig => kubeconfig::run(&data_dir),
         Command::Run(options) => wait(run::run(&data_dir, options)),
         Command::Image(command) => wait(image::run(&data_dir, command)),
+        Command::Registry(command) => registry::run(&data_dir, *command),
         Command::Certs(command) => wait(certs::run(&data_dir, command)),
         Command::Secrets(command) => wait(secrets::run(&data_dir, command)),
         Command::Token(command) => wait(token::run(&data_dir, command)),

@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) mirrors: Vec<(String, String)>,
     /// An `EncryptionConfiguration` instead of our own keys.
     pub(crate) encryption: Option<std::path::PathBuf>,
+    /// Port of the registry, when it was chosen.
+    pub(crate) registry_port: Option<u16>,
     /// An `AuthenticationConfiguration`: who is believed besides ourselves.
     pub(crate) authentication: Option<serde_json::Value>,
 }
@@ -152,7 +154,8 @@ impl Platform {
     ) -> Result<Self> {
         let addresses = Addresses::of(instance)?;
         let runtime = runtime(instance, &supervisor)?;
-        let images = images(instance, settings)?;
+        let registry_port = crate::commands::registry_port(&instance.dir, settings.registry_port)?;
+        let images = images(instance, settings, registry_port)?;
         let store = open_store(&instance.dir, &supervisor).await?;
         // The bridge first: the API listens on its address.
         let network = Network::start(network_options(instance, true)?, &supervisor.child("network")).await?;
@@ -162,6 +165,7 @@ impl Platform {
         names.extend([IpAddr::from(addresses.kubernetes), IpAddr::from([127, 0, 0, 1])]);
         names.extend(sampan_network::host_address().ok().flatten().map(IpAddr::from));
         let identity = Arc::new(identity::prepare(instance, &names, addresses.gateway.into())?);
+        start_registry(instance, &identity, (&listen, registry_port), &supervisor).await?;
         let keys = Keys::open(instance, settings.encryption.as_deref(), store.clone())?;
         let api = start_api(instance, &identity, &addresses, (&listen, settings), keys.store(), &supervisor)
             .await?;
@@ -227,8 +231,28 @@ async fn open_store(dir: &Path, supervisor: &Supervisor) -> Result<Arc<Embedded>
     Ok(Arc::new(supervisor.blocking(move || Embedded::open(options)).await?))
 }
 
-fn images(instance: &Instance, settings: &Settings) -> Result<Images> {
+/// The registry inside, on the addresses of the API, with its certificate.
+async fn start_registry(
+    instance: &Instance,
+    identity: &Identity,
+    (listen, port): (&[SocketAddr], u16),
+    supervisor: &Supervisor,
+) -> Result<()> {
+    let listen: Vec<SocketAddr> = listen.iter().map(|address| SocketAddr::new(address.ip(), port)).collect();
+    let mut options = sampan_registry::Options::new(crate::commands::registry_dir(&instance.dir), listen);
+    options.identity = Some(identity.api.clone());
+    options.extra_ca = Some(identity.ca.cert_pem().to_owned());
+    sampan_registry::Registry::start(options, supervisor).await.with_context(|| {
+        format!("start the registry on port {port} (hint: choose another with --registry-port, 0 picks a free one)")
+    })?;
+    Ok(())
+}
+
+fn images(instance: &Instance, settings: &Settings, registry_port: u16) -> Result<Images> {
     let mut options = crate::commands::image_options(&instance.dir, &settings.insecure);
+    // Our own registry shows a certificate of our own authority.
+    let own = options.registries.hosts.entry(format!("localhost:{registry_port}")).or_default();
+    own.ca_file = Some(instance.dir.join("tls/ca.crt"));
     for (registry, mirror) in &settings.mirrors {
         let hosts = &mut options.registries.hosts;
         hosts.entry(registry.clone()).or_default().mirrors.push(mirror.clone());

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("image", &["daemon"]),
     ("network", &["daemon"]),
     ("agent", &["api", "daemon", "container", "image", "network"]),
+    ("registry", &["daemon", "store"]),
 ];
 
 #[test]

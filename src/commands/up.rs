@@ -65,6 +65,7 @@ async fn serve(instance: &Instance, options: &Up) -> Result<ExitCode> {
         mirrors: options.registry_mirror.clone(),
         audit: audit(options)?,
         encryption: options.encryption_provider_config.clone(),
+        registry_port: options.registry_port,
         authentication: crate::issuers::configuration(
             options.authentication_config.as_deref(),
             &options.oidc,
@@ -158,7 +159,8 @@ fn screen(instance: &Instance, api: &str, dns: &str) -> String {
            kubeconfig  {kubeconfig}\n  \
            data        {data}\n  \
            pods        {pods}\n  \
-           services    {services}, DNS at {dns}\n\n  \
+           services    {services}, DNS at {dns}\n  \
+           registry    {registry}\n\n  \
            export KUBECONFIG={kubeconfig}\n  \
            kubectl get pods -A\n  \
            sampan{flag} run --rm -it IMAGE sh\n",
@@ -168,6 +170,7 @@ fn screen(instance: &Instance, api: &str, dns: &str) -> String {
         data = instance.dir.display(),
         pods = facts.pod_cidr,
         services = facts.service_cidr,
+        registry = super::registry::place(&instance.dir),
     )
 }
 
@@ -180,6 +183,9 @@ fn detach(instance: &Instance, log: &str, options: &Up) -> Result<ExitCode> {
     let writer_fd = writer.as_raw_fd();
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--data-dir").arg(&instance.dir).args(["--log", log, "up", "--ready-fd", "3"]);
+    if let Some(port) = options.registry_port {
+        command.args(["--registry-port", &port.to_string()]);
+    }
     for ip in &options.bind {
         command.args(["--bind", &ip.to_string()]);
     }

@@ -11,6 +11,7 @@ mod keeping;
 mod kubectl_changing;
 mod kubectl_reading;
 mod pods;
+mod registry;
 mod security;
 mod services;
 mod streams;

@@ -1,0 +1,161 @@
+//! The HTTP client for everything that this registry asks of others: TCP, and TLS on top.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Uri;
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use hyper_util::{
+    client::legacy::{
+        self,
+        connect::{Connected, Connection},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::error::Error;
+
+/// A connection must be there by then.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Where systems keep the authorities they trust.
+const BUNDLES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Body of a request.
+pub(crate) type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+/// See the module.
+pub(crate) type HttpClient = legacy::Client<Connector, RequestBody>;
+
+/// A client that trusts the system's authorities and further ones.
+pub(crate) fn client(extra_ca: Option<&str>) -> Result<HttpClient, Error> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let mut pem = String::new();
+    if let Some(bundle) = BUNDLES.iter().find_map(|path| std::fs::read_to_string(path).ok()) {
+        pem.push_str(&bundle);
+    }
+    pem.push('\n');
+    pem.push_str(extra_ca.unwrap_or_default());
+    let mut roots = rustls::RootCertStore::empty();
+    // Old ones in system bundles that cannot be read are passed over.
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Option(format!("TLS client: {error}")))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = Connector { tls: Arc::new(config) };
+    Ok(legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(15))
+        .pool_max_idle_per_host(8)
+        .build(connector))
+}
+
+/// Any body as one of requests.
+pub(crate) fn box_body<B>(body: B) -> RequestBody
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+/// Makes connections for the pool.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    tls: Arc<rustls::ClientConfig>,
+}
+
+/// A connection.
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move {
+            let connected = tokio::time::timeout(CONNECT, connector.connect(&uri)).await;
+            connected.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time"))?
+        })
+    }
+}
+
+impl Connector {
+    async fn connect(&self, uri: &Uri) -> io::Result<TokioIo<Stream>> {
+        let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text.to_owned());
+        let host = uri.host().ok_or_else(|| invalid("an address without a host"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let secure = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let tcp = TcpStream::connect((host, port)).await?;
+        tcp.set_nodelay(true)?;
+        if !secure {
+            return Ok(TokioIo::new(Stream::Plain(tcp)));
+        }
+        let name = rustls::pki_types::ServerName::try_from(host.to_owned())
+            .map_err(|_| invalid("the host is no valid TLS server name"))?;
+        let stream = TlsConnector::from(self.tls.clone()).connect(name, tcp).await?;
+        Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(inner) => Pin::new(inner).poll_read(cx, buf),
+            Self::Tls(inner) => Pin::new(inner).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(inner) => Pin::new(inner).poll_write(cx, buf),
+            Self::Tls(inner) => Pin::new(inner).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(inner) => Pin::new(inner).poll_flush(cx),
+            Self::Tls(inner) => Pin::new(inner).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(inner) => Pin::new(inner).poll_shutdown(cx),
+            Self::Tls(inner) => Pin::new(inner).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Contents by digest, each kept once: as a plain object, or as chunks that contents share.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+
+use crate::{
+    counts::Counts,
+    digest::{Digest, Hasher},
+    error::{ApiError, ApiResult},
+    meta::{self, Change, Content, Meta, keys},
+    objects::{ByteStream, Objects, Shared},
+};
+
+pub(crate) mod deflate;
+pub(crate) mod pack;
+pub(crate) mod recipe;
+pub(crate) mod unpack;
+
+use recipe::Recipe;
+
+/// Locks that digests share.
+const STRIPES: usize = 256;
+/// When contents were read last is known of so many; more make us forget and pack nothing for a while.
+const READS: usize = 100_000;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    pub(crate) objects: Shared,
+    pub(crate) meta: Arc<Meta>,
+    pub(crate) counts: Arc<Counts>,
+    stripes: Vec<AsyncMutex<()>>,
+    cache: Cache,
+    reads: Mutex<HashMap<Digest, i64>>,
+    temporary: PathBuf,
+}
+
+/// Where a plain content is.
+pub(crate) fn blob_key(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("blobs/{}/{}/{hex}", digest.name(), &hex[..2])
+}
+
+/// Where the recipe of a packed content is.
+pub(crate) fn recipe_key(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("recipes/{}/{}/{hex}", digest.name(), &hex[..2])
+}
+
+/// The digest that a key of either kind is about.
+pub(crate) fn digest_of_key(key: &str) -> Option<Digest> {
+    let mut parts = key.split('/').skip(1);
+    let (algorithm, _, hex) = (parts.next()?, parts.next()?, parts.next()?);
+    format!("{algorithm}:{hex}").parse().ok()
+}
+
+impl Contents {
+    pub(crate) fn new(
+        objects: Shared,
+        meta: Arc<Meta>,
+        counts: Arc<Counts>,
+        dir: &Path,
+        cache_bytes: usize,
+    ) -> Self {
+        Self {
+            objects,
+            meta,
+            counts,
+            stripes: (0..STRIPES).map(|_| AsyncMutex::new(())).collect(),
+            cache: Cache::new(cache_bytes),
+            reads: Mutex::default(),
+            temporary: dir.join("tmp"),
+        }
+    }
+
+    /// Whoever makes, links or removes a content holds its lock.
+    pub(crate) async fn lock(&self, digest: &Digest) -> MutexGuard<'_, ()> {
+        self.stripes[digest.part(STRIPES)].lock().await
+    }
+
+    /// A file for unfinished work; removed at the next start if it is left behind.
+    pub(crate) fn temporary(&self) -> PathBuf {
+        self.temporary.join(uuid::Uuid::new_v4().to_string())
+    }
+
+    /// A finished file, already known to have this digest, becomes the content. The caller holds it in the counts.
+    pub(crate) async fn adopt(&self, digest: &Digest, file: &Path, size: u64) -> ApiResult<()> {
+        let _lock = self.lock(digest).await;
+        let known = self.meta.content(digest).await?;
+        if known.is_some_and(|(content, _)| !content.damaged) {
+            // Somebody was faster, or it was always there.
+            let _ = tokio::fs::remove_file(file).await;
+            return Ok(());
+        }
+        self.objects.put_file(&blob_key(digest), file).await?;
+        self.record(digest, size).await
+    }
+
+    /// The same for bytes at hand.
+    pub(crate) async fn keep(&self, digest: &Digest, bytes: &Bytes) -> ApiResult<()> {
+        let _lock = self.lock(digest).await;
+        if self.meta.content(digest).await?.is_some_and(|(content, _)| !content.damaged) {
+            return Ok(());
+        }
+        self.objects.put(&blob_key(digest), bytes.clone()).await?;
+        self.record(digest, bytes.len() as u64).await
+    }
+
+    async fn record(&self, digest: &Digest, size: u64) -> ApiResult<()> {
+        let content = Content { size, made: meta::now(), packed: false, plain: false, damaged: false };
+        let mut change = Change::default();
+        change.put(keys::content(digest), content.encode());
+        self.meta.commit(change).await?;
+        Ok(())
+    }
+
+    /// Its size; nothing when it does not exist or is damaged.
+    pub(crate) async fn size(&self, digest: &Digest) -> ApiResult<Option<u64>> {
+        let content = self.meta.content(digest).await?;
+        Ok(content.filter(|(content, _)| !content.damaged).map(|(content, _)| content.size))
+    }
+
+    /// A whole content of at most `limit` bytes, remembered for a while.
+    pub(crate) async fn small(&self, digest: &Digest, limit: usize) -> ApiResult<Option<Bytes>> {
+        if let Some(bytes) = self.cache.get(digest) {
+            return Ok(Some(bytes));
+        }
+        let Some(size) = self.size(digest).await? else { return Ok(None) };
+        if size > limit as u64 {
+            return Err(ApiError::internal(format!(
+                "{digest} has {size} bytes, more than the {limit} of a manifest"
+            )));
+        }
+        let Some(stream) = self.stream(digest, 0..size).await? else { return Ok(None) };
+        let bytes = collect(stream, limit).await?;
+        self.cache.put(digest, &bytes);
+        Ok(Some(bytes))
+    }
+
+    /// A part of a content.
+    pub(crate) async fn stream(&self, digest: &Digest, range: Range<u64>) -> ApiResult<Option<ByteStream>> {
+        // Between the look at the record and the opening it may move, once.
+        for _ in 0..3 {
+            let Some((content, _)) = self.meta.content(digest).await? else { return Ok(None) };
+            if content.damaged {
+                return Ok(None);
+            }
+            let opened = if content.packed {
+                self.recipe(digest)
+                    .await?
+                    .map(|recipe| unpack::stream(self.objects.clone(), recipe, range.clone()))
+            } else {
+                self.objects.stream(&blob_key(digest), range.clone()).await?
+            };
+            if let Some(stream) = opened {
+                return Ok(Some(stream));
+            }
+        }
+        Err(ApiError::internal(format!(
+            "content {digest} is missing from storage (hint: `sampan registry scrub`)"
+        )))
+    }
+
+    pub(crate) async fn recipe(&self, digest: &Digest) -> ApiResult<Option<Arc<Recipe>>> {
+        let Some(bytes) = self.objects.read_all(&recipe_key(digest)).await? else { return Ok(None) };
+        let recipe =
+            Recipe::decode(&bytes).map_err(|why| ApiError::internal(format!("recipe of {digest}: {why}")))?;
+        Ok(Some(Arc::new(recipe)))
+    }
+
+    /// A client read it.
+    pub(crate) fn touch(&self, digest: &Digest) {
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        if reads.len() >= READS && !reads.contains_key(digest) {
+            reads.clear();
+        }
+        reads.insert(digest.clone(), meta::now());
+    }
+
+    /// When a client read it last, as far as is known.
+    pub(crate) fn read_at(&self, digest: &Digest) -> i64 {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner).get(digest).copied().unwrap_or(0)
+    }
+
+    /// Read it whole and compute its digest.
+    pub(crate) async fn verify(&self, digest: &Digest, stream: ByteStream) -> ApiResult<bool> {
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut stream = stream;
+        loop {
+            match stream.next().await {
+                Some(Ok(bytes)) => hasher.update(&bytes),
+                Some(Err(error)) => {
+                    tracing::warn!(%digest, "cannot be read: {error}");
+                    return Ok(false);
+                }
+                None => return Ok(hasher.finish() == *digest),
+            }
+        }
+    }
+
+    /// Remove a content that nothing needs. Returns the bytes of its plain object, or nothing when it is needed again.
+    pub(crate) async fn collect(&self, digest: &Digest) -> ApiResult<Option<u64>> {
+        let _lock = self.lock(digest).await;
+        if !self.counts.is_free(digest) {
+            return Ok(None);
+        }
+        let Some((content, _)) = self.meta.content(digest).await? else {
+            self.counts.forget(digest);
+            return Ok(None);
+        };
+        let mut change = Change::default();
+        change.delete(keys::content(digest));
+        self.meta.commit(change).await?;
+        self.counts.forget(digest);
+        self.cache.forget(digest);
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+        // The record first: a crash in between leaves objects without a record, which the next collection removes.
+        self.objects.delete(&blob_key(digest)).await?;
+        self.objects.delete(&recipe_key(digest)).await?;
+        Ok(Some(content.size))
+    }
+
+    /// Bytes of memory that remembered manifests use.
+    pub(crate) fn cached(&self) -> usize {
+        self.cache.inner.lock().unwrap_or_else(PoisonError::into_inner).bytes
+    }
+
+    /// Forget what is remembered of one content.
+    pub(crate) fn forget(&self, digest: &Digest) {
+        self.cache.forget(digest);
+    }
+}
+
+/// A whole stream, bounded.
+pub(crate) async fn collect(mut stream: ByteStream, limit: usize) -> ApiResult<Bytes> {
+    let mut all = Vec::new();
+    while let Some(bytes) = stream.try_next().await? {
+        if all.len() + bytes.len() > limit {
+            return Err(ApiError::size_invalid(format!("more than {limit} bytes")));
+        }
+        if all.is_empty() {
+            all = bytes.into();
+        } else {
+            all.extend_from_slice(&bytes);
+        }
+    }
+    Ok(all.into())
+}
+
+/// Small contents that were read lately, oldest out first.
+#[derive(Debug)]
+struct Cache {
+    limit: usize,
+    inner: Mutex<Cached>,
+}
+
+#[derive(Debug, Default)]
+struct Cached {
+    entries: HashMap<Digest, (Bytes, u64)>,
+    bytes: usize,
+    clock: u64,
+}
+
+impl Cache {
+    fn new(limit: usize) -> Self {
+        Self { limit, inner: Mutex::default() }
+    }
+
+    fn get(&self, digest: &Digest) -> Option<Bytes> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.clock += 1;
+        let clock = inner.clock;
+        let (bytes, used) = inner.entries.get_mut(digest)?;
+        *used = clock;
+        Some(bytes.clone())
+    }
+
+    fn put(&self, digest: &Digest, bytes: &Bytes) {
+        if bytes.len() > self.limit / 8 {
+            return;
+        }
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.clock += 1;
+        let clock = inner.clock;
+        if let Some((old, _)) = inner.entries.insert(digest.clone(), (bytes.clone(), clock)) {
+            inner.bytes -= old.len();
+        }
+        inner.bytes += bytes.len();
+        if inner.bytes > self.limit {
+            // Half of it goes at once, so that this is rare.
+            let mut ages: Vec<u64> = inner.entries.values().map(|(_, used)| *used).collect();
+            ages.sort_unstable();
+            let middle = ages[ages.len() / 2];
+            inner.entries.retain(|_, (_, used)| *used > middle);
+            inner.bytes = inner.entries.values().map(|(bytes, _)| bytes.len()).sum();
+        }
+    }
+
+    fn forget(&self, digest: &Digest) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((bytes, _)) = inner.entries.remove(digest) {
+            inner.bytes -= bytes.len();
+        }
+    }
+}
+
+impl Objects {
+    /// They are in a bucket.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self, Self::Remote(_))
+    }
+}

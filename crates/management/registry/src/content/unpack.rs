@@ -1,0 +1,199 @@
+//! Reads a packed content: chunks from packs, decompressed and checked, and compressed again where a part says so.
+
+use std::{io, ops::Range, sync::Arc};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use preflate_rs::RecreateStreamProcessor;
+
+use super::recipe::{Chunk, Part, Recipe};
+use crate::{
+    digest::Digest,
+    objects::{ByteStream, Objects, Shared},
+};
+
+/// Bytes of a pack that are read at once, and about what is sent at once.
+const RUN: u32 = 1 << 20;
+
+/// Key of a pack.
+pub(crate) fn pack_key(pack: u32) -> String {
+    format!("packs/{pack:08x}")
+}
+
+/// A part of a packed content.
+pub(crate) fn stream(objects: Shared, recipe: Arc<Recipe>, range: Range<u64>) -> ByteStream {
+    let mut reader = Reader {
+        objects,
+        recipe,
+        chunk: 0,
+        plain: BytesMut::new(),
+        part: 0,
+        taken: 0,
+        recreate: None,
+        skip: range.start,
+        left: range.end - range.start,
+    };
+    reader.seek();
+    stream::try_unfold(
+        reader,
+        |mut reader| async move { Ok(reader.next().await?.map(|bytes| (bytes, reader))) },
+    )
+    .boxed()
+}
+
+/// A processor that moves between threads.
+struct Processor(Box<RecreateStreamProcessor>);
+
+// SAFETY: all it holds are buffers and tables that it owns; the trait object in it, for which the compiler cannot say
+// so, is one of its own hash tables, without shared or thread-local parts (preflate-rs 0.7).
+unsafe impl Send for Processor {}
+
+struct Reader {
+    objects: Shared,
+    recipe: Arc<Recipe>,
+    /// The next chunk to read.
+    chunk: usize,
+    /// Plain bytes that were read and not used.
+    plain: BytesMut,
+    part: usize,
+    /// Plain bytes used of a raw part.
+    taken: u64,
+    recreate: Option<Processor>,
+    /// Bytes of the content that nobody asked for.
+    skip: u64,
+    left: u64,
+}
+
+impl Reader {
+    /// Where everything is raw, chunks before the range need not be read.
+    fn seek(&mut self) {
+        if !matches!(self.recipe.parts[..], [Part::Raw(_)]) {
+            return;
+        }
+        while let Some(chunk) = self.recipe.chunks.get(self.chunk).filter(|c| u64::from(c.plain) <= self.skip)
+        {
+            self.skip -= u64::from(chunk.plain);
+            self.taken += u64::from(chunk.plain);
+            self.chunk += 1;
+        }
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        while self.left > 0 {
+            let Some(mut bytes) = self.produce().await? else {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the recipe is too short"));
+            };
+            let skipped = self.skip.min(bytes.len() as u64);
+            bytes.advance(skipped as usize);
+            self.skip -= skipped;
+            bytes.truncate(usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len()));
+            if !bytes.is_empty() {
+                self.left -= bytes.len() as u64;
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next bytes of the content.
+    async fn produce(&mut self) -> io::Result<Option<Bytes>> {
+        let recipe = self.recipe.clone();
+        let Some(part) = recipe.parts.get(self.part) else { return Ok(None) };
+        match part {
+            Part::Raw(length) => {
+                let left = length - self.taken;
+                if left == 0 {
+                    (self.part, self.taken) = (self.part + 1, 0);
+                    return Ok(Some(Bytes::new()));
+                }
+                self.fill(1).await?;
+                let now = usize::try_from(left).unwrap_or(usize::MAX).min(self.plain.len());
+                self.taken += now as u64;
+                Ok(Some(self.plain.split_to(now).freeze()))
+            }
+            Part::Deflate { first, plain, packed, .. } => {
+                self.fill(*plain as usize).await?;
+                let input = self.plain.split_to(*plain as usize).freeze();
+                let processor = self.recreate.take().filter(|_| !first);
+                let processor =
+                    processor.unwrap_or_else(|| Processor(Box::new(RecreateStreamProcessor::new())));
+                let (at, packed) = (self.part, *packed as usize);
+                self.part += 1;
+                let work = move || {
+                    // Whole, not only the field: that is what may move.
+                    let mut processor = processor;
+                    let Some(Part::Deflate { corrections, .. }) = recipe.parts.get(at) else { return None };
+                    let (output, _) = processor.0.recompress(&mut input.as_ref(), corrections).ok()?;
+                    Some((output, processor))
+                };
+                let (output, processor) = tokio::task::spawn_blocking(work)
+                    .await
+                    .map_err(io::Error::other)?
+                    .filter(|(output, _)| output.len() == packed)
+                    .ok_or_else(|| {
+                        io::Error::new(io::ErrorKind::InvalidData, "a part cannot be compressed as it was")
+                    })?;
+                self.recreate = Some(processor);
+                Ok(Some(output.into()))
+            }
+        }
+    }
+
+    /// Have at least so many plain bytes.
+    async fn fill(&mut self, wanted: usize) -> io::Result<()> {
+        while self.plain.len() < wanted {
+            let rest = self.recipe.chunks.get(self.chunk..).unwrap_or_default();
+            let run = run_length(rest);
+            let chunks = rest[..run].to_vec();
+            if chunks.is_empty() {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the recipe has too few chunks"));
+            }
+            let bytes = read_run(&self.objects, chunks).await?;
+            self.plain.extend_from_slice(&bytes);
+            self.chunk += run;
+        }
+        Ok(())
+    }
+}
+
+/// How many of the first chunks lie one after the other in a pack, up to a bound.
+fn run_length(chunks: &[Chunk]) -> usize {
+    let (mut count, mut bytes) = (0, 0);
+    while let Some(chunk) = chunks.get(count) {
+        let follows = count == 0 || {
+            let last = &chunks[count - 1];
+            last.pack == chunk.pack && last.offset.checked_add(last.packed) == Some(chunk.offset)
+        };
+        if !follows || (count > 0 && bytes + chunk.packed > RUN) {
+            break;
+        }
+        bytes += chunk.packed;
+        count += 1;
+    }
+    count
+}
+
+/// Read, decompress and check chunks that lie one after the other.
+pub(crate) async fn read_run(objects: &Objects, chunks: Vec<Chunk>) -> io::Result<Vec<u8>> {
+    let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return Ok(Vec::new()) };
+    let range = u64::from(first.offset)..u64::from(last.offset) + u64::from(last.packed);
+    let base = first.offset;
+    let pack = first.pack;
+    let lost = || io::Error::new(io::ErrorKind::InvalidData, format!("pack {pack:08x} is missing"));
+    let bytes = objects.read(&pack_key(pack), range).await?.ok_or_else(lost)?;
+    let work = move || {
+        let mut plain = Vec::with_capacity(chunks.iter().map(|c| c.plain as usize).sum());
+        for chunk in &chunks {
+            let start = (chunk.offset - base) as usize;
+            let packed = bytes.get(start..start + chunk.packed as usize).unwrap_or_default();
+            let part = zstd::bulk::decompress(packed, chunk.plain as usize)?;
+            if Digest::of(&part).bytes()[..16] != chunk.hash {
+                let message = format!("a chunk of pack {:08x} at {} is damaged", chunk.pack, chunk.offset);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            plain.extend_from_slice(&part);
+        }
+        Ok(plain)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}

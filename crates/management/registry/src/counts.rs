@@ -1,0 +1,129 @@
+//! How many links each content has, and how many bytes each project uses. Counted from the metadata at the start and
+//! kept in memory: what is never stored cannot drift.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    digest::Digest,
+    error::{ApiError, ApiResult},
+};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Links and holds of each content that has any.
+    links: HashMap<Digest, u32>,
+    /// Contents without any, and since when (seconds since 1970).
+    free: HashMap<Digest, i64>,
+    usage: HashMap<String, u64>,
+}
+
+/// While it lives, the content cannot be collected.
+#[derive(Debug)]
+pub(crate) struct Hold<'a> {
+    counts: &'a Counts,
+    digest: Option<Digest>,
+}
+
+impl Hold<'_> {
+    /// The hold became a link that is stored.
+    pub(crate) fn keep(mut self) {
+        self.digest = None;
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        if let Some(digest) = self.digest.take() {
+            self.counts.release(&digest);
+        }
+    }
+}
+
+impl Counts {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keep this content; it need not exist yet.
+    pub(crate) fn hold(&self, digest: &Digest) -> Hold<'_> {
+        let mut inner = self.lock();
+        *inner.links.entry(digest.clone()).or_default() += 1;
+        inner.free.remove(digest);
+        Hold { counts: self, digest: Some(digest.clone()) }
+    }
+
+    /// A link is gone.
+    pub(crate) fn release(&self, digest: &Digest) {
+        let mut inner = self.lock();
+        let Some(count) = inner.links.get_mut(digest) else { return };
+        *count -= 1;
+        if *count == 0 {
+            inner.links.remove(digest);
+            inner.free.insert(digest.clone(), crate::meta::now());
+        }
+    }
+
+    /// The content exists; nothing is known to need it yet. Only at the start.
+    pub(crate) fn found(&self, digest: Digest) {
+        self.lock().free.insert(digest, crate::meta::now());
+    }
+
+    /// Nothing needs it.
+    pub(crate) fn is_free(&self, digest: &Digest) -> bool {
+        !self.lock().links.contains_key(digest)
+    }
+
+    /// The content is gone.
+    pub(crate) fn forget(&self, digest: &Digest) {
+        self.lock().free.remove(digest);
+    }
+
+    /// Contents that nothing has needed since `before`.
+    pub(crate) fn free_since(&self, before: i64) -> Vec<Digest> {
+        let inner = self.lock();
+        inner.free.iter().filter(|(_, since)| **since <= before).map(|(digest, _)| digest.clone()).collect()
+    }
+
+    /// Take bytes of a project's quota (0: no limit).
+    pub(crate) fn charge(&self, project: &str, bytes: u64, quota: u64) -> ApiResult<()> {
+        let mut inner = self.lock();
+        let used = inner.usage.get(project).copied().unwrap_or(0);
+        let after = used.saturating_add(bytes);
+        if quota > 0 && after > quota {
+            let message = format!(
+                "the quota of project {project} is exceeded: {used} of {quota} bytes are used and {bytes} more are needed (hint: delete images, or ask its administrator for more)"
+            );
+            return Err(ApiError::denied(message));
+        }
+        inner.usage.insert(project.to_owned(), after);
+        Ok(())
+    }
+
+    /// Give bytes back.
+    pub(crate) fn refund(&self, project: &str, bytes: u64) {
+        let mut inner = self.lock();
+        if let Some(used) = inner.usage.get_mut(project) {
+            *used = used.saturating_sub(bytes);
+        }
+    }
+
+    /// Bytes that a project uses.
+    pub(crate) fn usage(&self, project: &str) -> u64 {
+        self.lock().usage.get(project).copied().unwrap_or(0)
+    }
+
+    /// Contents with links, contents without.
+    pub(crate) fn totals(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.links.len(), inner.free.len())
+    }
+}

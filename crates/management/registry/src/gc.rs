@@ -1,0 +1,418 @@
+//! Cleaning up while everything goes on: nothing is ever locked for longer than one step on one digest takes.
+//!
+//! A run goes through these steps; each can be cut off anywhere, and the next run begins anew and loses nothing:
+//! 1. uploads without progress are dropped;
+//! 2. images that the rules of their project do not keep are removed ([`crate::retention`]);
+//! 3. blobs that no manifest of their repository refers to and that are older than the grace are unlinked;
+//! 4. contents without any link are removed;
+//! 5. objects without a record (of a crash between the two) are removed;
+//! 6. packs lose the chunks that no recipe refers to: a pack without any goes, one that is half empty is rewritten;
+//! 7. contents that lie idle are packed.
+//!
+//! Steps 3 and 4 cannot race with a push: the transaction that stores a manifest demands that each of its blobs is
+//! still linked exactly as it was seen, and writes links anew that are older than a second, so that whoever saw them as
+//! old cannot remove them; and a content is removed only under its lock while nothing holds it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+
+use crate::{
+    content::{
+        digest_of_key,
+        pack::{Round, index_key, pack_of_key},
+        recipe::{Chunk, Recipe},
+        recipe_key,
+        unpack::{pack_key, read_run},
+    },
+    core::Core,
+    digest::Digest,
+    error::{ApiError, ApiResult},
+    meta::{self, Change, Content, Link, RepoId, keys},
+};
+
+/// Slices of all digests: a step looks at one slice at a time.
+const SLICES: usize = 256;
+/// Objects without a record that are younger may belong to a push at this moment.
+const ORPHAN_AGE: i64 = 3600;
+
+/// What a run did.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Report {
+    pub(crate) began: String,
+    pub(crate) seconds: f64,
+    /// Longest time that one step held the processor or a lock.
+    pub(crate) longest_step_millis: f64,
+    pub(crate) uploads: usize,
+    pub(crate) images: usize,
+    pub(crate) links: usize,
+    pub(crate) contents: usize,
+    pub(crate) bytes: u64,
+    pub(crate) orphans: usize,
+    pub(crate) packs: usize,
+    pub(crate) packed: u64,
+    pub(crate) packed_before: u64,
+    pub(crate) packed_after: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+/// What a run may do besides what it always does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Task {
+    /// What nothing needs is old after this time, instead of what the options say.
+    pub(crate) grace: Option<Duration>,
+    /// Pack what lies idle.
+    pub(crate) pack: bool,
+}
+
+/// State of cleaning up.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeeper {
+    /// One run at a time.
+    running: AsyncMutex<()>,
+    last: Mutex<Option<Report>>,
+    wake: Notify,
+}
+
+impl Upkeeper {
+    pub(crate) fn last(&self) -> Option<Report> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Measures steps.
+struct Pace {
+    longest: Duration,
+}
+
+impl Pace {
+    async fn step<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let begun = Instant::now();
+        let value = work.await;
+        self.longest = self.longest.max(begun.elapsed());
+        tokio::task::yield_now().await;
+        value
+    }
+}
+
+impl Core {
+    /// Runs now and then, until the end.
+    pub(crate) async fn upkeep(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.options.upkeep.every) => {}
+                () = self.upkeep.wake.notified() => {}
+            }
+            let task = Task { grace: None, pack: self.options.upkeep.pack_after.is_some() };
+            if let Err(error) = self.clean(task).await {
+                tracing::warn!("cleaning up stopped, and goes on at the next time: {}", error.message);
+            }
+        }
+    }
+
+    /// One run.
+    pub(crate) async fn clean(self: &Arc<Self>, task: Task) -> ApiResult<Report> {
+        let _running = self.upkeep.running.lock().await;
+        let begun = Instant::now();
+        let mut report = Report { began: meta::time(meta::now()), ..Report::default() };
+        let mut pace = Pace { longest: Duration::ZERO };
+        let outcome = self.steps(task, &mut report, &mut pace).await;
+        report.seconds = begun.elapsed().as_secs_f64();
+        report.longest_step_millis = pace.longest.as_secs_f64() * 1e3;
+        report.error = outcome.as_ref().err().map(|error: &ApiError| error.message.clone());
+        let metrics = &self.metrics;
+        metrics.collections.fetch_add(1, Relaxed);
+        metrics.unlinked.fetch_add(report.links as u64, Relaxed);
+        metrics.collected.fetch_add(report.contents as u64, Relaxed);
+        metrics.collected_bytes.fetch_add(report.bytes, Relaxed);
+        metrics.packed.fetch_add(report.packed, Relaxed);
+        metrics.packed_before.fetch_add(report.packed_before, Relaxed);
+        metrics.packed_after.fetch_add(report.packed_after, Relaxed);
+        *self.upkeep.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
+        outcome.map(|()| report)
+    }
+
+    async fn steps(self: &Arc<Self>, task: Task, report: &mut Report, pace: &mut Pace) -> ApiResult<()> {
+        let upkeep = &self.options.upkeep;
+        // At least a second: see above.
+        let age = |age: Duration| {
+            let age = task.grace.unwrap_or(age).min(age);
+            i64::try_from(age.as_secs()).unwrap_or(i64::MAX).max(1)
+        };
+        let now = meta::now();
+        let upload_age = i64::try_from(upkeep.upload_age.as_secs()).unwrap_or(i64::MAX);
+        report.uploads = self.uploads.drop_old(now.saturating_sub(upload_age)).await;
+        report.images = self.retain().await?;
+        for (name, repository) in self.meta.repositories("", usize::MAX).await? {
+            report.links += self.unlink_old(&name, repository.id, now - age(upkeep.grace), pace).await?;
+        }
+        // Nobody can see what no repository has; an answer that is being sent has its file open, a bucket needs time.
+        let free = now - age(upkeep.grace.min(Duration::from_secs(600)));
+        for digest in self.counts.free_since(free) {
+            if let Some(bytes) = pace.step(self.contents.collect(&digest)).await? {
+                report.contents += 1;
+                report.bytes += bytes;
+            }
+        }
+        report.orphans = self.remove_orphans(now - ORPHAN_AGE, pace).await?;
+        report.packs = self.compact_packs(now - age(Duration::from_secs(ORPHAN_AGE as u64)), pace).await?;
+        if task.pack {
+            self.pack(task.grace.is_some(), report).await?;
+        }
+        Ok(())
+    }
+
+    /// Step 3.
+    async fn unlink_old(&self, name: &str, repo: RepoId, before: i64, pace: &mut Pace) -> ApiResult<usize> {
+        let mut used: HashSet<Digest> = HashSet::new();
+        // In slices, so that no look at a large repository takes long.
+        for slice in slices(b'm', repo) {
+            let found = pace.step(self.meta.range(slice.0, slice.1, 0)).await?;
+            for kv in found {
+                used.extend(meta::decode::<meta::Manifest>(&kv)?.blobs);
+            }
+        }
+        let mut count = 0;
+        for slice in slices(b'b', repo) {
+            for kv in pace.step(self.meta.range(slice.0, slice.1, 0)).await? {
+                let (Some((digest, _)), Some(link)) =
+                    (Digest::from_key(&kv.key[5..]), Link::decode(&kv.value))
+                else {
+                    continue;
+                };
+                if link.made > before || used.contains(&digest) {
+                    continue;
+                }
+                // A manifest that came since the marking wrote the link anew, and then this does nothing.
+                if pace.step(self.unlink(name, repo, &digest, kv.mod_revision)).await? {
+                    count += 1;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Step 5.
+    async fn remove_orphans(&self, before: i64, pace: &mut Pace) -> ApiResult<usize> {
+        let mut count = 0;
+        for (prefix, packed) in [("blobs", false), ("recipes", true)] {
+            for found in self.contents.objects.list(prefix).await? {
+                let Some(digest) = digest_of_key(&found.key).filter(|_| found.modified < before) else {
+                    continue;
+                };
+                let _lock = self.contents.lock(&digest).await;
+                let known = pace.step(self.meta.content(&digest)).await?;
+                if known.is_none_or(|(content, _)| content.packed != packed) {
+                    self.contents.objects.delete(&found.key).await?;
+                    count += 1;
+                }
+            }
+        }
+        // Unfinished work of a process that was killed.
+        if let Ok(mut entries) = tokio::fs::read_dir(self.options.dir.join("tmp")).await {
+            while let Some(entry) = entries.next_entry().await? {
+                let age = entry.metadata().await.ok().and_then(|meta| meta.modified().ok()?.elapsed().ok());
+                if age.is_some_and(|age| age.as_secs() > 24 * 3600) {
+                    count += usize::from(tokio::fs::remove_file(entry.path()).await.is_ok());
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Step 6. References are counted from the recipes each time.
+    async fn compact_packs(&self, before: i64, pace: &mut Pace) -> ApiResult<usize> {
+        let packs = self.contents.objects.list("packs").await?;
+        if packs.is_empty() {
+            return Ok(0);
+        }
+        // What is live of each pack: offset and the chunk.
+        let mut live: HashMap<u32, HashMap<u32, Chunk>> = HashMap::new();
+        let mut users: HashMap<u32, HashSet<Digest>> = HashMap::new();
+        for found in self.contents.objects.list("recipes").await? {
+            let Some(digest) = digest_of_key(&found.key) else { continue };
+            let Some(recipe) = pace.step(self.contents.recipe(&digest)).await? else { continue };
+            for chunk in &recipe.chunks {
+                live.entry(chunk.pack).or_default().insert(chunk.offset, *chunk);
+                users.entry(chunk.pack).or_default().insert(digest.clone());
+            }
+        }
+        let mut count = 0;
+        let last =
+            packs.iter().filter_map(|found| pack_of_key(&found.key)).map(|(pack, _)| pack).max().unwrap_or(0);
+        let mut next = last + 2;
+        for found in packs {
+            let Some((pack, is_index)) = pack_of_key(&found.key).filter(|_| found.modified <= before) else {
+                continue;
+            };
+            let Some(chunks) = live.get(&pack) else {
+                // Its index goes first: a pack without one is never found again.
+                self.contents.objects.delete(&index_key(pack)).await?;
+                self.contents.objects.delete(&pack_key(pack)).await?;
+                count += usize::from(!is_index);
+                continue;
+            };
+            let bytes: u64 = chunks.values().map(|chunk| u64::from(chunk.packed)).sum();
+            if !is_index && bytes * 2 < found.size {
+                let users = users.remove(&pack).unwrap_or_default();
+                self.rewrite_pack(pack, next, chunks, users).await?;
+                next += 1;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// What is live moves into a new pack, and the recipes follow. The old pack goes with the next run: somebody may be
+    /// reading it.
+    async fn rewrite_pack(
+        &self,
+        old: u32,
+        new: u32,
+        chunks: &HashMap<u32, Chunk>,
+        users: HashSet<Digest>,
+    ) -> ApiResult<()> {
+        let mut order: Vec<Chunk> = chunks.values().copied().collect();
+        order.sort_unstable_by_key(|chunk| chunk.offset);
+        let (mut bytes, mut index) = (Vec::new(), Vec::new());
+        let mut moved: HashMap<u32, Chunk> = HashMap::new();
+        for chunk in order {
+            // Checked on the way: damage must not spread.
+            read_run(&self.contents.objects, vec![chunk]).await?;
+            let range = u64::from(chunk.offset)..u64::from(chunk.offset) + u64::from(chunk.packed);
+            let part = self.contents.objects.read(&pack_key(old), range).await?.unwrap_or_default();
+            let to = Chunk { pack: new, offset: u32::try_from(bytes.len()).unwrap_or(u32::MAX), ..chunk };
+            bytes.extend_from_slice(&part);
+            to.encode(&mut index);
+            moved.insert(chunk.offset, to);
+        }
+        self.contents.objects.put(&pack_key(new), bytes.into()).await?;
+        self.contents.objects.put(&index_key(new), index.into()).await?;
+        self.contents.objects.delete(&index_key(old)).await?;
+        for digest in users {
+            let _lock = self.contents.lock(&digest).await;
+            let Some(recipe) = self.contents.recipe(&digest).await? else { continue };
+            let follow = |chunk: &Chunk| match moved.get(&chunk.offset) {
+                Some(to) if chunk.pack == old => *to,
+                _ => *chunk,
+            };
+            let Some(mut recipe) = Arc::into_inner(recipe) else { continue };
+            recipe.chunks = recipe.chunks.iter().map(follow).collect();
+            self.store_recipe(&digest, &recipe).await?;
+        }
+        Ok(())
+    }
+
+    async fn store_recipe(&self, digest: &Digest, recipe: &Recipe) -> ApiResult<()> {
+        self.contents.objects.put(&recipe_key(digest), recipe.encode()?.into()).await
+    }
+
+    /// Step 7.
+    async fn pack(self: &Arc<Self>, now: bool, report: &mut Report) -> ApiResult<()> {
+        let upkeep = &self.options.upkeep;
+        let idle = upkeep.pack_after.unwrap_or_default().as_secs();
+        let before = if now { i64::MAX } else { meta::now() - i64::try_from(idle).unwrap_or(i64::MAX) };
+        let mut due: Vec<(Digest, Content)> = Vec::new();
+        for kv in self.meta.prefix(vec![b'c']).await? {
+            let (Some((digest, _)), Some(content)) =
+                (Digest::from_key(&kv.key[1..]), Content::decode(&kv.value))
+            else {
+                continue;
+            };
+            let wanted =
+                !content.packed && !content.plain && !content.damaged && content.size >= upkeep.pack_from;
+            if wanted && content.made.max(self.contents.read_at(&digest)) <= before {
+                due.push((digest, content));
+            }
+        }
+        if due.is_empty() {
+            return Ok(());
+        }
+        // Versions of one image were pushed one after the other; equal data lies together then.
+        due.sort_by_key(|(_, content)| content.made);
+        let mut round = Round::begin(self.contents.clone(), self.supervisor.token()).await?;
+        for (digest, content) in due {
+            round.add(&digest, content).await?;
+        }
+        let done = round.finish().await?;
+        (report.packed, report.packed_before, report.packed_after) = (done.contents, done.before, done.after);
+        Ok(())
+    }
+
+    /// Read everything and compare it with its digest. What is damaged is not served any more, and the next push of it
+    /// (or fetch, in a proxied project) heals it.
+    pub(crate) async fn scrub(&self) -> ApiResult<Scrubbed> {
+        let _running = self.upkeep.running.lock().await;
+        let mut report = Scrubbed::default();
+        for kv in self.meta.prefix(vec![b'c']).await? {
+            let (Some((digest, _)), Some(content)) =
+                (Digest::from_key(&kv.key[1..]), Content::decode(&kv.value))
+            else {
+                continue;
+            };
+            report.contents += 1;
+            report.bytes += content.size;
+            let whole = match self.contents.stream(&digest, 0..content.size).await {
+                Ok(Some(stream)) => self.contents.verify(&digest, stream).await?,
+                Ok(None) if content.damaged => {
+                    report.damaged.push(digest);
+                    continue;
+                }
+                // It was collected meanwhile.
+                Ok(None) => continue,
+                // A bucket that is away says nothing about what is in it.
+                Err(error) if self.contents.objects.is_remote() && error.code == "UNAVAILABLE" => {
+                    return Err(error);
+                }
+                Err(_) => false,
+            };
+            if !whole {
+                let mut change = Change::default();
+                let damaged = Content { damaged: true, ..content };
+                change
+                    .at(keys::content(&digest), kv.mod_revision)
+                    .put(keys::content(&digest), damaged.encode());
+                if self.meta.commit(change).await? {
+                    self.contents.forget(&digest);
+                    self.metrics.damaged.fetch_add(1, Relaxed);
+                    tracing::error!(%digest, "is damaged (hint: push it again)");
+                    report.damaged.push(digest);
+                }
+            }
+        }
+        Ok(report)
+    }
+}
+
+/// What a scrub found.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Scrubbed {
+    contents: u64,
+    bytes: u64,
+    damaged: Vec<Digest>,
+}
+
+/// All keys of one kind of a repository, in slices by the first byte of the digest.
+fn slices(kind: u8, repo: RepoId) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    let base = keys::of_repo(kind, repo);
+    [1, 2].into_iter().flat_map(move |algorithm| {
+        let base = base.clone();
+        (0..SLICES).map(move |slice| {
+            let (mut start, mut end) = (base.clone(), base.clone());
+            start.extend_from_slice(&[algorithm, slice as u8]);
+            if slice == SLICES - 1 {
+                end.push(algorithm + 1);
+            } else {
+                end.extend_from_slice(&[algorithm, slice as u8 + 1]);
+            }
+            (start, end)
+        })
+    })
+}

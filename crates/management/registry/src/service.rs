@@ -1,0 +1,144 @@
+//! Puts the parts together.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use sampan_daemon::Supervisor;
+
+use crate::{
+    audit::Audit,
+    auth::Auth,
+    content::Contents,
+    core::Core,
+    counts::Counts,
+    error::{ApiError, Error},
+    events::{Event, Events, Kind},
+    http::server::Bound,
+    meta::{self, Change, Manifest, Meta, Project, keys},
+    metrics::Metrics,
+    name::DEFAULT_PROJECT,
+    objects::Objects,
+    options::Options,
+    upload::Uploads,
+    webhook::Webhooks,
+};
+
+/// The service.
+#[derive(Debug)]
+pub struct Registry;
+
+/// A running registry.
+#[derive(Debug)]
+pub struct Handle {
+    addresses: Vec<SocketAddr>,
+    socket: PathBuf,
+}
+
+impl Handle {
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The administrator's socket.
+    #[must_use]
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+}
+
+impl Registry {
+    /// Open everything and serve. It ends with the supervisor.
+    ///
+    /// # Errors
+    /// A directory, an address or the metadata cannot be used.
+    pub async fn start(options: Options, supervisor: &Supervisor) -> Result<Handle, Error> {
+        let supervisor = supervisor.child("registry");
+        let dir = options.dir.clone();
+        std::fs::create_dir_all(&dir).map_err(Error::io(dir.display().to_string()))?;
+        let meta_dir = dir.join("meta");
+        let meta = Arc::new(supervisor.blocking(move || Meta::open(&meta_dir)).await?);
+        let failed = |error: ApiError| Error::Option(error.message);
+        meta.prepare().await.map_err(failed)?;
+        let client = crate::connect::client(options.extra_ca.as_deref())?;
+        let counts = Arc::new(Counts::default());
+        let objects = Arc::new(Objects::open(&options, &client)?);
+        // Unfinished work belongs to the disk, also with a bucket.
+        let temporary = dir.join("tmp");
+        std::fs::create_dir_all(&temporary).map_err(Error::io(temporary.display().to_string()))?;
+        let cache = options.limits.cache_bytes;
+        let contents = Arc::new(Contents::new(objects, meta.clone(), counts.clone(), &dir, cache));
+        let auth = Auth::open(&dir)?;
+        auth.first_admin(&meta, &dir).await?;
+        first_project(&meta).await.map_err(failed)?;
+        let core = Arc::new(Core {
+            uploads: Uploads::open(&dir, &options.limits)?,
+            audit: Audit::open(&dir)?,
+            metrics: Arc::new(Metrics::default()),
+            events: Events::new(),
+            flights: crate::proxy::Flights::default(),
+            upkeep: crate::gc::Upkeeper::default(),
+            replicator: Arc::default(),
+            supervisor: supervisor.clone(),
+            options,
+            meta,
+            counts,
+            contents,
+            auth,
+            client,
+        });
+        core.recount().await.map_err(failed)?;
+        let bound = Bound::bind(&core).await?;
+        let addresses = bound.addresses.clone();
+        let socket = core.socket();
+        bound.serve(&core, &supervisor)?;
+        supervisor.spawn("events", listen(core.clone()));
+        supervisor.spawn("upkeep", core.clone().upkeep());
+        supervisor.spawn("replication-jobs", core.clone().replicate_jobs(core.replicator.clone()));
+        supervisor.spawn("replication-clock", core.clone().replicate_by_clock(core.replicator.clone()));
+        Ok(Handle { addresses, socket })
+    }
+}
+
+/// The project of names without one exists from the beginning, and anybody may pull from it.
+async fn first_project(meta: &Meta) -> Result<(), ApiError> {
+    let project = Project { public: true, made: meta::now(), ..Project::default() };
+    let mut change = Change::default();
+    change.at(keys::project(DEFAULT_PROJECT), 0).put_json(keys::project(DEFAULT_PROJECT), &project);
+    meta.commit(change).await?;
+    Ok(())
+}
+
+/// Looks at what happened.
+async fn listen(core: Arc<Core>) {
+    let Some(mut events) = core.events.receiver() else { return };
+    let webhooks = Webhooks::new(Duration::from_secs(1));
+    while let Some(event) = events.recv().await {
+        let looked = async {
+            if event.kind == Kind::Pull {
+                pulled(&core, &event).await?;
+            }
+            core.replicate_event(&core.replicator, &event).await?;
+            core.tell(&webhooks, &event).await
+        };
+        if let Err(error) = looked.await {
+            tracing::warn!("an event could not be looked at: {}", error.message);
+        }
+    }
+}
+
+/// Remember when a manifest was pulled last, to the hour: rules of retention ask for it.
+async fn pulled(core: &Core, event: &Event) -> Result<(), ApiError> {
+    let Some(digest) = &event.digest else { return Ok(()) };
+    let Some(repository) = core.meta.repository(&event.repository).await? else { return Ok(()) };
+    let Some((manifest, revision)) = core.meta.manifest(repository.id, digest).await? else { return Ok(()) };
+    if event.time - manifest.pulled < 3600 {
+        return Ok(());
+    }
+    let key = keys::manifest(repository.id, digest);
+    let mut change = Change::default();
+    change.at(key.clone(), revision).put_json(key, &Manifest { pulled: event.time, ..manifest });
+    // When it was changed or deleted at this moment, the next pull counts.
+    core.meta.commit(change).await?;
+    Ok(())
+}

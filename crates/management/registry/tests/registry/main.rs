@@ -1,0 +1,13 @@
+//! The whole registry over real sockets: the specification, hostile clients, kills, real clients, real S3.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod accounts;
+mod bucket;
+mod clients;
+mod collection;
+mod conformance;
+mod faults;
+mod kills;
+mod others;
+mod packing;
+mod support;
