@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{self, Format, RegistryAt, RegistryServe},
+    cli::{self, RegistryAt, RegistryServe},
     terminal,
 };
 
