@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Cluster, condition, eventually, until, within};
+use crate::support::{BOUND, Cluster, condition, eventually, until, within};
 
 /// Index 1 succeeds at the second try, index 2 fails for good with its first.
 const INDEXED: &str = r#"
@@ -94,13 +94,22 @@ spec:
       containers: [{name: main, image: 'busybox:1', command: [sleep, infinity], env: [{name: V, value: one}]}]
 ";
 
+/// Waits for a rollout to be over, however busy the machine is.
+fn rolled_out(c: &Cluster, what: &str) {
+    within(4 * BOUND, &format!("the rollout of {what}"), || {
+        let ran = c.sh(&format!("kubectl rollout status {what} --timeout=20s"));
+        if ran.code == 0 { Ok(()) } else { Err(format!("{}{}", ran.out, ran.err)) }
+    });
+}
+
 fn job<'a>(all: &'a Value, name: &str) -> &'a Value {
     let items = all["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     items.iter().find(|job| job["metadata"]["name"] == name).unwrap_or(&Value::Null)
 }
 
 fn jobs_end_index_by_index(c: &Cluster) {
-    let jobs = until("both Jobs to be over", || {
+    c.apply(&format!("{INDEXED}{ENOUGH}"));
+    let jobs = within(4 * BOUND, "both Jobs to be over", || {
         let all = c.get("/apis/batch/v1/namespaces/default/jobs");
         let over = condition(job(&all, "indexed"), "Failed") == "True"
             && condition(job(&all, "enough"), "Complete") == "True";
@@ -132,33 +141,47 @@ fn jobs_end_index_by_index(c: &Cluster) {
     });
 }
 
-fn value_of(c: &Cluster, pod: &str) -> String {
-    c.k(&format!("get pod {pod} -o jsonpath={{.spec.containers[0].env[0].value}}"))
+/// Waits until the pods of both sets are made from these versions of their templates.
+fn versions(c: &Cluster, db: [&str; 3], each: &str) {
+    within(4 * BOUND, &format!("{db:?} and {each}"), || {
+        let all = c.get("/api/v1/namespaces/default/pods?labelSelector=app+in+(db,each)");
+        let mut have: Vec<(String, String)> = Vec::new();
+        for pod in all["items"].as_array().map(Vec::as_slice).unwrap_or_default() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            have.push((
+                text(&pod["metadata"]["name"]),
+                text(&pod["spec"]["containers"][0]["env"][0]["value"]),
+            ));
+        }
+        have.sort();
+        let have: Vec<&str> = have.iter().map(|(_, version)| version.as_str()).collect();
+        if have == [db[0], db[1], db[2], each] { Ok(()) } else { Err(format!("{have:?}")) }
+    });
 }
 
 /// A canary, all of them, and back again.
 fn sets_roll_and_come_back(c: &Cluster) {
-    c.k("rollout status statefulset/db --timeout=60s");
-    c.k("rollout status daemonset/each --timeout=60s");
+    c.apply(SETS);
+    rolled_out(c, "statefulset/db");
+    rolled_out(c, "daemonset/each");
     c.k("set env statefulset/db daemonset/each V=two");
-    c.k("rollout status statefulset/db --timeout=60s");
-    assert_eq!([value_of(c, "db-0"), value_of(c, "db-1"), value_of(c, "db-2")], ["one", "one", "two"]);
+    versions(c, ["one", "one", "two"], "two");
+    rolled_out(c, "statefulset/db");
+    versions(c, ["one", "one", "two"], "two");
     c.k("patch statefulset db -p '{\"spec\":{\"updateStrategy\":{\"rollingUpdate\":{\"partition\":0,\"maxUnavailable\":2}}}}'");
-    eventually("all are new", || ["db-0", "db-1", "db-2"].iter().all(|pod| value_of(c, pod) == "two"));
-    c.k("rollout status daemonset/each --timeout=60s");
-    assert_eq!(c.k("get pods -l app=each -o jsonpath={.items[*].spec.containers[0].env[0].value}"), "two");
+    versions(c, ["two"; 3], "two");
+    rolled_out(c, "statefulset/db");
+    rolled_out(c, "daemonset/each");
     c.k("rollout undo statefulset/db daemonset/each");
-    eventually("all are old again", || ["db-0", "db-1", "db-2"].iter().all(|pod| value_of(c, pod) == "one"));
-    eventually("so is the daemon", || {
-        c.k("get pods -l app=each -o jsonpath={.items[*].spec.containers[0].env[0].value}") == "one"
-    });
+    versions(c, ["one"; 3], "one");
     let history = c.k("rollout history daemonset/each");
     assert!(history.lines().filter(|line| line.starts_with(['2', '3'])).count() == 2, "{history}");
 }
 
 /// A budget that allows none holds a drain up; one that allows one lets exactly one go.
 fn a_budget_holds_up_a_drain(c: &Cluster) {
-    c.k("rollout status deployment/web --timeout=60s");
+    c.apply(WEB);
+    rolled_out(c, "deployment/web");
     until("the budget", || {
         let budget = c.get("/apis/policy/v1/namespaces/default/poddisruptionbudgets/web");
         if budget["status"]["currentHealthy"] == 2 { Ok(()) } else { Err(format!("{budget:#}")) }
@@ -175,7 +198,7 @@ fn a_budget_holds_up_a_drain(c: &Cluster) {
     assert_eq!(left.len(), 1, "{before}; {after}");
     assert!(!c.processes(&c.pod(left[0])).is_empty(), "it runs on");
     c.k("uncordon node-a");
-    c.k("rollout status deployment/web --timeout=60s");
+    rolled_out(c, "deployment/web");
 }
 
 /// A machine that never answered: its pod of the DaemonSet waits for it, and goes with it.
@@ -190,7 +213,7 @@ fn a_lost_node_takes_its_daemon_along(c: &Cluster) {
     let ghost = || c.k("get pods -l app=each --field-selector=spec.nodeName=ghost -o name");
     eventually("a pod for the new node", || !ghost().is_empty());
     let counts = |wanted: [i64; 3]| {
-        within(2 * crate::support::BOUND, "the status", || {
+        within(3 * BOUND, "the status", || {
             let status = c.get("/apis/apps/v1/namespaces/default/daemonsets/each")["status"].clone();
             let keys = ["desiredNumberScheduled", "currentNumberScheduled", "numberReady"];
             let have = keys.map(|key| status[key].as_i64().unwrap_or(0));
@@ -199,7 +222,7 @@ fn a_lost_node_takes_its_daemon_along(c: &Cluster) {
     };
     counts([2, 2, 1]);
     let taints = || c.k("get node ghost -o jsonpath={.spec.taints[*].key}");
-    within(2 * crate::support::BOUND, "the node to be given up", || {
+    within(3 * BOUND, "the node to be given up", || {
         let taints = taints();
         if taints.contains("unreachable") || taints.contains("not-ready") { Ok(()) } else { Err(taints) }
     });
@@ -212,7 +235,6 @@ fn a_lost_node_takes_its_daemon_along(c: &Cluster) {
 #[test]
 fn workloads_at_their_edges() {
     let c = Cluster::start();
-    c.apply(&format!("{INDEXED}{ENOUGH}---{WEB}---{SETS}"));
     sets_roll_and_come_back(&c);
     jobs_end_index_by_index(&c);
     a_lost_node_takes_its_daemon_along(&c);

@@ -22,8 +22,9 @@ use crate::expectations::Expectations;
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
 use crate::replicaset::{refs, until};
+use crate::revisions::{self, History};
 use crate::worker::Reconciler;
-use crate::{apis, create, revisions};
+use crate::{apis, create};
 
 /// The controller.
 pub(crate) struct DaemonSets {
@@ -215,8 +216,8 @@ impl Reconciler for DaemonSets {
         let label = |pod: &&Pod| pod.metadata.labels.as_ref().and_then(|l| l.get(REVISION)).cloned();
         let used: Vec<String> = owned_refs.iter().filter_map(label).collect();
         let used: Vec<&str> = used.iter().map(String::as_str).collect();
-        revisions::truncate(&self.client, &revisions, &used, set.spec.revision_history_limit.unwrap_or(10))
-            .await?;
+        let limit = set.spec.revision_history_limit.unwrap_or(10);
+        revisions::truncate(&self.client, &revisions, &used, History::Past, limit).await?;
         Ok(plan.again_at.map(until))
     }
 }

@@ -137,11 +137,21 @@ where
     }
 }
 
+/// What the limit of a history is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum History {
+    /// Revisions that nothing uses, as StatefulSets have it.
+    Idle,
+    /// All but the present one, as DaemonSets have it.
+    Past,
+}
+
 /// Deletes the oldest revisions beyond the limit that neither the object nor any of its pods uses.
 pub(crate) async fn truncate(
     client: &Client,
     revisions: &Revisions,
     used: &[&str],
+    history: History,
     limit: i32,
 ) -> Result<()> {
     let idle = |r: &&Arc<ControllerRevision>| {
@@ -149,7 +159,11 @@ pub(crate) async fn truncate(
         !used.contains(&name) && !used.contains(&hash_of(r)) && name != pods::name(&revisions.update.metadata)
     };
     let idle: Vec<_> = revisions.all.iter().filter(idle).collect();
-    let excess = idle.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+    let counted = match history {
+        History::Idle => idle.len(),
+        History::Past => revisions.all.len().saturating_sub(1),
+    };
+    let excess = counted.saturating_sub(usize::try_from(limit).unwrap_or(0));
     for revision in idle.into_iter().take(excess) {
         apis::delete(client, &**revision).await?;
     }

@@ -24,7 +24,7 @@ use crate::expectations::Expectations;
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
 use crate::replicaset::{refs, until};
-use crate::revisions::{self, Revisions};
+use crate::revisions::{self, History, Revisions};
 use crate::worker::Reconciler;
 use crate::{apis, create};
 
@@ -327,7 +327,7 @@ impl Reconciler for StatefulSets {
             owned_refs.iter().filter_map(label).chain(current.map(str::to_owned)).collect();
         let used: Vec<&str> = used.iter().map(String::as_str).collect();
         let limit = set.spec.revision_history_limit.unwrap_or(10);
-        revisions::truncate(&self.client, &revisions, &used, limit).await?;
+        revisions::truncate(&self.client, &revisions, &used, History::Idle, limit).await?;
         Ok(plan.again_at.map(until))
     }
 }
