@@ -108,6 +108,11 @@ impl Namespaces {
         // Pods first: what they run must not outlive the policies and secrets it was given.
         let (pods, others): (Vec<_>, Vec<_>) =
             resources.into_iter().partition(|(r, _)| r.group.is_empty() && r.plural == "pods");
+        if pods.is_empty() {
+            // A list of kinds without pods is no list to empty a namespace by.
+            left.discovery_failure = Some("the API names no pods among what it serves".to_owned());
+            return left;
+        }
         self.empty_all(namespace, &pods, &mut left).await;
         if left.objects.is_empty() && left.failures.is_empty() {
             self.empty_all(namespace, &others, &mut left).await;
