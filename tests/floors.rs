@@ -18,6 +18,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("network", &["daemon"]),
     ("agent", &["api", "daemon", "container", "image", "network"]),
     ("registry", &["daemon", "store"]),
+    ("hollow", &["daemon"]),
 ];
 
 #[test]
