@@ -112,16 +112,16 @@ impl Nodes {
         }
     }
 
-    /// A node became ready, or ceased to be: what others may be emptied changes with that.
+    /// A node became ready, or ceased to be: what others may be emptied changes with that. Many such changes together
+    /// are looked at once.
     fn balance_changed(&self, ready: bool) {
-        let nodes = self.caches.nodes.all();
         if ready && self.all_lost.swap(false, Ordering::SeqCst) {
             // It was us who heard nothing: everybody gets as long as after a start.
             let now = Instant::now();
             self.signs().values_mut().for_each(|sign| *sign = now);
         }
-        for node in nodes.iter().filter(|node| !is_ready(node)) {
-            self.queue.add(Key::of(&node.metadata));
+        for name in self.unready.lock().unwrap_or_else(PoisonError::into_inner).keys() {
+            self.queue.add_after(Key::new("", name), self.grace / 8);
         }
     }
 
@@ -269,6 +269,7 @@ impl Nodes {
 
     /// A node that is being emptied has had its turn.
     fn may_empty_unless(&self, is_emptied: bool, node: &Node) -> Turn {
+        self.unready_since(pods::name(&node.metadata));
         if !is_emptied {
             return self.may_empty(node);
         }

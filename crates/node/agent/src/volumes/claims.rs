@@ -142,7 +142,9 @@ fn bound_volume(pod: &Pod, volume: &Volume, claim: &PersistentVolumeClaim) -> Re
             return Err("PVC was not created for the pod (pod is not owner)".to_owned());
         }
     }
-    if claim.metadata.deletion_timestamp.is_some() {
+    // A pod that runs keeps what it has until it ends, also through a restart of the agent.
+    let runs = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+    if claim.metadata.deletion_timestamp.is_some() && !runs {
         return Err("PVC is being deleted".to_owned());
     }
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
