@@ -29,7 +29,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub use live::{Identity, live_client_config, live_server_config, unverified_client_config};
-pub use request::Request;
+pub use request::{Request, ask};
 
 use crate::clock;
 use sign::{Signer, Unsigned, Usages};
@@ -57,6 +57,42 @@ pub enum Error {
 
 fn material(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Error + '_ {
     move |reason| Error::Material { what: what.to_owned(), reason: reason.to_string() }
+}
+
+/// What a CA is recognised by before it is trusted: `sha256:` and the hash of its public key, as `kubeadm` has it.
+///
+/// # Errors
+/// No certificate, or one that does not parse.
+pub fn pin(cert_pem: &str) -> Result<String, Error> {
+    let bad = material("CA certificate");
+    let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|e| bad(&e))?;
+    let (_, cert) = X509Certificate::from_der(&der).map_err(|e| bad(&e))?;
+    let hash = ring::digest::digest(&ring::digest::SHA256, cert.public_key().raw);
+    Ok(hash.as_ref().iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}")))
+}
+
+/// The DNS names and addresses that a certificate is for, as text.
+///
+/// # Errors
+/// No certificate, or one that does not parse.
+pub fn names(cert_pem: &str) -> Result<Vec<String>, Error> {
+    use x509_parser::extensions::GeneralName;
+    let bad = material("certificate");
+    let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|e| bad(&e))?;
+    let (_, cert) = X509Certificate::from_der(&der).map_err(|e| bad(&e))?;
+    let Some(extension) = cert.subject_alternative_name().map_err(|e| bad(&e))? else {
+        return Ok(Vec::new());
+    };
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => Some(IpAddr::from(<[u8; 4]>::try_from(*bytes).ok()?).to_string()),
+            16 => Some(IpAddr::from(<[u8; 16]>::try_from(*bytes).ok()?).to_string()),
+            _ => None,
+        },
+        _ => None,
+    };
+    Ok(extension.value.general_names.iter().filter_map(text).collect())
 }
 
 /// What a certificate may be used for.

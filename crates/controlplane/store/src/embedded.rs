@@ -63,6 +63,83 @@ impl Options {
     }
 }
 
+/// What the files of a store hold; see [`verify`].
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The revision of the last write.
+    pub revision: Revision,
+    /// Keys that there are.
+    pub keys: usize,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// A last write that was cut off and never acknowledged, as file and offset; opening the store removes it.
+    pub torn: Option<(PathBuf, u64)>,
+}
+
+/// Reads every file of the store in `dir` and checks every checksum. Changes nothing, and needs no lock; while the store
+/// is in use, its last write may look torn.
+///
+/// # Errors
+/// [`Error::Corrupt`] naming file and offset.
+pub fn verify(dir: &Path) -> Result<Report> {
+    let contents = log::read(dir)?;
+    let state = replay(contents.records);
+    Ok(Report {
+        revision: state.revision(),
+        keys: state.key_count(),
+        bytes: contents.bytes,
+        torn: contents.torn,
+    })
+}
+
+/// Makes in `fresh` a store of what the one in `dir` held before its first damage. What came after it is lost: for when
+/// there is no backup. Tells what was damaged, and what is in the new store.
+///
+/// # Errors
+/// The files cannot be read, or `fresh` cannot be written or holds a store already.
+pub fn salvage(dir: &Path, fresh: &Path) -> Result<(Option<Error>, Report)> {
+    let _lock = lock_dir(dir)?;
+    let (contents, damage) = log::read_undamaged(dir)?;
+    let state = replay(contents.records);
+    log::create(fresh, &state.snapshot())?;
+    Ok((damage, verify(fresh)?))
+}
+
+fn replay(groups: Vec<Vec<codec::Record>>) -> State {
+    let (mut state, now) = (State::new(), Instant::now());
+    for group in groups {
+        state.apply(group, now);
+    }
+    state
+}
+
+/// Makes in `dir` a store that holds exactly these keys, with their revisions, at `revision`. `leases` are the seconds
+/// left of each lease that a key hangs on.
+///
+/// # Errors
+/// `dir` cannot be written, or holds a store already.
+pub(crate) fn create(
+    dir: &Path,
+    revision: Revision,
+    leases: &std::collections::BTreeMap<LeaseId, i64>,
+    kvs: Vec<crate::KeyValue>,
+) -> Result<()> {
+    use codec::Record;
+    let mut records = vec![Record::Bounds { revision, keys: 0 }];
+    records.extend(leases.iter().map(|(lease, ttl)| Record::Grant { lease: *lease, ttl: *ttl }));
+    let keys = i64::try_from(kvs.len()).unwrap_or(i64::MAX);
+    records.extend(kvs.into_iter().map(|kv| Record::Key {
+        create: kv.create_revision,
+        revision: kv.mod_revision,
+        version: kv.version,
+        lease: kv.lease,
+        key: kv.key,
+        value: kv.value,
+    }));
+    records.push(Record::Bounds { revision, keys });
+    log::create(dir, &records)
+}
+
 /// The embedded store. Dropping it finishes what is queued and closes the files.
 #[derive(Debug)]
 pub struct Embedded {
@@ -104,11 +181,7 @@ impl Embedded {
     pub fn open(options: Options) -> Result<Self> {
         let lock = lock_dir(&options.dir)?;
         let opened = log::Log::open(&options.dir)?;
-        let mut state = State::new();
-        let now = Instant::now();
-        for group in opened.records {
-            state.apply(group, now);
-        }
+        let state = replay(opened.records);
         let shared = Arc::new(Shared { state: RwLock::new(state), watchers: Mutex::default() });
         let (requests, queue) = channel();
         let permits = Arc::new(Semaphore::new(options.max_pending));
@@ -124,6 +197,14 @@ impl Embedded {
             committer: Some(committer),
             _lock: lock,
         })
+    }
+
+    /// Replaces the log by a snapshot of the state now, so that the files hold nothing that is forgotten.
+    ///
+    /// # Errors
+    /// The disk refuses; the log stays.
+    pub async fn tidy(&self) -> Result<()> {
+        self.request(committer::Work::Snapshot).await
     }
 
     async fn request<T>(&self, make: impl FnOnce(Reply<T>) -> committer::Work) -> Result<T> {
@@ -194,6 +275,11 @@ impl Store for Embedded {
     fn lease_keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<i64>> {
         let ttl = self.shared.write().keep_alive(lease, Instant::now());
         std::future::ready(ttl.ok_or(Error::LeaseNotFound(lease))).boxed()
+    }
+
+    fn lease_left(&self, lease: LeaseId) -> BoxFuture<'_, Result<i64>> {
+        let left = self.shared.read().lease_left(lease, Instant::now());
+        std::future::ready(left.ok_or(Error::LeaseNotFound(lease))).boxed()
     }
 
     fn lease_revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>> {

@@ -4,6 +4,8 @@
 //! a watch that loses its connection goes on where it was, so that a member may die without anybody above noticing.
 //! See <https://etcd.io/docs/v3.5/learning/api/> and <https://etcd.io/docs/v3.5/learning/api_guarantees/>.
 
+mod admin;
+mod origin;
 mod retry;
 mod translate;
 mod watch;
@@ -17,6 +19,8 @@ use etcd_client::{
 use futures::{FutureExt, future::BoxFuture};
 
 use crate::{Error, LeaseId, Op, Range, RangeResponse, Result, Revision, Store, Txn, TxnResponse, Watch};
+pub use admin::{Member, Status};
+pub use origin::{Origin, Phase};
 use retry::Attempts;
 use translate::{Keys, failure};
 
@@ -30,6 +34,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 /// Largest transaction in bytes of keys and values: below etcd's own limit of 1.5 MiB with room for the envelope.
 const MAX_TXN_BYTES: usize = 1_400 << 10;
+/// etcd's `--max-txn-ops` unless somebody raised it.
+const MAX_TXN_OPS: usize = 128;
 
 /// Where the etcd is, and how to prove who we are.
 #[derive(Clone, Debug)]
@@ -68,6 +74,18 @@ impl Etcd {
     /// # Errors
     /// [`Error::Unavailable`] when no member answers, when it is too old, or when it does not accept us.
     pub async fn connect(options: &Options) -> Result<Self> {
+        let mut store = Self::connect_raw(options).await?;
+        let origin = store.origin().await?.map(|(origin, _)| origin).unwrap_or_default();
+        origin.usable()?;
+        store.keys = Arc::new(Keys::new(&options.prefix, origin.offset));
+        Ok(store)
+    }
+
+    /// Connects without asking whether the state is whole: for moving it.
+    ///
+    /// # Errors
+    /// As [`Etcd::connect`].
+    pub(crate) async fn connect_raw(options: &Options) -> Result<Self> {
         if options.endpoints.is_empty() || options.prefix.trim_matches('/').is_empty() {
             let why = "an etcd store needs an endpoint and a key prefix (hint: etcd://host:2379/sampan)";
             return Err(Error::Unavailable(why.into()));
@@ -94,7 +112,20 @@ impl Etcd {
             return Err(Error::Unavailable(why));
         }
         let asks_progress = version >= (3, 5, 13) || ((3, 4, 31)..(3, 5, 0)).contains(&version);
-        Ok(Self { client, keys: Arc::new(Keys::new(&options.prefix)), asks_progress })
+        Ok(Self { client, keys: Arc::new(Keys::new(&options.prefix, 0)), asks_progress })
+    }
+
+    /// What etcd's failure means, in our revisions.
+    fn failure(&self, error: &etcd_client::Error) -> Error {
+        match failure(error) {
+            Error::Compacted(at) => Error::Compacted(self.keys.ours(at)),
+            other => other,
+        }
+    }
+
+    /// The same, with other revisions.
+    pub(crate) fn shifted(&self, options: &Options, offset: Revision) -> Self {
+        Self { keys: Arc::new(Keys::new(&options.prefix, offset)), ..self.clone() }
     }
 
     fn kv(&self) -> KvClient {
@@ -109,7 +140,7 @@ impl Etcd {
                 Ok(response) => return Ok(response),
                 Err(error) if retry::passing(&error) && attempts.again().await => {}
                 Err(error) => {
-                    return Err(match failure(&error) {
+                    return Err(match self.failure(&error) {
                         Error::Future(_) => Error::Future(self.revision().await?),
                         other => other,
                     });
@@ -123,13 +154,15 @@ impl Etcd {
         let count = GetOptions::new().with_count_only();
         let (start, _) = self.keys.range(b"/", b"");
         let response = self.kv().get(start, Some(count)).await.map_err(|e| failure(&e))?;
-        Ok(response.header().map_or(0, etcd_client::ResponseHeader::revision))
+        Ok(self.keys.ours(response.header().map_or(0, etcd_client::ResponseHeader::revision)))
     }
 
     async fn read(&self, range: Range) -> Result<RangeResponse> {
         let (mut start, end) = self.keys.range(&range.start, &range.end);
         let mut all = RangeResponse::default();
-        let mut revision = range.revision;
+        let Some(mut revision) = self.keys.theirs(range.revision) else {
+            return Err(Error::Compacted(self.keys.offset() + 1));
+        };
         loop {
             let left = if range.limit == 0 { PAGE } else { (range.limit - all.kvs.len()).min(PAGE) };
             let mut options = GetOptions::new().with_revision(revision);
@@ -144,7 +177,7 @@ impl Etcd {
             let mut page = self.page(&start, &options).await?;
             let at = page.header().map_or(0, etcd_client::ResponseHeader::revision);
             if all.kvs.is_empty() {
-                all.revision = at;
+                all.revision = self.keys.ours(at);
                 all.count = usize::try_from(page.count()).unwrap_or_default();
                 // What follows is read at the same moment.
                 revision = if revision == 0 { at } else { revision };
@@ -171,6 +204,7 @@ impl Etcd {
             let error = match self.kv().txn(self.keys.txn(&txn)).await {
                 Ok(response) => {
                     let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+                    let revision = self.keys.ours(revision);
                     return Ok(if response.succeeded() {
                         TxnResponse::Committed(revision)
                     } else {
@@ -250,6 +284,10 @@ fn weight(txn: &Txn) -> usize {
 }
 
 impl Store for Etcd {
+    fn max_ops(&self) -> usize {
+        MAX_TXN_OPS
+    }
+
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeResponse>> {
         self.read(range).boxed()
     }
@@ -271,6 +309,8 @@ impl Store for Etcd {
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<()>> {
         async move {
             let mut attempts = Attempts::new();
+            // What lies before the move is gone already.
+            let Some(revision) = self.keys.theirs(revision) else { return Ok(()) };
             loop {
                 match self.kv().compact(revision, Some(CompactionOptions::new())).await {
                     Ok(_) => return Ok(()),
@@ -312,6 +352,15 @@ impl Store for Etcd {
                 Ok(Err(error)) => Err(failure(&error)),
                 Err(_) => Err(Error::Unavailable("etcd did not answer a keep-alive in time".into())),
             }
+        }
+        .boxed()
+    }
+
+    fn lease_left(&self, lease: LeaseId) -> BoxFuture<'_, Result<i64>> {
+        async move {
+            let told = self.client.lease_client().time_to_live(lease, None).await.map_err(|e| failure(&e))?;
+            // -1 says that there is none.
+            if told.ttl() < 0 { Err(Error::LeaseNotFound(lease)) } else { Ok(told.ttl()) }
         }
         .boxed()
     }

@@ -13,6 +13,7 @@ use futures::stream::Stream;
 
 pub mod embedded;
 pub mod etcd;
+pub mod migrate;
 
 /// A position in the store's history. Revision 1 is the empty store.
 pub type Revision = i64;
@@ -180,8 +181,14 @@ pub trait Store: Send + Sync + 'static {
     fn lease_grant(&self, ttl: i64) -> BoxFuture<'_, Result<LeaseId>>;
     /// Restart the lease's clock. Returns its ttl in seconds.
     fn lease_keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<i64>>;
+    /// Seconds that are left of a lease.
+    fn lease_left(&self, lease: LeaseId) -> BoxFuture<'_, Result<i64>>;
     /// End a lease and delete its keys.
     fn lease_revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>>;
+    /// Most comparisons, and most changes, of one transaction.
+    fn max_ops(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// The end of the range that holds exactly the keys starting with `prefix`.

@@ -101,6 +101,7 @@ async fn client(store: Arc<dyn Store>, id: u64, say: impl Fn(String), stop: impl
             Told::Done(revision) => format!("done {revision} 0"),
             Told::Other(found) => format!("other {}", state(found)),
             Told::Nothing => continue,
+            Told::Refused => unreachable!("the store tells what is there"),
         };
         if let Told::Value(found) | Told::Other(found) = &told {
             last.insert(at, *found);
@@ -236,6 +237,9 @@ fn the_check_finds_what_is_wrong() {
     let unsure = |to: u64| call(Ask::Put(7), Told::Nothing, 0, to);
     linearizable(&[unsure(u64::MAX), read(None, 1, 2), read(Some((7, 9)), 3, 4)]).unwrap();
     assert!(linearizable(&[unsure(u64::MAX), read(Some((7, 9)), 1, 2), read(None, 3, 4)]).is_err());
+    let refused = call(Ask::Swap(9, 1), Told::Refused, 2, 3);
+    linearizable(&[done(1, 2, 0, 1), refused.clone()]).unwrap();
+    assert!(linearizable(&[done(1, 9, 0, 1), refused]).is_err(), "what was expected was there");
     let twice = [call(Ask::Swap(0, 1), Told::Done(2), 0, 5), call(Ask::Swap(0, 2), Told::Done(3), 0, 5)];
     assert!(linearizable(&twice).is_err(), "both were the first");
 }

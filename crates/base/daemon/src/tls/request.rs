@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use x509_parser::{
     certification_request::X509CertificationRequest,
@@ -11,6 +12,8 @@ use x509_parser::{
     prelude::FromDer,
     x509::X509Name,
 };
+
+use super::{Error, material};
 
 /// A request whose signature was verified.
 #[derive(Clone, Debug)]
@@ -33,6 +36,23 @@ pub struct Request {
     pub(super) key: Vec<u8>,
     /// The content of the extension with the alternative names.
     pub(super) alternatives: Option<Vec<u8>>,
+}
+
+/// A request of our own, and the fresh key that it is for: both PEM.
+///
+/// # Errors
+/// A name that cannot be put into a request.
+pub fn ask(common_name: &str, organizations: &[&str], names: &[String]) -> Result<(String, String), Error> {
+    let bad = material(common_name);
+    let key = KeyPair::generate().map_err(|e| bad(&e))?;
+    let mut params = CertificateParams::new(names).map_err(|e| bad(&e))?;
+    params.distinguished_name = DistinguishedName::new();
+    for organization in organizations {
+        params.distinguished_name.push(DnType::OrganizationName, *organization);
+    }
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let request = params.serialize_request(&key).map_err(|e| bad(&e))?;
+    Ok((request.pem().map_err(|e| bad(&e))?, key.serialize_pem()))
 }
 
 impl Request {

@@ -88,6 +88,10 @@ fn open_event(rules: &Rules, event: &Event) -> Result<Event> {
 }
 
 impl Store for Encrypted {
+    fn max_ops(&self) -> usize {
+        self.inner.max_ops()
+    }
+
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeResponse>> {
         let rules = self.encryption.rules();
         if range.count_only || !rules.touches(&range.start, &range.end) {
@@ -166,6 +170,10 @@ impl Store for Encrypted {
 
     fn lease_keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<i64>> {
         self.inner.lease_keep_alive(lease)
+    }
+
+    fn lease_left(&self, lease: LeaseId) -> BoxFuture<'_, Result<i64>> {
+        self.inner.lease_left(lease)
     }
 
     fn lease_revoke(&self, lease: LeaseId) -> BoxFuture<'_, Result<()>> {

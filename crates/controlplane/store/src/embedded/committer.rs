@@ -40,6 +40,8 @@ pub(super) enum Work {
     Compact(Revision, Reply<()>),
     Grant(i64, Reply<LeaseId>),
     Revoke(LeaseId, Reply<()>),
+    /// Replace the log by a snapshot.
+    Snapshot(Reply<()>),
 }
 
 /// Most bytes that one group writes before it syncs.
@@ -57,6 +59,8 @@ pub(super) struct Committer {
     next_lease: LeaseId,
     snapshot: Option<JoinHandle<Result<()>>>,
     snapshot_at: u64,
+    /// Who waits for the next snapshot to be written.
+    snapshot_for: Vec<Reply<()>>,
     broken: Option<Error>,
 }
 
@@ -82,7 +86,18 @@ impl Committer {
             next_lease = next_lease.max(lease + 1);
         }
         let snapshot_at = options.snapshot_log_bytes;
-        Self { shared, log, options, queue, expiries, next_lease, snapshot: None, snapshot_at, broken: None }
+        Self {
+            shared,
+            log,
+            options,
+            queue,
+            expiries,
+            next_lease,
+            snapshot: None,
+            snapshot_at,
+            snapshot_for: Vec::new(),
+            broken: None,
+        }
     }
 
     /// Serve until every sender is gone and the queue is empty.
@@ -118,6 +133,10 @@ impl Committer {
             match request.work {
                 Work::Txn(txn, reply) => group.evaluate(&state, txn, reply),
                 Work::Compact(revision, reply) => group.compact(&state, revision, reply),
+                Work::Snapshot(reply) => {
+                    self.snapshot_at = 0;
+                    self.snapshot_for.push(reply);
+                }
                 Work::Revoke(lease, reply) => {
                     let known = group.revoke(&state, lease);
                     let answer = if known { Ok(()) } else { Err(Error::LeaseNotFound(lease)) };
@@ -197,12 +216,22 @@ impl Committer {
         if let Some(running) = self.snapshot.take_if(|running| running.is_finished()) {
             finish_snapshot(running);
         }
+        if !self.snapshot_for.is_empty()
+            && let Some(running) = self.snapshot.take()
+        {
+            // Somebody asked for one of the state as it is now.
+            finish_snapshot(running);
+        }
         if self.snapshot.is_some() || self.broken.is_some() || self.log.length() < self.snapshot_at {
             return;
         }
+        let waiting = mem::take(&mut self.snapshot_for);
         let number = match self.log.rotate() {
             Ok(number) => number,
             Err(error) => {
+                for reply in waiting {
+                    let _ = reply.send(Err(error.clone()));
+                }
                 tracing::warn!("the log could not be rotated, it grows on: {error}");
                 self.snapshot_at = self.log.length() + self.options.snapshot_log_bytes;
                 return;
@@ -213,7 +242,11 @@ impl Committer {
         self.snapshot_at = self.options.snapshot_log_bytes.max(2 * size as u64);
         let dir = self.options.dir.clone();
         match sampan_daemon::task::thread("store-snapshot", move || {
-            log::write_snapshot(&dir, number, &records)
+            let written = log::write_snapshot(&dir, number, &records);
+            for reply in waiting {
+                let _ = reply.send(written.clone());
+            }
+            written
         }) {
             Ok(running) => self.snapshot = Some(running),
             Err(error) => tracing::warn!("no snapshot, the log stays: {error}"),

@@ -40,23 +40,8 @@ impl Log {
     /// Read what is there; a torn last frame is cut off, any other damage is an error that names the place.
     pub(super) fn open(dir: &Path) -> Result<Opened> {
         fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
-        let (snapshots, logs) = numbered_files(dir)?;
-        let base = snapshots.last().copied();
-        let mut records = Vec::new();
-        if let Some(number) = base {
-            records.extend(read_snapshot(&path(dir, "snapshot", number))?);
-        }
-        let live: Vec<u64> = logs.iter().copied().filter(|n| *n >= base.unwrap_or(0)).collect();
-        let mut length = 0;
-        for (index, number) in live.iter().enumerate() {
-            let expected = base.unwrap_or(1) + index as u64;
-            if *number != expected {
-                return Err(Error::Corrupt(format!("{} is missing", path(dir, "log", expected).display())));
-            }
-            let last = index + 1 == live.len();
-            length = read_log(&path(dir, "log", *number), last, &mut records)?;
-        }
-        let number = live.last().copied().or(base).unwrap_or(1);
+        let Contents { base, last, length, records, .. } = read(dir)?;
+        let number = last.or(base).unwrap_or(1);
         let file_path = path(dir, "log", number);
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&file_path);
         let file = file.map_err(|e| failed(&file_path, &e))?;
@@ -119,6 +104,79 @@ impl Log {
     fn remove_before(&self, number: u64) {
         remove_before(&self.dir, number);
     }
+}
+
+/// What the files of a store hold.
+pub(super) struct Contents {
+    /// Number of the snapshot that counts.
+    base: Option<u64>,
+    /// Number of the last log.
+    last: Option<u64>,
+    /// Bytes of that log that are good.
+    pub(super) length: u64,
+    /// Everything, in order.
+    pub(super) records: Vec<Vec<Record>>,
+    /// Bytes of all files that count.
+    pub(super) bytes: u64,
+    /// The log whose last frame is torn, and where.
+    pub(super) torn: Option<(PathBuf, u64)>,
+}
+
+/// Read and check everything; changes nothing.
+pub(super) fn read(dir: &Path) -> Result<Contents> {
+    let mut contents =
+        Contents { base: None, last: None, length: 0, records: Vec::new(), bytes: 0, torn: None };
+    match read_into(dir, &mut contents) {
+        Ok(()) => Ok(contents),
+        Err(error) => Err(error),
+    }
+}
+
+/// Read up to the first damage, which is told beside what came before it.
+pub(super) fn read_undamaged(dir: &Path) -> Result<(Contents, Option<Error>)> {
+    let mut contents =
+        Contents { base: None, last: None, length: 0, records: Vec::new(), bytes: 0, torn: None };
+    match read_into(dir, &mut contents) {
+        Ok(()) => Ok((contents, None)),
+        Err(error @ Error::Corrupt(_)) => Ok((contents, Some(error))),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_into(dir: &Path, contents: &mut Contents) -> Result<()> {
+    let (snapshots, logs) = numbered_files(dir)?;
+    contents.base = snapshots.last().copied();
+    if let Some(number) = contents.base {
+        let file = path(dir, "snapshot", number);
+        contents.records.extend(read_snapshot(&file)?);
+        contents.bytes += fs::metadata(&file).map_err(|e| failed(&file, &e))?.len();
+    }
+    let base = contents.base;
+    let live: Vec<u64> = logs.iter().copied().filter(|n| *n >= base.unwrap_or(0)).collect();
+    for (index, number) in live.iter().enumerate() {
+        let expected = base.unwrap_or(1) + index as u64;
+        if *number != expected {
+            return Err(Error::Corrupt(format!("{} is missing", path(dir, "log", expected).display())));
+        }
+        let file = path(dir, "log", *number);
+        let last = index + 1 == live.len();
+        contents.length = read_log(&file, last, &mut contents.records)?;
+        contents.bytes += contents.length;
+        let size = fs::metadata(&file).map_err(|e| failed(&file, &e))?.len();
+        contents.torn = (size > contents.length).then(|| (file, contents.length));
+    }
+    contents.last = live.last().copied();
+    Ok(())
+}
+
+/// Make a store that holds exactly this snapshot, in a directory that must not have one.
+pub(super) fn create(dir: &Path, records: &[Record]) -> Result<()> {
+    fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
+    let (snapshots, logs) = numbered_files(dir)?;
+    if !snapshots.is_empty() || !logs.is_empty() {
+        return Err(Error::Unavailable(format!("{} holds a store already", dir.display())));
+    }
+    write_snapshot(dir, 1, records)
 }
 
 /// Write `snapshot-<number>` so that it appears whole or not at all, then remove what it replaces.

@@ -257,6 +257,17 @@ impl State {
         Some(held.ttl)
     }
 
+    /// Seconds that are left of a lease.
+    pub(super) fn lease_left(&self, lease: LeaseId, now: Instant) -> Option<i64> {
+        let left = self.leases.get(&lease)?.ends.saturating_duration_since(now);
+        i64::try_from(left.as_secs()).ok()
+    }
+
+    /// How many keys there are now.
+    pub(super) fn key_count(&self) -> usize {
+        self.keys.values().filter(|versions| versions.last().is_some_and(|v| v.value.is_some())).count()
+    }
+
     /// When a lease ends.
     pub(super) fn lease_ends(&self, lease: LeaseId) -> Option<Instant> {
         Some(self.leases.get(&lease)?.ends)

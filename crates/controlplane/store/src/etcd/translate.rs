@@ -3,19 +3,40 @@
 use bytes::Bytes;
 use etcd_client::{Compare as Condition, CompareOp, Error as Failure, PutOptions, TxnOp, TxnOpResponse};
 
-use crate::{Compare, Error, KeyValue, Op, Txn, prefix_end};
+use crate::{Compare, Error, KeyValue, Op, Revision, Txn, prefix_end};
 
-/// Our keys lie below a prefix of etcd's.
+/// Our keys lie below a prefix of etcd's, and our revisions are etcd's and an offset: a state that was moved here goes on
+/// counting where it was.
 #[derive(Debug)]
-pub(super) struct Keys(Vec<u8>);
+pub(super) struct Keys {
+    prefix: Vec<u8>,
+    offset: Revision,
+}
 
 impl Keys {
-    pub(super) fn new(prefix: &str) -> Self {
-        Self(format!("/{}", prefix.trim_matches('/')).into_bytes())
+    pub(super) fn new(prefix: &str, offset: Revision) -> Self {
+        Self { prefix: format!("/{}", prefix.trim_matches('/')).into_bytes(), offset }
     }
 
-    fn below(&self, key: &[u8]) -> Vec<u8> {
-        [&self.0, key].concat()
+    pub(super) fn below(&self, key: &[u8]) -> Vec<u8> {
+        [&self.prefix, key].concat()
+    }
+
+    /// Our revision for one of etcd's; 0 and below say something else and stay.
+    pub(super) fn ours(&self, theirs: Revision) -> Revision {
+        if theirs > 0 { theirs + self.offset } else { theirs }
+    }
+
+    /// etcd's revision for one of ours. From before the state was here, there is none.
+    pub(super) fn theirs(&self, ours: Revision) -> Option<Revision> {
+        match ours {
+            0 => Some(0),
+            ours => Some(ours - self.offset).filter(|theirs| *theirs > 0),
+        }
+    }
+
+    pub(super) fn offset(&self) -> Revision {
+        self.offset
     }
 
     /// A range of ours; an empty end is a single key, `\0` is everything from the start on.
@@ -23,17 +44,18 @@ impl Keys {
         let end = match end {
             [] => Vec::new(),
             // As far as our own keys go.
-            [0] => prefix_end(&self.0).to_vec(),
+            // Not every key: `/` and what follows it are ours, a namesake with a longer name is not.
+            [0] => prefix_end(&self.below(b"/")).to_vec(),
             end => self.below(end),
         };
         (self.below(start), end)
     }
 
     pub(super) fn key_value(&self, kv: etcd_client::KeyValue) -> KeyValue {
-        let (create_revision, mod_revision) = (kv.create_revision(), kv.mod_revision());
+        let (create_revision, mod_revision) = (self.ours(kv.create_revision()), self.ours(kv.mod_revision()));
         let (version, lease) = (kv.version(), kv.lease());
         let (key, value) = kv.into_key_value();
-        let key = Bytes::from(key).split_off(self.0.len());
+        let key = Bytes::from(key).split_off(self.prefix.len());
         KeyValue { key, value: value.into(), create_revision, mod_revision, version, lease }
     }
 
@@ -43,7 +65,9 @@ impl Keys {
             .compare
             .iter()
             .map(|Compare::ModRevision(key, revision)| {
-                Condition::mod_revision(self.below(key), CompareOp::Equal, *revision)
+                // What was seen before the state was here is seen by nobody now.
+                let revision = self.theirs(*revision).unwrap_or(-1);
+                Condition::mod_revision(self.below(key), CompareOp::Equal, revision)
             })
             .collect();
         let reads: Vec<TxnOp> = txn

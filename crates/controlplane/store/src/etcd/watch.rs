@@ -45,6 +45,9 @@ pub(super) async fn open(
         interval
     });
     let next = if from == 0 { now + 1 } else { from };
+    if etcd.keys.theirs(next).is_none() {
+        return Err(Error::Compacted(etcd.keys.offset() + 1));
+    }
     let mut follow = Follow {
         caught_up: (progress && next > now).then_some(now),
         etcd,
@@ -67,9 +70,14 @@ pub(super) async fn open(
 }
 
 impl Follow {
+    /// Where etcd is to go on.
+    fn theirs(&self) -> Revision {
+        self.etcd.keys.theirs(self.next).unwrap_or(1)
+    }
+
     async fn connect(&mut self) -> Result<()> {
         let mut options =
-            WatchOptions::new().with_start_revision(self.next).with_prev_key().with_progress_notify();
+            WatchOptions::new().with_start_revision(self.theirs()).with_prev_key().with_progress_notify();
         if !self.end.is_empty() {
             options = options.with_range(self.end.clone());
         }
@@ -130,7 +138,7 @@ impl Follow {
 
     fn take(&mut self, response: WatchResponse) -> Result<Option<WatchBatch>> {
         if response.compact_revision() > 0 {
-            return Err(Error::Compacted(response.compact_revision()));
+            return Err(Error::Compacted(self.etcd.keys.ours(response.compact_revision())));
         }
         if response.canceled() {
             // The member has lost its cluster, or wants no more of us.
@@ -154,7 +162,7 @@ impl Follow {
             .collect();
         let revision = match events.last() {
             Some(last) => last.kv.mod_revision,
-            None => response.header().map_or(0, etcd_client::ResponseHeader::revision),
+            None => keys.ours(response.header().map_or(0, etcd_client::ResponseHeader::revision)),
         };
         if revision < self.next && events.is_empty() {
             // Progress that is known already.

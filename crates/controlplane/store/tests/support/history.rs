@@ -26,6 +26,8 @@ pub enum Told {
     Done(i64),
     /// Not done: this is there instead.
     Other(Option<(u64, i64)>),
+    /// Not done: what is there is not what was expected.
+    Refused,
     /// The answer never came.
     Nothing,
 }
@@ -71,6 +73,10 @@ fn step(state: State, call: &Call) -> Option<State> {
                 }
                 _ => None,
             }
+        }
+        (Ask::Swap(revision, _) | Ask::Remove(revision), Told::Refused) => {
+            let unknown = state.is_some_and(|(_, at)| at == i64::MIN);
+            (unknown || !is(*revision)).then_some(state)
         }
         (Ask::Put(value), _) => put(*value),
         (Ask::Swap(revision, value), _) if is(*revision) => put(*value),
