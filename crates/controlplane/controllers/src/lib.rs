@@ -24,7 +24,9 @@ mod eviction;
 mod expectations;
 mod gc;
 mod informer;
+mod ipam;
 mod job;
+mod leader;
 mod namespace;
 mod node;
 mod podgc;
@@ -41,4 +43,6 @@ mod volumes;
 mod worker;
 
 pub use error::{Error, Result};
-pub use service::{Handle, Options, start};
+pub use leader::Leadership;
+pub use sampan_planner::election::Terms;
+pub use service::{Elected, Handle, Options, Parts, start, start_elected};

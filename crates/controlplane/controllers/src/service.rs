@@ -8,6 +8,8 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use sampan_daemon::{Supervisor, tls};
+use sampan_planner::election::Terms;
+use sampan_planner::ipam::Block;
 use tokio::sync::watch;
 
 use crate::bootstrap::Bootstrap;
@@ -22,7 +24,9 @@ use crate::endpoints::{Mirroring, ServiceEndpoints};
 use crate::events::Recorder;
 use crate::eviction::Evictions;
 use crate::gc::Garbage;
+use crate::ipam::Ipam;
 use crate::job::Jobs;
+use crate::leader::{self, Election, Leadership};
 use crate::namespace::Namespaces;
 use crate::node::Nodes;
 use crate::podgc::PodGc;
@@ -56,6 +60,22 @@ pub struct Options {
     pub finished_pods: usize,
     /// The system's time zone database, which CronJobs with a `timeZone` need.
     pub zoneinfo: PathBuf,
+    /// The network of all pods: nodes that come without a part of it are given one.
+    pub pod_network: Option<Block>,
+    /// What is to run.
+    pub parts: Parts,
+}
+
+/// What is to run here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parts {
+    /// Controllers and scheduler, over one cache.
+    #[default]
+    All,
+    /// The controllers.
+    Controllers,
+    /// The scheduler.
+    Scheduler,
 }
 
 impl Options {
@@ -71,6 +91,8 @@ impl Options {
             node_grace: Duration::from_secs(40),
             finished_pods: 12_500,
             zoneinfo: PathBuf::from("/usr/share/zoneinfo"),
+            pod_network: None,
+            parts: Parts::All,
         }
     }
 }
@@ -91,8 +113,43 @@ impl Handle {
     }
 }
 
+/// Candidacies for the two leases that upstream has: `kube-controller-manager` and `kube-scheduler`.
+#[derive(Debug)]
+pub struct Elected {
+    /// Of the controllers.
+    pub controllers: Leadership,
+    /// Of the scheduler.
+    pub scheduler: Leadership,
+}
+
+impl Elected {
+    /// Gives both back; see [`Leadership::leave`].
+    pub async fn leave(self) {
+        futures::join!(self.controllers.leave(), self.scheduler.leave());
+    }
+}
+
+/// Runs the controllers, and the scheduler, whenever this process is elected to: for servers that share a store.
+/// `identity` must be this process's alone.
+pub fn start_elected(options: Options, identity: &str, terms: Terms, supervisor: &Supervisor) -> Elected {
+    let stand = |name, client: &Client, parts| {
+        let (client, identity) = (client.clone(), identity.to_owned());
+        let options = Options { parts, ..options.clone() };
+        leader::stand(Election { client, name, identity, terms }, supervisor, move |term| {
+            start(options.clone(), term);
+        })
+    };
+    Elected {
+        controllers: stand("kube-controller-manager", &options.client, Parts::Controllers),
+        scheduler: stand("kube-scheduler", &options.scheduler_client, Parts::Scheduler),
+    }
+}
+
 /// Starts all controllers under the supervisor.
 pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
+    if options.parts == Parts::Scheduler {
+        return start_scheduler(options, supervisor);
+    }
     let supervisor = supervisor.child("controllers");
     let caches = Arc::new(Caches::new());
     let Options {
@@ -105,11 +162,14 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         node_grace,
         finished_pods,
         zoneinfo,
+        pod_network,
+        parts,
     } = options;
     let events = Recorder::start(&supervisor, client.clone());
 
     // Handlers are registered before the watches begin, so that they hear of every object.
-    let scheduler = Scheduler::new(scheduler_name, scheduler_client, caches.clone(), &events);
+    let scheduler = (parts != Parts::Controllers)
+        .then(|| Scheduler::new(scheduler_name, scheduler_client, caches.clone(), &events));
     let replica_sets = ReplicaSets::<ReplicaSet>::new(client.clone(), caches.clone(), &events);
     let controllers = ReplicaSets::<ReplicationController>::new(client.clone(), caches.clone(), &events);
     let budgets = Budgets::new(client.clone(), caches.clone(), &events);
@@ -125,6 +185,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let stateful_sets = StatefulSets::new(client.clone(), caches.clone(), &events);
     let daemon_sets = DaemonSets::new(client.clone(), caches.clone(), &events);
     let nodes = Nodes::new(client.clone(), caches.clone(), &events, node_grace);
+    let ipam = pod_network.map(|network| Ipam::new(client.clone(), caches.clone(), &events, network));
     let evictions = Evictions::new(client.clone(), caches.clone(), &events);
     let pod_gc = PodGc::new(client.clone(), caches.clone(), finished_pods);
     let cluster_roles = ClusterRoles::new(client.clone(), caches.clone());
@@ -148,7 +209,9 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         caches.synced().await;
         worker::run(&inner, "accounts", 4, accounts);
         worker::run(&inner, "tokens", 2, tokens);
-        worker::run(&inner, "scheduler", 64, scheduler);
+        if let Some(scheduler) = scheduler {
+            worker::run(&inner, "scheduler", 64, scheduler);
+        }
         worker::run(&inner, "replicasets", 8, replica_sets);
         worker::run(&inner, "replicationcontrollers", 4, controllers);
         worker::run(&inner, "budgets", 4, budgets);
@@ -162,6 +225,9 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "statefulsets", 8, stateful_sets);
         worker::run(&inner, "daemonsets", 4, daemon_sets);
         worker::run(&inner, "nodes", 8, nodes);
+        if let Some(ipam) = ipam {
+            worker::run(&inner, "ipam", 4, ipam);
+        }
         worker::run(&inner, "evictions", 8, evictions);
         worker::run(&inner, "pod-gc", 1, pod_gc);
         worker::run(&inner, "clusterroles", 2, cluster_roles);
@@ -176,6 +242,26 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         garbage.watch(&inner).await;
         worker::run(&inner, "garbage", 16, garbage);
         // The channel must stay open for those who ask later.
+        std::future::pending::<()>().await;
+    });
+    Handle { ready }
+}
+
+/// The scheduler alone, over caches of its own.
+fn start_scheduler(options: Options, supervisor: &Supervisor) -> Handle {
+    let supervisor = supervisor.child("scheduler");
+    let caches = Arc::new(Caches::new());
+    // The scheduler's user reads what the scheduler needs; the caches hold more, as the controllers' does.
+    let Options { client, scheduler_client, scheduler_name, .. } = options;
+    let events = Recorder::start(&supervisor, client.clone());
+    let scheduler = Scheduler::new(scheduler_name, scheduler_client, caches.clone(), &events);
+    caches.run(&supervisor, &client);
+    let (done, ready) = watch::channel(false);
+    let inner = supervisor.clone();
+    supervisor.spawn("start", async move {
+        caches.synced().await;
+        worker::run(&inner, "scheduler", 64, scheduler);
+        done.send_replace(true);
         std::future::pending::<()>().await;
     });
     Handle { ready }

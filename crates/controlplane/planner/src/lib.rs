@@ -7,9 +7,12 @@
 //! - [`rollout`]: what Deployments, ReplicaSets, Jobs, StatefulSets, DaemonSets and CronJobs do next.
 //! - [`volumes`]: which claim gets which volume.
 //! - [`zones`]: how fast silent nodes are emptied.
+//! - [`election`]: who leads when several want to. [`ipam`]: which part of the pods' network a node gets.
 //! - [`selector`] and [`quantity`]: the two small languages that both of them read.
 
 pub mod disruption;
+pub mod election;
+pub mod ipam;
 pub mod pods;
 pub mod quantity;
 pub mod rollout;
