@@ -55,6 +55,10 @@ pub(crate) struct Core {
     pub(crate) aggregated: Aggregated,
     /// Connections to nodes that wait for the next request.
     pub(crate) idle: Arc<Idle>,
+    /// Other servers use the same store.
+    pub(crate) shared: bool,
+    /// How to take this server off the list of those that serve.
+    pub(crate) membership: OnceLock<crate::peers::Membership>,
     ready: AtomicBool,
 }
 
@@ -77,6 +81,8 @@ impl Core {
             admission: OnceLock::new(),
             written: Written::default(),
             authz: Authorizer::default(),
+            shared: false,
+            membership: OnceLock::new(),
             ready: AtomicBool::new(false),
             options,
         }

@@ -38,6 +38,7 @@ mod metrics;
 mod mirror;
 mod negotiate;
 mod options;
+mod peers;
 mod protobuf;
 mod request;
 mod respond;

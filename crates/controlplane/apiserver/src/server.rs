@@ -44,6 +44,7 @@ pub struct ApiServer {
     audit: Option<Audit>,
     listeners: Vec<(TcpListener, SocketAddr)>,
     authentication: Authentication,
+    shared: bool,
 }
 
 /// A running API server. Cheap to clone. It ends with its supervisor.
@@ -66,7 +67,7 @@ impl ApiServer {
             let bound = listener.local_addr().map_err(|source| Error::Bind { address, source })?;
             listeners.push((listener, bound));
         }
-        Ok(Self { options, audit: None, listeners, authentication: Authentication::default() })
+        Ok(Self { options, audit: None, listeners, authentication: Authentication::default(), shared: false })
     }
 
     /// The addresses that were bound.
@@ -78,6 +79,12 @@ impl ApiServer {
     /// Where pods are to reach the server, when it is known only after [`ApiServer::bind`].
     pub fn advertise(&mut self, address: SocketAddr) {
         self.options.advertise = Some(address);
+    }
+
+    /// Other servers use the same store: each says that it lives, and the endpoints of the `kubernetes` Service are
+    /// all that do.
+    pub fn share(&mut self) {
+        self.shared = true;
     }
 
     /// Records requests as the policy says, from the start on.
@@ -102,6 +109,7 @@ impl ApiServer {
         let addresses = self.addresses().into();
         let mut core = Core::new(self.options, supervisor.child("apiserver"));
         core.audit = self.audit.map(Arc::new);
+        core.shared = self.shared;
         let core = Arc::new(core);
         core.authn.believe(self.authentication);
         let state = State::open(&core).await.map_err(Error::Bootstrap)?;
@@ -138,6 +146,10 @@ impl Handle {
     /// Accepts no more, ends watches and streams, and waits until open requests are answered or the bound is over.
     /// To be called before the supervisor's shutdown, which cuts off what is still open. True when all was answered.
     pub async fn drain(&self, bound: Duration) -> bool {
+        // First of all, so that nobody new is sent here.
+        if let Some(membership) = self.core.membership.get() {
+            let _ = tokio::time::timeout(bound, membership.leave(&self.core)).await;
+        }
         self.core.closing.cancel();
         let all = u32::try_from(self.core.options.limits.connections).unwrap_or(u32::MAX);
         tokio::time::timeout(bound, self.core.connections.acquire_many(all)).await.is_ok()
