@@ -32,6 +32,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start, or continue, everything: API, controllers, node. Runs until Ctrl-C; pods run on.
     Up(Box<Up>),
+    /// Start a control plane alone: API, controllers, scheduler. Several share one etcd.
+    Server(Box<Server>),
+    /// Make this machine a node of a cluster whose control plane runs elsewhere.
+    Agent(Box<Agent>),
     /// Stop the service and its pods; keeps the data.
     Down(Down),
     /// Show what runs and where.
@@ -49,6 +53,9 @@ pub(crate) enum Command {
     /// List and renew the certificates of this instance.
     #[command(subcommand)]
     Certs(Certs),
+    /// Look after the store: status, compaction, verification, moving it.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Manage how Secrets are encrypted at rest.
     #[command(subcommand)]
     Secrets(Secrets),
@@ -89,33 +96,133 @@ pub(crate) struct Output {
 /// `sampan up`
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Up {
-    /// Return once the node is ready; the service runs on in the background.
-    #[arg(short, long)]
-    pub(crate) detach: bool,
-    /// Port of the Kubernetes API; 0 picks a free one. Remembered. [default: 6443]
-    #[arg(long, value_name = "PORT")]
-    pub(crate) api_port: Option<u16>,
-    /// Further addresses for the Kubernetes API to listen on, beside loopback and the pods' gateway.
-    #[arg(long, value_name = "IP")]
-    pub(crate) bind: Vec<IpAddr>,
+    #[command(flatten)]
+    pub(crate) launch: Launch,
     /// Name of this node. [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
-    /// Network of the pods, at least a /24. Only when the instance is made. [default: a free one of 10.42.0.0/16, …]
-    #[arg(long, value_name = "CIDR")]
-    pub(crate) pod_cidr: Option<sampan_network::Cidr>,
-    /// Network of service addresses. Only when the instance is made. [default: a free one of 10.43.0.0/16, …]
-    #[arg(long, value_name = "CIDR")]
-    pub(crate) service_cidr: Option<sampan_network::Cidr>,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+    /// Port of the registry; 0 picks a free one. Remembered. [default: 5000, or a free one]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) registry_port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) plane: PlaneArgs,
+}
+
+/// `sampan server`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Server {
+    #[command(flatten)]
+    pub(crate) launch: Launch,
+    #[command(flatten)]
+    pub(crate) plane: PlaneArgs,
+}
+
+/// `sampan agent`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Agent {
+    #[command(flatten)]
+    pub(crate) launch: Launch,
+    /// Servers of the cluster, https://host:6443; several by commas. Needed the first time.
+    #[arg(long, value_name = "URL")]
+    pub(crate) join: Vec<String>,
+    /// Bootstrap token, ID.SECRET; the hash of the CA may follow it behind an @. Needed the first time.
+    #[arg(long, value_name = "TOKEN", env = "SAMPAN_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Believe only a CA whose public key has this hash; may be repeated.
+    #[arg(long, value_name = "sha256:HEX")]
+    pub(crate) ca_hash: Vec<String>,
+    /// Believe any CA that is signed with the token. Whoever knows the token can then pretend to be the cluster.
+    #[arg(long)]
+    pub(crate) unsafe_skip_ca_verification: bool,
+    /// Name of this node. [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Address under which servers reach this node. [default: that of the default route]
+    #[arg(long, value_name = "IP")]
+    pub(crate) node_ip: Option<std::net::Ipv4Addr>,
+    /// Label of the node; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
+    pub(crate) node_label: Vec<(String, String)>,
+    /// Port of the kubelet API; 0 picks a free one.
+    #[arg(long, value_name = "PORT", default_value_t = crate::join::KUBELET_PORT)]
+    pub(crate) kubelet_port: u16,
+    #[command(flatten)]
+    pub(crate) images: ImageArgs,
+}
+
+/// How a long-running command is started.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Launch {
+    /// Return once it is ready; the service runs on in the background.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Write a line to this descriptor once it is ready. Set by `--detach`.
+    #[arg(long, hide = true)]
+    pub(crate) ready_fd: Option<i32>,
+}
+
+/// Where images come from.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageArgs {
     /// A registry that may be spoken to in plain HTTP (HOST:PORT).
     #[arg(long, value_name = "HOST")]
     pub(crate) insecure_registry: Vec<String>,
     /// Ask MIRROR first for images of REGISTRY.
     #[arg(long, value_name = "REGISTRY=MIRROR", value_parser = parse_pair)]
     pub(crate) registry_mirror: Vec<(String, String)>,
-    /// Port of the registry; 0 picks a free one. Remembered. [default: 5000, or a free one]
+}
+
+/// Where the state is.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct StoreArgs {
+    /// Keep the state on this etcd, which several servers may share: etcd://HOST:2379[,HOST:2379…]/PREFIX, or etcds://
+    /// for TLS. Remembered. [default: embedded, in the data directory]
+    #[arg(long, value_name = "URL", env = "SAMPAN_STORE")]
+    pub(crate) store: Option<String>,
+    /// The CA of the etcd's members.
+    #[arg(long, value_name = "FILE", requires = "store")]
+    pub(crate) store_ca: Option<PathBuf>,
+    /// Our certificate for the etcd.
+    #[arg(long, value_name = "FILE", requires = "store_key")]
+    pub(crate) store_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "store_cert")]
+    pub(crate) store_key: Option<PathBuf>,
+    /// Name for etcd's own authentication; the password is in SAMPAN_STORE_PASSWORD.
+    #[arg(long, value_name = "NAME", requires = "store")]
+    pub(crate) store_user: Option<String>,
+}
+
+/// What a control plane takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PlaneArgs {
+    /// Port of the Kubernetes API; 0 picks a free one. Remembered. [default: 6443]
     #[arg(long, value_name = "PORT")]
-    pub(crate) registry_port: Option<u16>,
+    pub(crate) api_port: Option<u16>,
+    /// Addresses for the Kubernetes API to listen on, beside loopback and the pods' gateway. With a shared store it
+    /// listens on all unless some are given.
+    #[arg(long, value_name = "IP")]
+    pub(crate) bind: Vec<IpAddr>,
+    /// Address under which others reach this server. [default: that of the default route]
+    #[arg(long, value_name = "IP")]
+    pub(crate) advertise_address: Option<IpAddr>,
+    /// A further name or address for the certificate of the API; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_san: Vec<String>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// File with the secret that all servers of a cluster have in common. [default: cluster-secret in the data
+    /// directory, made when the cluster is]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cluster_secret_file: Option<PathBuf>,
+    /// Network of the pods, at least a /24. Only when the cluster is made. [default: a free one of 10.42.0.0/16, …]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) pod_cidr: Option<sampan_network::Cidr>,
+    /// Network of service addresses. Only when the cluster is made. [default: a free one of 10.43.0.0/16, …]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) service_cidr: Option<sampan_network::Cidr>,
     /// Record requests to the Kubernetes API as this audit.k8s.io/v1 Policy says.
     #[arg(long, value_name = "FILE", requires = "audit_log")]
     pub(crate) audit_policy: Option<PathBuf>,
@@ -139,9 +246,51 @@ pub(crate) struct Up {
     pub(crate) authentication_config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) oidc: Oidc,
-    /// Write a line to this descriptor once the node is ready. Set by `--detach`.
-    #[arg(long, hide = true)]
-    pub(crate) ready_fd: Option<i32>,
+}
+
+/// `sampan store …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Show where the state is, how large it is, and how it is.
+    Status(Output),
+    /// Forget history that nobody needs any more, and give its space back.
+    Compact,
+    /// Read everything that is stored and check that it is whole.
+    Verify(Output),
+    /// Make a store of what a damaged one held before its first damage. What came after is lost: for when there is no backup.
+    Salvage,
+    /// Move the state to an etcd, or back. The service must be stopped; nothing is lost when this is killed.
+    Migrate(Migrate),
+}
+
+/// `sampan store migrate`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Migrate {
+    /// Where to: etcd://HOST:2379/PREFIX, or embedded.
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// The CA of the etcd's members.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_ca: Option<PathBuf>,
+    /// Our certificate for the etcd.
+    #[arg(long, value_name = "FILE", requires = "store_key")]
+    pub(crate) store_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "store_cert")]
+    pub(crate) store_key: Option<PathBuf>,
+    /// Name for etcd's own authentication; the password is in SAMPAN_STORE_PASSWORD.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) store_user: Option<String>,
+}
+
+/// The password for etcd's own authentication.
+pub(crate) fn store_password() -> Option<String> {
+    std::env::var("SAMPAN_STORE_PASSWORD").ok()
+}
+
+/// This command as it was typed, but for staying in the foreground.
+pub(crate) fn in_foreground() -> Vec<std::ffi::OsString> {
+    std::env::args_os().skip(1).filter(|arg| arg != "-d" && arg != "--detach").collect()
 }
 
 /// One token issuer, as `kube-apiserver` takes it.
@@ -245,6 +394,9 @@ pub(crate) enum Token {
         /// Further groups of who has it, below system:bootstrappers.
         #[arg(long, value_name = "GROUP")]
         groups: Vec<String>,
+        /// Print the command that makes a machine a node with it.
+        #[arg(long)]
+        print_join_command: bool,
     },
     /// List tokens.
     #[command(visible_alias = "ls")]

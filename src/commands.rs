@@ -7,6 +7,7 @@ use clap::CommandFactory;
 
 use crate::cli::{Cli, Command};
 
+mod agent;
 mod certs;
 mod down;
 mod image;
@@ -16,7 +17,10 @@ mod kubeconfig;
 mod registry;
 mod run;
 mod secrets;
+mod server;
+mod service;
 mod status;
+mod store;
 mod token;
 mod up;
 mod version;
@@ -25,9 +29,12 @@ mod version;
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { data_dir, log, command } = cli;
     let colour = std::io::stderr().is_terminal();
-    sampan_daemon::telemetry::init(&sampan_daemon::telemetry::Options { filter: log.clone(), colour })?;
+    sampan_daemon::telemetry::init(&sampan_daemon::telemetry::Options { filter: log, colour })?;
     match command {
-        Command::Up(options) => up::run(&data_dir, &log, *options),
+        Command::Up(options) => up::run(&data_dir, *options),
+        Command::Server(options) => server::run(&data_dir, *options),
+        Command::Agent(options) => agent::run(&data_dir, *options),
+        Command::Store(command) => wait(store::run(&data_dir, command)),
         Command::Down(options) => wait(down::run(&data_dir, options)),
         Command::Status(output) => wait(status::run(&data_dir, output.output)),
         Command::Kubeconfig => kubeconfig::run(&data_dir),

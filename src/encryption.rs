@@ -15,7 +15,7 @@ use sampan_daemon::{clock, tls};
 use sampan_store::Store;
 use serde_json::{Value, json};
 
-use crate::instance::Instance;
+use crate::{cluster::Cluster, instance::Instance};
 
 /// The keys, and the store that uses them.
 #[derive(Clone)]
@@ -25,21 +25,46 @@ pub(crate) struct Keys {
     foreign: bool,
     encryption: Arc<Encryption>,
     store: Arc<Encrypted>,
+    /// Whom other servers learn new keys from.
+    cluster: Option<Arc<Cluster>>,
 }
+
+/// How long another server may take to take over a key.
+const TAKEN_OVER: std::time::Duration = std::time::Duration::from_secs(30);
 
 impl Keys {
     /// Read the configuration; make one with a new key when there is none.
-    pub(crate) fn open(instance: &Instance, given: Option<&Path>, store: Arc<dyn Store>) -> Result<Self> {
-        let file = given.map_or_else(|| instance.dir.join("keys/encryption.yaml"), Path::to_owned);
-        if given.is_none() && !file.exists() {
+    pub(crate) fn open(
+        instance: &Instance,
+        given: Option<&Path>,
+        store: Arc<dyn Store>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Result<Self> {
+        let file = match given {
+            Some(given) => given.to_owned(),
+            None => Self::make(instance)?,
+        };
+        let encryption = Encryption::new(rules(&file, &read(&file)?)?);
+        let store = Encrypted::new(store, encryption.clone());
+        Ok(Self { file, foreign: given.is_some(), encryption, store, cluster })
+    }
+
+    /// Makes the file with a new key when there is none.
+    pub(crate) fn make(instance: &Instance) -> Result<PathBuf> {
+        let file = instance.dir.join("keys/encryption.yaml");
+        if !file.exists() {
             let dir = instance.dir.join("keys");
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.with_context(|| dir.display().to_string())?;
             write(&file, &configuration(vec![new_key()]))?;
         }
-        let encryption = Encryption::new(rules(&file, &read(&file)?)?);
-        let store = Encrypted::new(store, encryption.clone());
-        Ok(Self { file, foreign: given.is_some(), encryption, store })
+        Ok(file)
+    }
+
+    /// Uses what the file says now.
+    pub(crate) fn reload(&self) -> Result<()> {
+        self.encryption.replace(rules(&self.file, &read(&self.file)?)?);
+        Ok(())
     }
 
     /// The store that encrypts.
@@ -54,14 +79,34 @@ impl Keys {
         }
         let config = read(&self.file)?;
         let keys = config.pointer("/resources/0/providers/0/derived/keys").and_then(Value::as_array);
-        let mut all = vec![new_key()];
-        all.extend(keys.cloned().with_context(|| format!("{} was changed by hand", self.file.display()))?);
-        let config = configuration(all);
-        let rules = rules(&self.file, &config)?;
-        // The file first: nothing may be encrypted with a key that a crash would lose.
-        write(&self.file, &config)?;
-        self.encryption.replace(rules);
+        let mut all =
+            keys.cloned().with_context(|| format!("{} was changed by hand", self.file.display()))?;
+        let new = new_key();
+        if let Some(cluster) = &self.cluster {
+            // First every server can read what is encrypted with it, and only then any of them writes so.
+            all.push(new);
+            let revision = self.share(cluster, &configuration(all.clone())).await?;
+            cluster.seen_by_all(revision, TAKEN_OVER).await?;
+            all.rotate_right(1);
+            let revision = self.share(cluster, &configuration(all)).await?;
+            cluster.seen_by_all(revision, TAKEN_OVER).await?;
+        } else {
+            all.insert(0, new);
+            let config = configuration(all);
+            let rules = rules(&self.file, &config)?;
+            // The file first: nothing may be encrypted with a key that a crash would lose.
+            write(&self.file, &config)?;
+            self.encryption.replace(rules);
+        }
         Ok(self.store.rewrite().await?)
+    }
+
+    async fn share(&self, cluster: &Cluster, config: &Value) -> Result<sampan_store::Revision> {
+        let text = serde_yaml_ng::to_string(config)?;
+        let revision = cluster.publish_keys(&text).await?;
+        write(&self.file, config)?;
+        self.reload()?;
+        Ok(revision)
     }
 }
 

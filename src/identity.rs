@@ -47,7 +47,7 @@ pub(crate) struct Certificate {
 }
 
 impl Certificate {
-    fn of(name: &str, facts: &tls::Facts, renewed: bool) -> Self {
+    pub(crate) fn of(name: &str, facts: &tls::Facts, renewed: bool) -> Self {
         Self {
             name: name.to_owned(),
             subject: facts.common_name.clone(),
@@ -59,16 +59,29 @@ impl Certificate {
     }
 }
 
-/// Load or make the CA and the signing key; issue the rest anew.
-pub(crate) fn prepare(instance: &Instance, addresses: &[IpAddr], node_ip: IpAddr) -> Result<Identity> {
+/// The CA and the signing key: loaded, or made where there are none.
+pub(crate) fn roots(instance: &Instance) -> Result<(Ca, SigningKey)> {
     let dir = instance.dir.join("tls");
     fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-    let ca = Arc::new(Ca::load_or_create(&dir, &format!("sampan-{}", instance.facts.id))?);
+    let ca = Ca::load_or_create(&dir, &format!("sampan-{}", instance.facts.id))?;
+    Ok((ca, signing_key(&dir.join("sa.key"))?))
+}
+
+/// Load or make the CA and the signing key; issue the rest anew.
+pub(crate) fn prepare(
+    instance: &Instance,
+    addresses: &[IpAddr],
+    names: &[String],
+    node_ip: IpAddr,
+) -> Result<Identity> {
+    let (ca, signing_key) = roots(instance)?;
+    let ca = Arc::new(ca);
     let node = &instance.facts.node_name;
     let api_names =
         ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", node.as_str()];
     let mut api_names: Vec<String> = api_names.iter().map(|&name| name.to_owned()).collect();
     api_names.push("kubernetes.default.svc.cluster.local".to_owned());
+    api_names.extend_from_slice(names);
     let mut leaves = Vec::new();
     let mut leaf = |name: &'static str, profile: Profile| -> Result<Arc<tls::Identity>> {
         let identity = tls::Identity::new(ca.issue(&profile)?)?;
@@ -84,7 +97,7 @@ pub(crate) fn prepare(instance: &Instance, addresses: &[IpAddr], node_ip: IpAddr
         api_to_node: leaf("apiserver-kubelet-client", to_node)?,
         node: leaf("node", profile(&of_node, &["system:nodes"], Usage::Both, node_names, &[node_ip]))?,
         admin: leaf("admin", profile("kubernetes-admin", masters, Usage::Client, vec![], &[]))?,
-        signing_key: Arc::new(signing_key(&dir.join("sa.key"))?),
+        signing_key: Arc::new(signing_key),
         leaves,
         ca,
     })

@@ -17,6 +17,8 @@ use sampan_daemon::tls;
 use sampan_network::Cidr;
 use serde::{Deserialize, Serialize};
 
+use crate::store::Remote;
+
 /// Layout of the data directory that this build reads and writes.
 const FORMAT: u32 = 1;
 const DEFAULT_API_PORT: u16 = 6443;
@@ -39,6 +41,12 @@ pub(crate) struct Facts {
     pub(crate) api_port: u16,
     /// Name of the node.
     pub(crate) node_name: String,
+    /// The etcd that holds the state; without it, the data directory does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<Remote>,
+    /// This node's part of the pods' network, where the cluster gave it one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) node_cidr: Option<String>,
 }
 
 /// What a running instance says of itself; `running.json` in the runtime directory.
@@ -53,6 +61,13 @@ pub(crate) struct Running {
     pub(crate) api: String,
     /// When it started, RFC 3339.
     pub(crate) started: String,
+    /// What runs: `up`, `server` or `agent`.
+    #[serde(default = "up")]
+    pub(crate) role: String,
+}
+
+fn up() -> String {
+    "up".to_owned()
 }
 
 /// A data directory that exists.
@@ -71,6 +86,8 @@ pub(crate) struct Choices {
     pub(crate) node_name: Option<String>,
     pub(crate) pod_cidr: Option<Cidr>,
     pub(crate) service_cidr: Option<Cidr>,
+    /// An etcd, or (`Some(None)`) the data directory.
+    pub(crate) store: Option<Option<Remote>>,
 }
 
 /// Held by the process that serves an instance.
@@ -135,6 +152,19 @@ impl Instance {
         }
         if let Some(name) = &choices.node_name {
             facts.node_name.clone_from(name);
+        }
+        if let Some(store) = &choices.store {
+            // The data would stay behind.
+            let moves = facts.store.as_ref().map(|r| &r.url) != store.as_ref().map(|r| &r.url);
+            let used = facts.store.is_some() || instance.dir.join("store").exists();
+            if moves && used {
+                let (have, want) = (store_name(facts.store.as_ref()), store_name(store.as_ref()));
+                bail!(
+                    "the state of this instance is in {have}, not in {want} \
+                     (hint: `sampan store migrate --to {want}` moves it)"
+                );
+            }
+            facts.store.clone_from(store);
         }
         facts.api_port = match choices.api_port {
             Some(0) => free_port()?,
@@ -226,6 +256,10 @@ impl Instance {
     }
 }
 
+pub(crate) fn store_name(store: Option<&Remote>) -> &str {
+    store.map_or(crate::store::EMBEDDED, |remote| &remote.url)
+}
+
 /// A port that nothing listens on now. The API listens on several addresses, which must share one port.
 fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
@@ -255,6 +289,8 @@ fn make_facts(choices: &Choices) -> Result<Facts> {
         service_cidr: service_cidr.to_string(),
         api_port: choices.api_port.unwrap_or(DEFAULT_API_PORT),
         node_name: choices.node_name.clone().unwrap_or(host),
+        store: None,
+        node_cidr: None,
     })
 }
 
@@ -285,6 +321,8 @@ mod tests {
             service_cidr: "10.43.0.0/16".into(),
             api_port: 6443,
             node_name: "n".into(),
+            store: None,
+            node_cidr: None,
         }
     }
 

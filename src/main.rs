@@ -5,14 +5,19 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod cli;
+mod cluster;
 mod commands;
+mod controlplane;
 mod encryption;
 mod identity;
 mod instance;
 mod issuers;
+mod join;
 mod local;
 mod manage;
+mod node;
 mod platform;
+mod store;
 mod terminal;
 
 fn main() -> ExitCode {

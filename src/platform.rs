@@ -1,61 +1,38 @@
-//! The whole boat: store, API server, controllers and node put together in one process.
+//! The whole boat: control plane and node put together in one process.
 
 use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::Path,
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use sampan_agent::Agent;
-use sampan_apiserver::{ApiServer, AuditLog, AuditPolicy, Authentication, UserInfo};
+use sampan_apiserver::UserInfo;
 use sampan_container::Runtime;
-use sampan_daemon::{Supervisor, tls};
-use sampan_image::Images;
-use sampan_network::{Cidr, DnsOptions, Network, dns::resolv};
-use sampan_store::embedded::Embedded;
+use sampan_daemon::Supervisor;
+use sampan_network::{Cidr, DnsOptions, dns::resolv};
 
 use crate::{
-    encryption::Keys,
-    identity::{self, Identity},
+    controlplane::{self, ControlPlane, Place, Settings},
+    identity::Identity,
     instance::Instance,
-    local,
-    manage::{self, Manager},
+    node::{self, ImageSettings},
+    store::{self, Opened},
 };
 
 pub(crate) mod build_steps;
 
 /// The domain of all cluster names.
-const DOMAIN: &str = "cluster.local";
+pub(crate) const DOMAIN: &str = "cluster.local";
+/// The ConfigMap in `kube-system` that tells nodes of the cluster's network.
+pub(crate) const NODE_CONFIG: &str = "sampan-node-config";
 /// Time to live of cluster names; Kubernetes' DNS uses the same.
 const DNS_TTL: Duration = Duration::from_secs(5);
-/// How long open requests may take to end when the service ends.
-const DRAIN_BOUND: Duration = Duration::from_secs(3);
 /// Largest frame on the pods' bridge.
 const MTU: u32 = 1500;
-
-/// What `sampan up` decides beside the instance.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    /// Further listen addresses.
-    pub(crate) bind: Vec<IpAddr>,
-    /// Registries reached over plain HTTP.
-    pub(crate) insecure: Vec<String>,
-    /// What requests are recorded, and where.
-    pub(crate) audit: Option<(AuditPolicy, AuditLog)>,
-    /// Registry to mirror.
-    pub(crate) mirrors: Vec<(String, String)>,
-    /// An `EncryptionConfiguration` instead of our own keys.
-    pub(crate) encryption: Option<std::path::PathBuf>,
-    /// Port of the registry, when it was chosen.
-    pub(crate) registry_port: Option<u16>,
-    /// An `AuthenticationConfiguration`: who is believed besides ourselves.
-    pub(crate) authentication: Option<serde_json::Value>,
-}
 
 /// A running platform.
 pub(crate) struct Platform {
@@ -63,30 +40,30 @@ pub(crate) struct Platform {
     pub(crate) api: String,
     /// The administrator's client, in process.
     pub(crate) client: kube::Client,
-    /// First address of the services: DNS and the API live near it.
-    pub(crate) dns: Ipv4Addr,
     supervisor: Supervisor,
-    server: sampan_apiserver::Handle,
+    plane: ControlPlane,
     // Ends last: everything else writes to it.
-    store: Arc<Embedded>,
-    _controllers: sampan_controllers::Handle,
+    store: Opened,
     _agent: sampan_agent::Handle,
 }
 
 /// Addresses of one node's network.
 pub(crate) struct Addresses {
-    pod_cidr: Cidr,
-    node_cidr: Cidr,
-    service_cidr: Cidr,
-    gateway: Ipv4Addr,
-    kubernetes: Ipv4Addr,
-    dns: Ipv4Addr,
+    pub(crate) pod_cidr: Cidr,
+    pub(crate) node_cidr: Cidr,
+    pub(crate) service_cidr: Cidr,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) kubernetes: Ipv4Addr,
+    pub(crate) dns: Ipv4Addr,
 }
 
 impl Addresses {
-    fn of(instance: &Instance) -> Result<Self> {
+    pub(crate) fn of(instance: &Instance) -> Result<Self> {
         let (pod_cidr, service_cidr) = (instance.pod_cidr()?, instance.service_cidr()?);
-        let node_cidr = pod_cidr.subnet(24, 0).context("the pods' network is smaller than a /24")?;
+        let node_cidr = match &instance.facts.node_cidr {
+            Some(given) => given.parse().map_err(|e| anyhow::anyhow!("{given}: {e}"))?,
+            None => pod_cidr.subnet(24, 0).context("the pods' network is smaller than a /24")?,
+        };
         let nth = |cidr: &Cidr, n| cidr.nth(n).with_context(|| format!("{cidr} is too small"));
         Ok(Self {
             gateway: nth(&node_cidr, 1)?,
@@ -140,7 +117,7 @@ pub(crate) fn make_runtime_dir(instance: &Instance) -> Result<()> {
         .with_context(|| dir.display().to_string())
 }
 
-fn host_resolv_conf() -> String {
+pub(crate) fn host_resolv_conf() -> String {
     // A machine without the file has no upstream resolvers, and that is fine.
     fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
 }
@@ -148,69 +125,72 @@ fn host_resolv_conf() -> String {
 impl Platform {
     /// Start everything. Returns once the API serves; the node becomes ready on its own.
     pub(crate) async fn start(
-        instance: &Instance,
+        instance: &mut Instance,
         settings: &Settings,
+        (images, registry_port): (&ImageSettings, Option<u16>),
         supervisor: Supervisor,
     ) -> Result<Self> {
-        let addresses = Addresses::of(instance)?;
         let runtime = runtime(instance, &supervisor)?;
-        let registry_port = crate::commands::registry_port(&instance.dir, settings.registry_port)?;
-        let images = images(instance, settings, registry_port)?;
-        let store = open_store(&instance.dir, &supervisor).await?;
-        // The bridge first: the API listens on its address.
-        let network = Network::start(network_options(instance, true)?, &supervisor.child("network")).await?;
-        let listen = listen_addresses(instance, settings, addresses.gateway);
-        let mut names: Vec<IpAddr> =
-            listen.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
-        names.extend([IpAddr::from(addresses.kubernetes), IpAddr::from([127, 0, 0, 1])]);
-        names.extend(sampan_network::host_address().ok().flatten().map(IpAddr::from));
-        let identity = Arc::new(identity::prepare(instance, &names, addresses.gateway.into())?);
-        start_registry(instance, &identity, (&listen, registry_port), &supervisor).await?;
-        let keys = Keys::open(instance, settings.encryption.as_deref(), store.clone())?;
-        let api = start_api(instance, &identity, &addresses, (&listen, settings), keys.store(), &supervisor)
-            .await?;
-        let port = api.addresses().first().map_or(instance.facts.api_port, SocketAddr::port);
-        let url = format!("https://127.0.0.1:{port}");
-        identity::write_kubeconfig(instance, &identity, &url)?;
-
-        let admin = UserInfo::admin("kubernetes-admin");
-        identity::keep(&identity, instance, &url, &supervisor);
-        let manager =
-            Manager { identity: identity.clone(), keys, instance: instance.clone(), server: url.clone() };
-        let service = manage::Service::new(manager, api.client(admin.clone()));
-        local::serve(&instance.socket(), service, &supervisor)?;
-        let client = |user| kube::Client::new(api.client(user), "default");
-        let mut options = sampan_controllers::Options::new(
-            client(UserInfo::new("system:kube-controller-manager", &[])),
-            client(UserInfo::new("system:kube-scheduler", &[])),
-            identity.ca.cert_pem(),
-        );
-        options.ca = Some(identity.ca.clone());
-        options.cluster_info = Some(identity::cluster_info(&identity, &joins_at(&addresses, port))?);
-        let controllers = sampan_controllers::start(options, &supervisor);
-        let node = format!("system:node:{}", instance.facts.node_name);
-        let node_client = client(UserInfo::new(node, &["system:nodes"]));
-        let options = agent_options(instance, &identity, &addresses, node_client, runtime, images, network);
-        let agent = Agent::start(options, &supervisor).await?;
+        let registry_port = crate::commands::registry_port(&instance.dir, registry_port)?;
+        let content = node::images(instance, images, Some(registry_port))?;
+        let opened = store::open(instance, &supervisor).await?;
+        let cluster = controlplane::enter(instance, settings, &opened).await?;
+        let addresses = Addresses::of(instance)?;
+        // Alone, the bridge comes first: the API listens on its address. With others, it listens where they reach it,
+        // and the cluster says which network the bridge gets.
+        let network = match opened.shared {
+            false => Some(node::network(instance, &supervisor).await?),
+            true => None,
+        };
+        let place = if opened.shared {
+            shared_place(instance, settings)?
+        } else {
+            own_place(instance, settings, &addresses)
+        };
+        let plane = ControlPlane::start(instance, settings, (&opened, cluster), &place, &supervisor).await?;
+        start_registry(instance, &plane.identity, (&place.listen, registry_port), &supervisor).await?;
+        let user = UserInfo::new(format!("system:node:{}", instance.facts.node_name), &["system:nodes"]);
+        let client = plane.client(user);
+        let network = match network {
+            Some(network) => network,
+            None => {
+                node::claim_network(instance, &client, place.node_ip).await?;
+                node::network(instance, &supervisor).await?
+            }
+        };
+        let agent = Agent::start(
+            node::agent_options(
+                instance,
+                node::Place {
+                    ip: place.node_ip,
+                    port: 0,
+                    identity: plane.identity.node.clone(),
+                    ca: plane.identity.ca.cert_pem().to_owned(),
+                    labels: BTreeMap::new(),
+                },
+                client,
+                runtime,
+                content,
+                network,
+            )?,
+            &supervisor,
+        )
+        .await?;
         Ok(Self {
-            api: url,
-            client: client(admin),
-            dns: addresses.dns,
+            api: plane.url.clone(),
+            client: plane.client(UserInfo::admin("kubernetes-admin")),
             supervisor,
-            server: api,
-            store,
-            _controllers: controllers,
+            plane,
+            store: opened,
             _agent: agent,
         })
     }
 
     /// End everything but the pods, within a bound.
     pub(crate) async fn stop(self) {
-        let Self { supervisor, server, store, client, _controllers, _agent, .. } = self;
-        if !server.drain(DRAIN_BOUND).await {
-            tracing::warn!("requests were still open after {} s", DRAIN_BOUND.as_secs());
-        }
-        drop((server, client, _controllers, _agent));
+        let Self { supervisor, mut plane, store, client, _agent, .. } = self;
+        plane.drain().await;
+        drop((plane, client, _agent));
         let late = supervisor.shutdown(Duration::from_secs(5)).await;
         if !late.is_empty() {
             tracing::warn!("did not end in time: {}", late.join(", "));
@@ -218,17 +198,6 @@ impl Platform {
         // Closing the store waits for the disk.
         supervisor.blocking(move || drop(store)).await;
     }
-}
-
-/// Where machines that join reach the API.
-fn joins_at(addresses: &Addresses, port: u16) -> String {
-    let host = sampan_network::host_address().ok().flatten().unwrap_or(addresses.gateway);
-    format!("https://{host}:{port}")
-}
-
-async fn open_store(dir: &Path, supervisor: &Supervisor) -> Result<Arc<Embedded>> {
-    let options = sampan_store::embedded::Options::new(dir.join("store"));
-    Ok(Arc::new(supervisor.blocking(move || Embedded::open(options)).await?))
 }
 
 /// The registry inside, on the addresses of the API, with its certificate.
@@ -248,16 +217,51 @@ async fn start_registry(
     Ok(())
 }
 
-fn images(instance: &Instance, settings: &Settings, registry_port: u16) -> Result<Images> {
-    let mut options = crate::commands::image_options(&instance.dir, &settings.insecure);
-    // Our own registry shows a certificate of our own authority.
-    let own = options.registries.hosts.entry(format!("localhost:{registry_port}")).or_default();
-    own.ca_file = Some(instance.dir.join("tls/ca.crt"));
-    for (registry, mirror) in &settings.mirrors {
-        let hosts = &mut options.registries.hosts;
-        hosts.entry(registry.clone()).or_default().mirrors.push(mirror.clone());
+/// Where a server among several stands: reachable for all, unless it is told where to listen.
+pub(crate) fn shared_place(instance: &Instance, settings: &Settings) -> Result<Place> {
+    let port = instance.facts.api_port;
+    let given = settings.bind.iter().copied().find(|ip| !ip.is_unspecified() && !ip.is_loopback());
+    let advertise = match settings.advertise.or(given) {
+        Some(ip) => ip,
+        None => sampan_network::host_address()?
+            .map(IpAddr::from)
+            .context("this machine has no address (hint: --advertise-address says how others reach it)")?,
+    };
+    let mut listen = settings.bind.clone();
+    if listen.is_empty() || listen.iter().any(IpAddr::is_unspecified) {
+        listen = vec![Ipv4Addr::UNSPECIFIED.into()];
+    } else if !listen.contains(&IpAddr::from([127, 0, 0, 1])) {
+        listen.insert(0, [127, 0, 0, 1].into());
     }
-    Ok(Images::open(options)?)
+    let IpAddr::V4(node_ip) = advertise else {
+        anyhow::bail!("--advertise-address {advertise}: only IPv4 so far");
+    };
+    Ok(Place {
+        listen: listen.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(),
+        advertise: SocketAddr::new(advertise, port),
+        node_ip,
+        joins_at: format!("https://{advertise}:{port}"),
+    })
+}
+
+/// Where a server with a store of its own stands: on loopback and the pods' gateway, and where it is told to.
+fn own_place(instance: &Instance, settings: &Settings, addresses: &Addresses) -> Place {
+    let (port, gateway) = (instance.facts.api_port, IpAddr::from(addresses.gateway));
+    let host = sampan_network::host_address().ok().flatten().map(IpAddr::from);
+    let given = settings.bind.iter().copied().find(|ip| !ip.is_unspecified() && !ip.is_loopback());
+    let everywhere = settings.bind.iter().any(IpAddr::is_unspecified);
+    // Who listens for other machines is reached by them, and their pods, there.
+    let reached = settings.advertise.or(given).or(host.filter(|_| everywhere));
+    let mut listen = listen_addresses(instance, settings, addresses.gateway);
+    if let Some(ip) = settings.advertise.filter(|ip| !everywhere && !listen.iter().any(|at| at.ip() == *ip)) {
+        listen.push(SocketAddr::new(ip, port));
+    }
+    Place {
+        listen,
+        advertise: SocketAddr::new(reached.unwrap_or(gateway), port),
+        node_ip: addresses.gateway,
+        joins_at: format!("https://{}", SocketAddr::new(reached.or(host).unwrap_or(gateway), port)),
+    }
 }
 
 fn listen_addresses(instance: &Instance, settings: &Settings, gateway: Ipv4Addr) -> Vec<SocketAddr> {
@@ -269,100 +273,4 @@ fn listen_addresses(instance: &Instance, settings: &Settings, gateway: Ipv4Addr)
         addresses.extend(&settings.bind);
     }
     addresses.into_iter().map(|ip| SocketAddr::new(ip, instance.facts.api_port)).collect()
-}
-
-async fn start_api(
-    instance: &Instance,
-    identity: &Identity,
-    addresses: &Addresses,
-    (listen, settings): (&[SocketAddr], &Settings),
-    store: Arc<dyn sampan_store::Store>,
-    supervisor: &Supervisor,
-) -> Result<sampan_apiserver::Handle> {
-    let issuer = format!("https://kubernetes.default.svc.{DOMAIN}");
-    let config = settings.authentication.as_ref();
-    let authentication = config.map(|config| Authentication::parse(config, &[&issuer])).transpose()?;
-    let ca = identity.ca.cert_pem();
-    let options = sampan_apiserver::Options {
-        listen: listen.to_vec(),
-        tls: tls::live_server_config(identity.api.clone(), Some(ca), false)?,
-        node_tls: tls::live_client_config(ca, Some(identity.api_to_node.clone()))?,
-        signing_key: identity.signing_key.clone(),
-        audiences: vec![issuer.clone()],
-        issuer,
-        static_tokens: Vec::new(),
-        service_cidr: addresses.service_cidr.to_string().parse().map_err(anyhow::Error::msg)?,
-        node_ports: (30_000, 32_767),
-        advertise: Some(SocketAddr::new(addresses.gateway.into(), instance.facts.api_port)),
-        store,
-        front_proxy: Some(front_proxy(instance)?),
-        limits: sampan_apiserver::Limits::default(),
-    };
-    let port = instance.facts.api_port;
-    let mut server = ApiServer::bind(options).await.with_context(|| {
-        format!("start the Kubernetes API on port {port} (hint: choose another with --api-port, 0 picks a free one)")
-    })?;
-    if let Some((policy, log)) = settings.audit.clone() {
-        server.audit(policy, log)?;
-    }
-    if let Some(authentication) = authentication {
-        server.believe(authentication);
-    }
-    Ok(server.start(supervisor).await?)
-}
-
-/// The identity with which requests are passed on to extension servers: signed by an authority of its own, so that
-/// nobody who is known to the cluster can pretend to be the API server.
-fn front_proxy(instance: &Instance) -> Result<sampan_apiserver::FrontProxy> {
-    let dir = instance.dir.join("tls/front-proxy");
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .with_context(|| dir.display().to_string())?;
-    let ca = tls::Ca::load_or_create(&dir, "sampan-front-proxy-ca")?;
-    let identity = ca.issue(&tls::Profile {
-        common_name: "front-proxy-client".to_owned(),
-        organizations: Vec::new(),
-        dns: Vec::new(),
-        ips: Vec::new(),
-        usage: tls::Usage::Client,
-        days: 365,
-    })?;
-    Ok(sampan_apiserver::FrontProxy { ca_pem: ca.cert_pem().to_owned(), identity })
-}
-
-fn agent_options(
-    instance: &Instance,
-    identity: &Identity,
-    addresses: &Addresses,
-    client: kube::Client,
-    runtime: Runtime,
-    images: Images,
-    network: Network,
-) -> sampan_agent::Options {
-    sampan_agent::Options {
-        client,
-        node_name: instance.facts.node_name.clone(),
-        node_ip: addresses.gateway,
-        labels: BTreeMap::new(),
-        capacity: sampan_agent::Capacity::default(),
-        pod_cidr: Some(addresses.node_cidr.to_string()),
-        cluster_dns: Some(addresses.dns),
-        cluster_domain: DOMAIN.to_owned(),
-        host_resolv_conf: host_resolv_conf(),
-        service_env: Vec::new(),
-        pods_dir: instance.dir.join("pods"),
-        run_dir: instance.runtime_dir(),
-        runtime,
-        images,
-        network,
-        api: sampan_agent::ApiOptions {
-            port: 0,
-            identity: identity.node.clone(),
-            client_ca: identity.ca.cert_pem().to_owned(),
-        },
-        version: sampan_apiserver::GIT_VERSION.to_owned(),
-        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
-    }
 }

@@ -41,7 +41,8 @@ struct Pods {
 pub(crate) async fn run(data_dir: &Path, format: Format) -> Result<ExitCode> {
     let instance = Instance::open(data_dir)?;
     let running = instance.running();
-    let (nodes, pods) = if running.is_some() { ask(&instance).await? } else { (Vec::new(), Pods::default()) };
+    let asked = running.as_ref().is_some_and(|running| running.role != "agent");
+    let (nodes, pods) = if asked { ask(&instance).await? } else { (Vec::new(), Pods::default()) };
     let code = if running.is_some() { 0 } else { 3 };
     let status = Status {
         data_dir: instance.dir.display().to_string(),
@@ -81,6 +82,12 @@ fn text(status: &Status) -> String {
     let Some(running) = &status.running else {
         return format!("not running; data in {} (hint: `sampan up`)\n", status.data_dir);
     };
+    if running.role == "agent" {
+        return format!(
+            "running     process {}, since {}, a node of the cluster at {}\ndata        {}\n",
+            running.pid, running.started, running.api, status.data_dir
+        );
+    }
     let node = |node: &NodeStatus| format!("{} {}", node.name, if node.ready { "Ready" } else { "NotReady" });
     let rows = [
         ["running".to_owned(), format!("process {}, since {}", running.pid, running.started)],

@@ -4,12 +4,18 @@ use std::{collections::BTreeMap, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{
+    ByteString,
+    api::{
+        core::v1::{ConfigMap, Secret},
+        discovery::v1::EndpointSlice,
+    },
+};
 use kube::{
     Api,
     api::{DeleteParams, ListParams, PostParams},
 };
-use sampan_daemon::clock;
+use sampan_daemon::{clock, tls};
 use serde::Serialize;
 use serde_json::json;
 
@@ -28,14 +34,19 @@ struct Shown {
 }
 
 pub(crate) async fn run(data_dir: &Path, command: Token) -> Result<ExitCode> {
-    let client = local::client(&Instance::open(data_dir)?)?;
-    let secrets: Api<Secret> = Api::namespaced(client, "kube-system");
+    let instance = Instance::open(data_dir)?;
+    let client = local::client(&instance)?;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
     match command {
-        Token::Create { token, ttl, description, groups } => {
+        Token::Create { token, ttl, description, groups, print_join_command } => {
             let token = token.unwrap_or_else(random);
             let secret = secret(&token, &ttl, &description, groups)?;
             secrets.create(&PostParams::default(), &secret).await?;
-            terminal::write(&format!("{token}\n"))?;
+            if print_join_command {
+                terminal::write(&format!("{}\n", join_command(&instance, &client, &token).await?))?;
+            } else {
+                terminal::write(&format!("{token}\n"))?;
+            }
         }
         Token::List(output) => {
             let params = ListParams::default().fields("type=bootstrap.kubernetes.io/token");
@@ -51,6 +62,32 @@ pub(crate) async fn run(data_dir: &Path, command: Token) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a machine is to run to become a node: every server that lives, the token, the hash of the CA.
+async fn join_command(instance: &Instance, client: &kube::Client, token: &str) -> Result<String> {
+    let ca = instance.dir.join("tls/ca.crt");
+    let ca = std::fs::read_to_string(&ca).with_context(|| ca.display().to_string())?;
+    let public: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-public");
+    let info = public.get("cluster-info").await.context("read what machines that join are told")?;
+    let config = info.data.unwrap_or_default().remove("kubeconfig").unwrap_or_default();
+    let config: serde_json::Value = serde_yaml_ng::from_str(&config)?;
+    let advertised = config.pointer("/clusters/0/cluster/server").and_then(serde_json::Value::as_str);
+    let mut servers: Vec<String> = Vec::new();
+    if instance.facts.store.is_some() {
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
+        let ours = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
+        for slice in slices.list(&ours).await? {
+            let port = slice.ports.iter().flatten().find_map(|port| port.port).unwrap_or(6443);
+            let addresses = slice.endpoints.iter().flatten().flat_map(|endpoint| endpoint.addresses.iter());
+            servers.extend(addresses.map(|ip| format!("https://{ip}:{port}")));
+        }
+    }
+    if servers.is_empty() {
+        servers.extend(advertised.map(str::to_owned));
+    }
+    let (servers, pin) = (servers.join(","), tls::pin(&ca)?);
+    Ok(format!("sampan agent --join {servers} --token {token} --ca-hash {pin}"))
 }
 
 fn random() -> String {

@@ -1,6 +1,7 @@
 //! What the tests stand on: clusters in network namespaces of their own, commands with a bound, polling with a bound.
 
 mod cluster;
+pub mod fleet;
 mod leaks;
 mod netns;
 

@@ -46,6 +46,11 @@ impl NetNs {
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// Where others find it, as long as this process lives.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
     /// Processes that are inside.
     pub fn members(&self) -> Vec<String> {
         let ours = std::fs::metadata(format!("/proc/self/fd/{}", self.0.as_raw_fd())).unwrap().ino();

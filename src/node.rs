@@ -1,0 +1,165 @@
+//! The node of one process: network, containers, images, and the agent that carries pods out.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api,
+    api::{PostParams, WatchEvent, WatchParams},
+};
+use sampan_container::Runtime;
+use sampan_daemon::{Supervisor, tls};
+use sampan_image::Images;
+use sampan_network::Network;
+use serde_json::json;
+
+use crate::{
+    instance::Instance,
+    platform::{self, Addresses, DOMAIN},
+};
+
+/// How long a node may wait for its network before it says so and goes on waiting.
+const NETWORK_BOUND: Duration = Duration::from_secs(60);
+
+/// Where images come from.
+#[derive(Clone, Debug)]
+pub(crate) struct ImageSettings {
+    /// Registries reached over plain HTTP.
+    pub(crate) insecure: Vec<String>,
+    /// Registry to mirror.
+    pub(crate) mirrors: Vec<(String, String)>,
+}
+
+/// Where this node stands.
+pub(crate) struct Place {
+    /// Its InternalIP.
+    pub(crate) ip: Ipv4Addr,
+    /// Port of the kubelet API; 0 for any.
+    pub(crate) port: u16,
+    /// How the kubelet API shows itself.
+    pub(crate) identity: Arc<tls::Identity>,
+    /// The cluster's CA.
+    pub(crate) ca: String,
+    /// Labels beside the usual ones.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// The images of this machine.
+pub(crate) fn images(
+    instance: &Instance,
+    settings: &ImageSettings,
+    registry_port: Option<u16>,
+) -> Result<Images> {
+    let mut options = crate::commands::image_options(&instance.dir, &settings.insecure);
+    if let Some(port) = registry_port {
+        // Our own registry shows a certificate of our own authority.
+        let own = options.registries.hosts.entry(format!("localhost:{port}")).or_default();
+        own.ca_file = Some(instance.dir.join("tls/ca.crt"));
+    }
+    for (registry, mirror) in &settings.mirrors {
+        let hosts = &mut options.registries.hosts;
+        hosts.entry(registry.clone()).or_default().mirrors.push(mirror.clone());
+    }
+    Ok(Images::open(options)?)
+}
+
+/// The network of this node.
+pub(crate) async fn network(instance: &Instance, supervisor: &Supervisor) -> Result<Network> {
+    let options = platform::network_options(instance, true)?;
+    Ok(Network::start(options, &supervisor.child("network")).await?)
+}
+
+/// Registers the node, and waits until the cluster has given it its part of the pods' network, which is remembered.
+pub(crate) async fn claim_network(
+    instance: &mut Instance,
+    client: &kube::Client,
+    ip: Ipv4Addr,
+) -> Result<()> {
+    let name = instance.facts.node_name.clone();
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node: Node = serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
+        "spec": {"providerID": format!("sampan://{name}")},
+        "status": {"addresses": [
+            {"type": "InternalIP", "address": ip.to_string()},
+            {"type": "Hostname", "address": name},
+        ]},
+    }))?;
+    match nodes.create(&PostParams::default(), &node).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        other => drop(other.with_context(|| format!("register the node {name}"))?),
+    }
+    let wait = async {
+        loop {
+            let found = nodes.get(&name).await?;
+            let version = found.metadata.resource_version.clone().unwrap_or_default();
+            if let Some(cidr) = pod_cidr(&found) {
+                return anyhow::Ok(cidr);
+            }
+            let fields = WatchParams::default().fields(&format!("metadata.name={name}"));
+            let mut events = nodes.watch(&fields, &version).await?.boxed();
+            while let Some(event) = events.next().await {
+                let Ok(WatchEvent::Added(node) | WatchEvent::Modified(node)) = event else { break };
+                if let Some(cidr) = pod_cidr(&node) {
+                    return Ok(cidr);
+                }
+            }
+        }
+    };
+    tokio::pin!(wait);
+    let cidr = match tokio::time::timeout(NETWORK_BOUND, &mut wait).await {
+        Ok(cidr) => cidr?,
+        Err(_) => {
+            tracing::warn!(
+                "no part of the pods' network for node {name} yet (hint: are controllers running, and is there one left? \
+                 see the node's events)"
+            );
+            wait.await?
+        }
+    };
+    if let Some(before) = instance.facts.node_cidr.as_ref().filter(|before| **before != cidr) {
+        bail!(
+            "node {name} has the network {cidr} now, and pods in {before} (hint: `sampan down`, then start it again)"
+        );
+    }
+    instance.facts.node_cidr = Some(cidr);
+    instance.save()
+}
+
+fn pod_cidr(node: &Node) -> Option<String> {
+    node.spec.as_ref()?.pod_cidr.clone()
+}
+
+/// What the agent is told.
+pub(crate) fn agent_options(
+    instance: &Instance,
+    place: Place,
+    client: kube::Client,
+    runtime: Runtime,
+    images: Images,
+    network: Network,
+) -> Result<sampan_agent::Options> {
+    let addresses = Addresses::of(instance)?;
+    Ok(sampan_agent::Options {
+        client,
+        node_name: instance.facts.node_name.clone(),
+        node_ip: place.ip,
+        labels: place.labels,
+        capacity: sampan_agent::Capacity::default(),
+        pod_cidr: Some(addresses.node_cidr.to_string()),
+        cluster_dns: Some(addresses.dns),
+        cluster_domain: DOMAIN.to_owned(),
+        host_resolv_conf: platform::host_resolv_conf(),
+        service_env: Vec::new(),
+        pods_dir: instance.dir.join("pods"),
+        run_dir: instance.runtime_dir(),
+        runtime,
+        images,
+        network,
+        api: sampan_agent::ApiOptions { port: place.port, identity: place.identity, client_ca: place.ca },
+        version: sampan_apiserver::GIT_VERSION.to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
