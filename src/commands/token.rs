@@ -69,7 +69,17 @@ async fn join_command(instance: &Instance, client: &kube::Client, token: &str) -
     let ca = instance.dir.join("tls/ca.crt");
     let ca = std::fs::read_to_string(&ca).with_context(|| ca.display().to_string())?;
     let public: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-public");
-    let info = public.get("cluster-info").await.context("read what machines that join are told")?;
+    // The controllers make it, a moment after a cluster's first start.
+    let mut tries = 0;
+    let info = loop {
+        match public.get("cluster-info").await {
+            Err(kube::Error::Api(status)) if status.code == 404 && tries < 60 => {
+                tries += 1;
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+            other => break other.context("read what machines that join are told")?,
+        }
+    };
     let config = info.data.unwrap_or_default().remove("kubeconfig").unwrap_or_default();
     let config: serde_json::Value = serde_yaml_ng::from_str(&config)?;
     let advertised = config.pointer("/clusters/0/cluster/server").and_then(serde_json::Value::as_str);
