@@ -128,7 +128,7 @@ fn cluster_kind(out: &mut Vec<FieldError>, resource: &Resource, object: &Value, 
     match (resource.group, resource.kind) {
         ("autoscaling", "HorizontalPodAutoscaler") => {
             let form = |object: &Value| crate::kinds::convert::to_stored(resource, object.clone());
-            autoscaling::autoscaler(out, &form(object), old.map(form).as_ref());
+            autoscaling::autoscaler(out, &form(object));
         }
         ("networking.k8s.io", "NetworkPolicy") => policies::network(out, object, old),
         ("networking.k8s.io", "Ingress") => ingress::ingress(out, object, old),

@@ -5,11 +5,13 @@
 //!
 //! - [`scheduler`]: which node a pod goes to, or, counted per reason, why none takes it.
 //! - [`rollout`]: what Deployments, ReplicaSets, Jobs, StatefulSets, DaemonSets and CronJobs do next.
+//! - [`autoscaler`]: how many replicas a workload needs, by what is measured of it.
 //! - [`volumes`]: which claim gets which volume.
 //! - [`zones`]: how fast silent nodes are emptied.
 //! - [`election`]: who leads when several want to. [`ipam`]: which part of the pods' network a node gets.
-//! - [`selector`] and [`quantity`]: the two small languages that both of them read.
+//! - [`selector`] and [`quantity`]: the two small languages that all of them read.
 
+pub mod autoscaler;
 pub mod disruption;
 pub mod election;
 pub mod ipam;

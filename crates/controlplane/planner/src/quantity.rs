@@ -14,6 +14,16 @@ pub fn value(text: &str) -> Option<i64> {
     Some(Quantity::parse(text.trim()).ok()?.to_units())
 }
 
+/// The value of a quantity as a floating point number, or `None` when it is not a quantity.
+pub fn number(text: &str) -> Option<f64> {
+    Some(Quantity::parse(text.trim()).ok()?.to_f64())
+}
+
+/// So many thousandths, as Kubernetes writes them.
+pub fn of_milli(milli: i64) -> String {
+    Quantity::from_milli(milli).canonical()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

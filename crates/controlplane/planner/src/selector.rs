@@ -151,6 +151,21 @@ impl Selector {
     }
 }
 
+/// A selector as a query carries it: `app=web,tier in (a,b),!old`.
+pub fn query(selector: &LabelSelector) -> String {
+    let equal = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+    let others = selector.match_expressions.iter().flatten().map(|requirement| {
+        let (key, values) = (&requirement.key, requirement.values.as_deref().unwrap_or_default().join(","));
+        match requirement.operator.as_str() {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.clone(),
+        }
+    });
+    equal.chain(others).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,14 +20,11 @@ const MEMBERS: [(&str, &str); 5] = [
 ];
 
 /// An autoscaler.
-pub(super) fn autoscaler(out: &mut Errors, object: &Value, old: Option<&Value>) {
+pub(super) fn autoscaler(out: &mut Errors, object: &Value) {
     let (path, spec) = (FieldPath::new("spec"), get(object, "spec"));
     let (min, max) = (int(spec, "minReplicas"), number(spec, "maxReplicas"));
-    let was_zero = old.is_some_and(|old| int(get(old, "spec"), "minReplicas") == Some(0));
-    let lowest = i64::from(!was_zero);
-    if let Some(min) = min.filter(|min| *min < lowest) {
-        let sentence = format!("must be greater than or equal to {lowest}");
-        out.push(FieldError::invalid(path.child("minReplicas"), min, sentence));
+    if let Some(min) = min.filter(|min| *min < 0) {
+        out.push(FieldError::invalid(path.child("minReplicas"), min, "must be greater than or equal to 0"));
     }
     let at = path.child("maxReplicas");
     if max == 0 {
