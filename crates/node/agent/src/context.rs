@@ -14,6 +14,7 @@ use crate::objects::ObjectCache;
 use crate::options::Options;
 use crate::pod::record::PodRecord;
 use crate::pod::spec;
+use crate::usage::Meter;
 use crate::volumes::host_path::HostVolumes;
 use crate::worker::Message;
 
@@ -42,6 +43,8 @@ pub struct Context {
     pub host_volumes: HostVolumes,
     /// Bounds parallel pulls.
     pub pulls: Semaphore,
+    /// What is used.
+    pub meter: Meter,
 }
 
 impl Context {
@@ -67,6 +70,7 @@ impl Context {
             memory,
             allocatable,
             pulls: Semaphore::new(PARALLEL_PULLS),
+            meter: Meter::default(),
         }
     }
 

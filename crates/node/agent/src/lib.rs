@@ -26,6 +26,7 @@ mod pod;
 mod pods;
 mod server;
 mod streams;
+mod usage;
 mod volumes;
 mod worker;
 

@@ -99,7 +99,7 @@ fn memory() -> (u64, u64) {
 }
 
 /// Total and available bytes of a file system.
-fn disk(path: &Path) -> (u64, u64) {
+pub(crate) fn disk(path: &Path) -> (u64, u64) {
     nix::sys::statvfs::statvfs(path).map_or((0, 0), |found| {
         let size = found.fragment_size();
         (found.blocks() * size, found.blocks_available() * size)

@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::options::{ApiOptions, Error};
 
 mod exec;
+mod exposition;
 mod host_volumes;
 mod logs;
 mod port_forward;
@@ -150,10 +151,15 @@ async fn route(ctx: &Arc<Context>, request: Request<Incoming>) -> Response<Body>
     match parts.as_slice() {
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["pods"] if get => stats::pods(ctx),
-        ["stats", "summary"] if get => stats::summary(ctx).await,
         ["hostPathVolumes", name] if request.method() == Method::DELETE => {
             host_volumes::remove(ctx, name).await
         }
+        ["stats", "summary"] if get => {
+            stats::summary(ctx, Query::of(&request).flag(&["only_cpu_and_memory"])).await
+        }
+        ["metrics"] if get => exposition::own(ctx),
+        ["metrics", "resource"] if get => exposition::resource(ctx).await,
+        ["metrics", "cadvisor"] if get => exposition::cadvisor(ctx).await,
         ["containerLogs", namespace, pod, container] if get => {
             logs::serve(ctx, namespace, pod, container, &request)
         }
@@ -174,6 +180,13 @@ fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     *response.status_mut() = status;
     let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    response
+}
+
+fn prometheus(metrics: String) -> Response<Body> {
+    let mut response = text(StatusCode::OK, metrics);
+    let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
     response
 }
 

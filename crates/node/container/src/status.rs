@@ -119,6 +119,18 @@ pub struct Stats {
     pub memory_working_set_bytes: u64,
     /// Anonymous memory, bytes.
     pub memory_rss_bytes: u64,
+    /// The most memory it may use, bytes; 0 when there is no limit.
+    pub memory_limit_bytes: u64,
+    /// Page faults.
+    pub page_faults: u64,
+    /// Of these, those that had to read.
+    pub major_page_faults: u64,
+    /// Periods of a CPU limit that have passed; 0 without one.
+    pub cpu_periods: u64,
+    /// Of these, those in which it was held back.
+    pub cpu_throttled_periods: u64,
+    /// For how long it was held back, nanoseconds over all threads.
+    pub cpu_throttled_nanos: u64,
     /// Processes and threads.
     pub pids: u64,
 }

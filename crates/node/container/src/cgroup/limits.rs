@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::state;
 use crate::status::Stats;
 
+/// A memory limit from here on is none.
+const UNLIMITED: u64 = 1 << 62;
+
 /// A fresh version 1 cpuset is empty and takes no process: give it its parent's.
 pub(super) fn inherit_cpuset(dir: &Path) -> Result<()> {
     let Some(parent) = dir.parent() else { return Ok(()) };
@@ -32,7 +35,11 @@ pub(super) fn enable_controllers(dir: &Path, controllers: &[String]) -> Result<(
 
 /// A field of a file with `name value` lines.
 pub(super) fn field(file: &Path, name: &str) -> Option<u64> {
-    let text = fs::read_to_string(file).ok()?;
+    find(&fs::read_to_string(file).ok()?, name)
+}
+
+/// The same in a text that was read.
+fn find(text: &str, name: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     value.trim().parse().ok()
 }
@@ -135,19 +142,112 @@ pub(super) fn stats(plan: &CgroupPlan) -> Stats {
         let usage = field(&root.join(&plan.path).join("cpu.stat"), "usage_usec");
         stats.cpu_usage_nanos = usage.unwrap_or(0).saturating_mul(1000);
     }
+    if let Some((dir, v2)) = plan.controller("cpu") {
+        let text = fs::read_to_string(dir.join("cpu.stat")).unwrap_or_default();
+        let get = |name: &str| find(&text, name).unwrap_or(0);
+        stats.cpu_periods = get("nr_periods");
+        stats.cpu_throttled_periods = get("nr_throttled");
+        stats.cpu_throttled_nanos =
+            if v2 { get("throttled_usec").saturating_mul(1000) } else { get("throttled_time") };
+    }
     if let Some((dir, v2)) = plan.controller("memory") {
-        let (usage, inactive, anonymous) = match v2 {
-            true => ("memory.current", "inactive_file", "anon"),
-            false => ("memory.usage_in_bytes", "total_inactive_file", "total_rss"),
-        };
-        stats.memory_usage_bytes = number(&dir.join(usage));
-        let detail = dir.join("memory.stat");
-        stats.memory_rss_bytes = field(&detail, anonymous).unwrap_or(0);
-        stats.memory_working_set_bytes =
-            stats.memory_usage_bytes.saturating_sub(field(&detail, inactive).unwrap_or(0));
+        memory(&mut stats, &dir, v2);
     }
     if let Some((dir, _)) = plan.controller("pids") {
         stats.pids = number(&dir.join("pids.current"));
     }
     stats
+}
+
+fn memory(stats: &mut Stats, dir: &Path, v2: bool) {
+    let (usage, limit) = match v2 {
+        true => ("memory.current", "memory.max"),
+        false => ("memory.usage_in_bytes", "memory.limit_in_bytes"),
+    };
+    let (inactive, anonymous, faults, major) = match v2 {
+        true => ("inactive_file", "anon", "pgfault", "pgmajfault"),
+        false => ("total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"),
+    };
+    let text = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    let get = |name: &str| find(&text, name).unwrap_or(0);
+    stats.memory_usage_bytes = number(&dir.join(usage));
+    stats.memory_working_set_bytes = stats.memory_usage_bytes.saturating_sub(get(inactive));
+    stats.memory_rss_bytes = get(anonymous);
+    stats.page_faults = get(faults);
+    stats.major_page_faults = get(major);
+    // Version 1 writes no limit as a number that no machine has; version 2 writes `max`.
+    stats.memory_limit_bytes = match number(&dir.join(limit)) {
+        limit if limit < UNLIMITED => limit,
+        _ => 0,
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::cgroup::Layout;
+
+    fn write(dir: &Path, files: &[(&str, &str)]) {
+        fs::create_dir_all(dir).unwrap();
+        for (name, text) in files {
+            fs::write(dir.join(name), text).unwrap();
+        }
+    }
+
+    #[test]
+    fn usage_is_read_from_version_1() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["cpuacct", "cpu", "memory", "pids"] {
+            write(&root.path().join(name), &[("cgroup.procs", "")]);
+        }
+        let pod = PathBuf::from("x/podp");
+        write(&root.path().join("cpuacct").join(&pod), &[("cpuacct.usage", "1234567890\n")]);
+        write(
+            &root.path().join("cpu").join(&pod),
+            &[("cpu.stat", "nr_periods 10\nnr_throttled 4\nthrottled_time 5000\n")],
+        );
+        let stat = "cache 4096\ninactive_file 1\ntotal_rss 700\ntotal_inactive_file 300\ntotal_pgfault 9\ntotal_pgmajfault 2\n";
+        write(
+            &root.path().join("memory").join(&pod),
+            &[
+                ("memory.usage_in_bytes", "1000\n"),
+                ("memory.stat", stat),
+                ("memory.limit_in_bytes", "9223372036854771712\n"),
+            ],
+        );
+        write(&root.path().join("pids").join(&pod), &[("pids.current", "3\n")]);
+        let plan = Layout::detect(root.path()).unwrap().plan("/x", "p");
+        let found = stats(&plan);
+        assert_eq!(found.cpu_usage_nanos, 1_234_567_890);
+        assert_eq!(
+            (found.cpu_periods, found.cpu_throttled_periods, found.cpu_throttled_nanos),
+            (10, 4, 5000)
+        );
+        assert_eq!((found.memory_usage_bytes, found.memory_working_set_bytes), (1000, 700));
+        assert_eq!((found.memory_rss_bytes, found.memory_limit_bytes), (700, 0));
+        assert_eq!((found.page_faults, found.major_page_faults, found.pids), (9, 2, 3));
+    }
+
+    #[test]
+    fn usage_is_read_from_version_2() {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), &[("cgroup.controllers", "cpuset cpu io memory pids\n"), ("cgroup.procs", "")]);
+        let cpu = "usage_usec 2500\nuser_usec 1\nnr_periods 7\nnr_throttled 1\nthrottled_usec 3\n";
+        write(
+            &root.path().join("x/podp"),
+            &[
+                ("cpu.stat", cpu),
+                ("memory.current", "5000\n"),
+                ("memory.stat", "anon 4000\ninactive_file 800\npgfault 1\npgmajfault 0\n"),
+                ("memory.max", "8192\n"),
+                ("pids.current", "2\n"),
+            ],
+        );
+        let found = stats(&Layout::detect(root.path()).unwrap().plan("/x", "p"));
+        assert_eq!((found.cpu_usage_nanos, found.cpu_throttled_nanos), (2_500_000, 3000));
+        assert_eq!((found.memory_working_set_bytes, found.memory_rss_bytes), (4200, 4000));
+        assert_eq!((found.memory_limit_bytes, found.pids), (8192, 2));
+    }
 }
