@@ -64,6 +64,9 @@ pub(crate) async fn start(core: &Arc<Core>) -> Result<(), Status> {
     let parse = |kv: &KeyValue| Some(Stored { revision: kv.mod_revision, value: kv.value.clone() });
     let mirror = Mirror::open(&prefix, core.options.store.clone(), &core.supervisor, parse).await;
     let mirror = mirror.map_err(|e| store_error(&e))?;
+    let mut own = Vec::new();
+    core.usage.publish(&mut own);
+    core.endpoints.set_remote(own);
     locals::start(core, &mirror).await?;
     let core = core.clone();
     let policy = Policy::Restart(Backoff::new(Duration::from_millis(100), Duration::from_secs(10)));
@@ -127,6 +130,7 @@ async fn check(core: &Arc<Core>, extensions: impl Iterator<Item = &Arc<Extension
             fresh: verdict.available,
         });
     }
+    core.usage.publish(&mut remote);
     remote.sort_by(|a, b| {
         (&a.group, b.priority)
             .cmp(&(&b.group, a.priority))

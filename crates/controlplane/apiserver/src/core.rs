@@ -26,6 +26,7 @@ use crate::{
     options::Options,
     storage::store_error,
     subresource::idle::Idle,
+    usage,
 };
 
 /// The heart of the server, shared by all connections.
@@ -53,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) written: Written,
     /// Extension servers.
     pub(crate) aggregated: Aggregated,
+    /// What nodes and pods use.
+    pub(crate) usage: usage::State,
     /// Connections to nodes that wait for the next request.
     pub(crate) idle: Arc<Idle>,
     /// Other servers use the same store.
@@ -75,6 +78,7 @@ impl Core {
             supervisor,
             endpoints: Endpoints::new(),
             aggregated: Aggregated::default(),
+            usage: usage::State::default(),
             metrics: Metrics::default(),
             event_lease: EventLease::default(),
             authn: authn::State::default(),

@@ -9,7 +9,7 @@ use sampan_api::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{body::Body, core::Core, endpoint::Served, negotiate, respond};
+use crate::{body::Body, core::Core, endpoint::Served, negotiate, respond, usage};
 
 /// An answer that only changes with what is served: bytes and their tag.
 pub(crate) type Fixed = (Bytes, String);
@@ -107,6 +107,7 @@ pub(crate) fn resources(
         list.push(resource_value(resource));
         list.extend(resource.subresources.iter().map(|sub| subresource_value(resource, sub)));
     }
+    list.extend(usage::listed(&served.remote, group, version));
     let body = json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",

@@ -21,9 +21,10 @@ use crate::{
     endpoint::Endpoint,
     fairness::BUSY,
     fixed, gate, impersonate,
-    negotiate::{self, Accepted, Asked},
+    negotiate::{self, Accepted},
     request::{self, Query, Route, Target},
     respond, reviews, subresource,
+    usage::{self, Ask},
     user::UserInfo,
     verbs,
 };
@@ -78,7 +79,7 @@ impl Core {
         let length = parts.uri.path_and_query().map_or(0, |both| both.as_str().len());
         let (route, query) = (Route::parse(parts.uri.path()), Query::parse(parts.uri.query()));
         let endpoint = self.endpoint_of(&route);
-        let asked = endpoint.as_ref().map_or(Asked::Other, |endpoint| endpoint.asked());
+        let asked = endpoint.as_ref().map_or_else(|| usage::asked(&route), |endpoint| endpoint.asked());
         let accepted = Accepted::read(&parts.headers, &query, asked);
         let (packed, negotiated) = (respond::takes_gzip(&parts.headers), route.is_negotiated());
         let incoming = Incoming {
@@ -192,6 +193,11 @@ impl Core {
             // The seat is kept until the answer is there.
             (Ok(_seat), Some(extension), route) => {
                 self.pass_on(incoming, &route, body, &user, &extension).await
+            }
+            (Ok(_seat), None, Route::Object(target)) if self.measures(&target) => {
+                let Incoming { method, query, accepted, .. } = &incoming;
+                let (accepted, target, user) = (*accepted, &target, &user);
+                self.usage_of(&Ask { method, query, accepted, target, user }).await
             }
             (Ok(_seat), None, Route::Object(target)) => self.object(incoming, target, body, user).await,
             (Ok(_seat), None, route) => self.path(&incoming, &route, &user),

@@ -48,6 +48,7 @@ mod serve;
 mod server;
 mod storage;
 mod subresource;
+mod usage;
 mod user;
 mod verbs;
 mod watch;

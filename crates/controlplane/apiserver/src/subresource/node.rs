@@ -113,6 +113,26 @@ struct Target {
 
 type Answer = (Response<hyper::body::Incoming>, Option<Lent>);
 
+/// Reads something of a node in whole.
+pub(crate) async fn read(core: &Core, node: &str, path: &str, most: usize) -> Result<bytes::Bytes, String> {
+    let (host, port) = address(core, node).await.map_err(|status| status.message)?;
+    let to = Target { authority: format!("{host}:{port}"), host, port, again: true };
+    let mut request = Request::new(Empty::<bytes::Bytes>::new());
+    *request.uri_mut() = path.parse().map_err(|error| format!("{error}"))?;
+    if let Ok(value) = HeaderValue::from_str(&to.authority) {
+        request.headers_mut().insert(header::HOST, value);
+    }
+    let (response, lent) = send(core, &to, request).await?;
+    let (parts, body) = response.into_parts();
+    if !parts.status.is_success() {
+        return Err(refusal(parts.status, body).await.message);
+    }
+    let read = Limited::new(body, most).collect().await.map_err(|error| error.to_string())?;
+    // The connection can be used again now.
+    drop(lent);
+    Ok(read.to_bytes())
+}
+
 /// Sends the request's head, on an idle connection when that will do.
 async fn send(core: &Core, to: &Target, request: Request<Empty<bytes::Bytes>>) -> Result<Answer, String> {
     let lend = |sender| to.again.then(|| Lent::new(core.idle.clone(), to.authority.clone(), sender));
