@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -56,6 +57,7 @@ pub(crate) struct Caches {
     pub cron_jobs: Arc<Informer<CronJob>>,
     pub replication_controllers: Arc<Informer<ReplicationController>>,
     pub budgets: Arc<Informer<PodDisruptionBudget>>,
+    pub autoscalers: Arc<Informer<HorizontalPodAutoscaler>>,
     pub certificate_requests: Arc<Informer<CertificateSigningRequest>>,
     pub bootstrap_tokens: Arc<Informer<Secret>>,
     pub cluster_info: Arc<Informer<ConfigMap>>,
@@ -246,6 +248,7 @@ impl Caches {
             cron_jobs: plain(),
             replication_controllers: plain(),
             budgets: plain(),
+            autoscalers: plain(),
             certificate_requests: plain(),
             bootstrap_tokens: plain(),
             cluster_info: plain(),
@@ -282,6 +285,8 @@ impl Caches {
         let controllers = &self.replication_controllers;
         follow(supervisor, "replicationcontrollers", controllers, Api::all(client.clone()), all());
         follow(supervisor, "poddisruptionbudgets", &self.budgets, Api::all(client.clone()), all());
+        let autoscalers = &self.autoscalers;
+        follow(supervisor, "horizontalpodautoscalers", autoscalers, Api::all(client.clone()), all());
         let requests = &self.certificate_requests;
         follow(supervisor, "certificatesigningrequests", requests, Api::all(client.clone()), all());
         let tokens = all().fields("type=bootstrap.kubernetes.io/token");
@@ -319,6 +324,7 @@ impl Caches {
             Box::pin(self.cron_jobs.synced()),
             Box::pin(self.replication_controllers.synced()),
             Box::pin(self.budgets.synced()),
+            Box::pin(self.autoscalers.synced()),
             Box::pin(self.certificate_requests.synced()),
             Box::pin(self.bootstrap_tokens.synced()),
             Box::pin(self.cluster_info.synced()),

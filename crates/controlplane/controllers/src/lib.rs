@@ -6,6 +6,7 @@
 //! nothing runs.
 
 mod apis;
+mod autoscale;
 mod bootstrap;
 mod cache;
 mod certificates;

@@ -8,10 +8,12 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use sampan_daemon::{Supervisor, tls};
+use sampan_planner::autoscaler;
 use sampan_planner::election::Terms;
 use sampan_planner::ipam::Block;
 use tokio::sync::watch;
 
+use crate::autoscale::Autoscalers;
 use crate::bootstrap::Bootstrap;
 use crate::cache::Caches;
 use crate::certificates::Certificates;
@@ -62,6 +64,8 @@ pub struct Options {
     pub zoneinfo: PathBuf,
     /// The network of all pods: nodes that come without a part of it are given one.
     pub pod_network: Option<Block>,
+    /// How HorizontalPodAutoscalers are treated.
+    pub autoscaler: autoscaler::Settings,
     /// What is to run.
     pub parts: Parts,
 }
@@ -93,6 +97,7 @@ impl Options {
             zoneinfo: PathBuf::from("/usr/share/zoneinfo"),
             pod_network: None,
             parts: Parts::All,
+            autoscaler: autoscaler::Settings::default(),
         }
     }
 }
@@ -164,6 +169,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         zoneinfo,
         pod_network,
         parts,
+        autoscaler,
     } = options;
     let events = Recorder::start(&supervisor, client.clone());
 
@@ -174,6 +180,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let controllers = ReplicaSets::<ReplicationController>::new(client.clone(), caches.clone(), &events);
     let budgets = Budgets::new(client.clone(), caches.clone(), &events);
     let stale_marks = StaleMarks::new(client.clone(), caches.clone());
+    let autoscalers = Autoscalers::new(client.clone(), caches.clone(), &events, autoscaler);
     let deployments = Deployments::new(client.clone(), caches.clone(), &events);
     let endpoints = ServiceEndpoints::new(client.clone(), caches.clone());
     let mirroring = Mirroring::new(client.clone(), caches.clone(), &events);
@@ -217,6 +224,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "budgets", 4, budgets);
         worker::run(&inner, "stale-disruption-marks", 2, stale_marks);
         worker::run(&inner, "deployments", 8, deployments);
+        worker::run(&inner, "autoscalers", 8, autoscalers);
         worker::run(&inner, "endpoints", 8, endpoints);
         worker::run(&inner, "endpoint-mirroring", 4, mirroring);
         worker::run(&inner, "namespaces", 4, namespaces);
