@@ -304,7 +304,7 @@ impl Caches {
 
     /// Returns once every cache has its first complete list.
     pub async fn synced(&self) {
-        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 27] = [
+        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 28] = [
             Box::pin(self.pods.synced()),
             Box::pin(self.nodes.synced()),
             Box::pin(self.leases.synced()),
