@@ -1,30 +1,53 @@
 //! Which node a pod goes to, or why none takes it.
 //!
-//! A [`Cluster`] is kept up to date by small steps (`upsert_node`, `add_pod`, ...) and asked with
+//! A [`Cluster`] is kept up to date by small steps (`upsert_node`, `upsert_pod`, ...) and asked with
 //! [`Cluster::schedule`]. The answer is a [`Placement`] or an [`Unschedulable`] whose text is the message of a
 //! FailedScheduling event.
+//!
+//! Inside, nodes are columns ([`nodes`]), pods of one template share a [`pod::Shape`], and pods that differ in nothing
+//! that matters share a [`class::Class`]: what is known about every node for them. A class looks again only at
+//! nodes that changed since it was last asked.
 
 mod affinity;
+mod choose;
+mod class;
+mod classes;
 mod cluster;
-mod filter;
+pub mod config;
+mod counter;
+mod explain;
+pub mod gpu;
+mod intern;
 mod interpod;
+mod labelsets;
+mod nodes;
 mod pod;
+mod preempt;
+mod profile;
+mod queue;
 mod reasons;
 mod resources;
 mod score;
 mod spread;
+mod status;
+mod taints;
 #[cfg(test)]
 mod tests;
+mod world;
 
 use k8s_openapi::api::core::v1::{Node, PodSpec};
 
 use crate::pods;
 
-pub use cluster::{Cluster, NodeInfo, Placement};
-pub use filter::tolerates as tolerates_taint;
-pub use pod::PodInfo;
+pub use cluster::{Cluster, NodeFilter, NodeView, Placement};
+pub use explain::{Closest, Explanation, Refusal, Shortage};
+pub use pod::{GroupName, POD_GROUP, POD_GROUP_MIN, PodInfo};
+pub use preempt::{Budget, Preemption};
+pub use profile::{FilterSet, Profile, Strategy, Weighted, Weights};
+pub use queue::{Patience, Popped, Queue};
 pub use reasons::{Hints, Unschedulable};
 pub use resources::{Resources, pod_requests};
+pub use taints::tolerates_taint;
 
 /// Whether node name, node selector and required node affinity of a pod allow the node.
 pub fn matches_node(spec: &PodSpec, node: &Node) -> bool {

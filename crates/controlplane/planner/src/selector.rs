@@ -9,8 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 pub type Labels = BTreeMap<String, String>;
 
 /// How a requirement compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operator {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Operator {
     In,
     NotIn,
     Exists,
@@ -22,7 +22,7 @@ enum Operator {
 }
 
 /// One requirement on one key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
     key: Box<str>,
     operator: Operator,
@@ -48,6 +48,11 @@ impl Requirement {
         Self { key: key.into(), operator: Operator::In, values: Box::new([value.into()]) }
     }
 
+    /// A requirement that `key` does not have exactly `value`.
+    pub fn differs(key: &str, value: &str) -> Self {
+        Self { key: key.into(), operator: Operator::NotIn, values: Box::new([value.into()]) }
+    }
+
     /// A requirement of a node selector.
     pub fn of_node(requirement: &NodeSelectorRequirement) -> Self {
         Self::new(&requirement.key, &requirement.operator, requirement.values.as_deref().unwrap_or_default())
@@ -56,6 +61,11 @@ impl Requirement {
     /// The key that is compared.
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// How it compares, and with what.
+    pub(crate) fn parts(&self) -> (Operator, &[Box<str>]) {
+        (self.operator, &self.values)
     }
 
     /// The values of an `In` requirement, `None` for every other operator.
@@ -92,7 +102,7 @@ impl Requirement {
 }
 
 /// A compiled label selector.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Selector {
     requirements: Vec<Requirement>,
     nothing: bool,
@@ -134,9 +144,21 @@ impl Selector {
         self.requirements.push(requirement);
     }
 
+    /// Adds a requirement unless it is there already.
+    pub fn require_once(&mut self, requirement: Requirement) {
+        if !self.requirements.contains(&requirement) {
+            self.requirements.push(requirement);
+        }
+    }
+
     /// Whether it has no requirement at all and so matches everything.
     pub fn is_everything(&self) -> bool {
         !self.nothing && self.requirements.is_empty()
+    }
+
+    /// The keys that it reads.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.requirements.iter().map(Requirement::key)
     }
 
     /// Whether the labels match.

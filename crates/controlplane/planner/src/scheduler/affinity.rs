@@ -1,18 +1,19 @@
 //! nodeSelector and node affinity.
 
-use k8s_openapi::api::core::v1::{NodeSelectorTerm, PodSpec};
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorTerm, PodSpec};
 
-use crate::selector::{Labels, Requirement};
+use super::nodes::{Column, Nodes};
+use crate::selector::{Labels, Operator, Requirement};
 
 /// One term: all of its requirements on labels and fields together.
-#[derive(Debug, Clone, Default)]
-struct NodeTerm {
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct NodeTerm {
     labels: Vec<Requirement>,
     fields: Vec<Requirement>,
 }
 
 impl NodeTerm {
-    fn new(term: &NodeSelectorTerm) -> Self {
+    pub fn new(term: &NodeSelectorTerm) -> Self {
         Self {
             labels: term.match_expressions.iter().flatten().map(Requirement::of_node).collect(),
             fields: term.match_fields.iter().flatten().map(Requirement::of_node).collect(),
@@ -20,7 +21,7 @@ impl NodeTerm {
     }
 
     /// An empty term matches no node.
-    fn matches(&self, name: &str, labels: &Labels) -> bool {
+    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
         let field = |r: &Requirement| r.key() == "metadata.name" && r.matches_value(Some(name));
         !(self.labels.is_empty() && self.fields.is_empty())
             && self.fields.iter().all(field)
@@ -34,8 +35,13 @@ impl NodeTerm {
     }
 }
 
+/// The terms of a node selector: any of them must match.
+pub(super) fn node_terms(selector: &NodeSelector) -> Vec<NodeTerm> {
+    selector.node_selector_terms.iter().map(NodeTerm::new).collect()
+}
+
 /// What a pod requires and prefers of a node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct NodeAffinity {
     selector: Vec<Requirement>,
     required: Option<Vec<NodeTerm>>,
@@ -50,7 +56,7 @@ impl NodeAffinity {
             affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
         Self {
             selector: spec.node_selector.iter().flatten().map(|(k, v)| Requirement::equals(k, v)).collect(),
-            required: required.map(|s| s.node_selector_terms.iter().map(NodeTerm::new).collect()),
+            required: required.map(node_terms),
             preferred: preferred
                 .into_iter()
                 .flatten()
@@ -75,13 +81,123 @@ impl NodeAffinity {
         Some(names)
     }
 
+    /// The same without the names of nodes, when a single term names them: pods of one DaemonSet differ in nothing
+    /// else, and so can share what is known about each node.
+    pub fn without_names(&self) -> Self {
+        let mut this = self.clone();
+        if let Some([term]) = this.required.as_deref_mut()
+            && term.names().is_some()
+        {
+            term.fields.retain(|r| r.in_values().is_none());
+            if term.labels.is_empty() && term.fields.is_empty() {
+                this.required = None;
+            }
+        }
+        this
+    }
+
     /// Whether anything is preferred.
+    #[cfg(test)]
     pub fn has_preferred(&self) -> bool {
         !self.preferred.is_empty()
     }
 
     /// The weights of the preferences that hold, together.
+    #[cfg(test)]
     pub fn score(&self, name: &str, labels: &Labels) -> i64 {
         self.preferred.iter().filter(|(_, term)| term.matches(name, labels)).map(|(weight, _)| weight).sum()
+    }
+}
+
+/// A requirement on a label, as numbers: the column of the key and the values it accepts.
+#[derive(Debug, Clone)]
+struct Compiled {
+    column: u32,
+    operator: Operator,
+    values: Vec<u32>,
+    source: Requirement,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct CompiledTerm {
+    labels: Vec<Compiled>,
+    fields: Vec<Requirement>,
+}
+
+impl CompiledTerm {
+    fn compile(term: &NodeTerm, nodes: &mut Nodes) -> Self {
+        Self { labels: compile(&term.labels, nodes), fields: term.fields.clone() }
+    }
+
+    fn matches(&self, nodes: &Nodes, node: usize) -> bool {
+        let name = &*nodes.name[node];
+        let field = |r: &Requirement| r.key() == "metadata.name" && r.matches_value(Some(name));
+        !(self.labels.is_empty() && self.fields.is_empty())
+            && self.labels.iter().all(|r| holds(r, nodes, node))
+            && self.fields.iter().all(field)
+    }
+}
+
+fn compile(requirements: &[Requirement], nodes: &mut Nodes) -> Vec<Compiled> {
+    requirements
+        .iter()
+        .map(|r| {
+            let column = nodes.column(r.key());
+            let (operator, values) = r.parts();
+            let values = values.iter().map(|v| nodes.columns[column as usize].intern(v)).collect();
+            Compiled { column, operator, values, source: r.clone() }
+        })
+        .collect()
+}
+
+fn holds(r: &Compiled, nodes: &Nodes, node: usize) -> bool {
+    let column: &Column = &nodes.columns[r.column as usize];
+    let value = column.at(node);
+    match r.operator {
+        Operator::In => value.is_some_and(|v| r.values.contains(&v)),
+        Operator::NotIn => value.is_none_or(|v| !r.values.contains(&v)),
+        Operator::Exists => value.is_some(),
+        Operator::DoesNotExist => value.is_none(),
+        _ => r.source.matches_value(value.map(|v| column.text(v))),
+    }
+}
+
+/// Node terms against the columns of the node table: any of them must match.
+pub(super) fn compile_terms(terms: &[NodeTerm], nodes: &mut Nodes) -> Vec<CompiledTerm> {
+    terms.iter().map(|t| CompiledTerm::compile(t, nodes)).collect()
+}
+
+/// Whether any term matches.
+pub(super) fn any_matches(terms: &[CompiledTerm], nodes: &Nodes, node: usize) -> bool {
+    terms.iter().any(|t| t.matches(nodes, node))
+}
+
+/// Node affinity against the columns of the node table: comparing numbers in place of texts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CompiledAffinity {
+    selector: Vec<Compiled>,
+    required: Vec<Vec<CompiledTerm>>,
+    preferred: Vec<(i64, CompiledTerm)>,
+}
+
+impl CompiledAffinity {
+    /// Compiles what the pod wants together with what its profile adds for every pod.
+    pub fn new(own: &NodeAffinity, added: &NodeAffinity, nodes: &mut Nodes) -> Self {
+        let required = [&own.required, &added.required];
+        let preferred = own.preferred.iter().chain(&added.preferred);
+        Self {
+            selector: compile(&own.selector, nodes),
+            required: required.into_iter().flatten().map(|terms| compile_terms(terms, nodes)).collect(),
+            preferred: preferred.map(|(w, t)| (*w, CompiledTerm::compile(t, nodes))).collect(),
+        }
+    }
+
+    pub fn matches(&self, nodes: &Nodes, node: usize) -> bool {
+        self.selector.iter().all(|r| holds(r, nodes, node))
+            && self.required.iter().all(|terms| any_matches(terms, nodes, node))
+    }
+
+    pub fn score(&self, nodes: &Nodes, node: usize) -> i64 {
+        self.preferred.iter().filter(|(_, t)| t.matches(nodes, node)).map(|(w, _)| w).sum()
     }
 }

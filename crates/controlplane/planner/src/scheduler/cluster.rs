@@ -1,119 +1,22 @@
 //! The cluster as the scheduler sees it, kept up to date by small steps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, Pod};
 
-use super::filter::Filters;
-use super::pod::{PodInfo, Wishes};
-use super::reasons::{Hints, Unschedulable};
+use super::choose::{self, Judge};
+use super::classes::Classes;
+use super::labelsets::LabelSet;
+use super::nodes;
+use super::pod::{GroupName, PodInfo};
+use super::preempt::Budget;
+use super::profile::Profile;
+use super::reasons::{self, Hints, Unschedulable};
 use super::resources::Resources;
-use super::score;
+use super::world::World;
+use crate::pods;
 use crate::selector::Labels;
-use crate::{pods, quantity};
-
-/// A node with what runs on it.
-#[derive(Debug, Default)]
-pub struct NodeInfo {
-    name: Box<str>,
-    /// Pods may be known before their node is; such a node takes part in nothing.
-    known: bool,
-    labels: Labels,
-    pub(super) taints: Vec<Taint>,
-    pub(super) unschedulable: bool,
-    pub(super) allocatable: Resources,
-    pub(super) max_pods: i64,
-    pub(super) images: HashMap<Box<str>, i64>,
-    pub(super) used: Resources,
-    pub(super) used_nonzero: (i64, i64),
-    pods: BTreeMap<Box<str>, Arc<PodInfo>>,
-}
-
-impl NodeInfo {
-    /// The name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The labels.
-    pub fn labels(&self) -> &Labels {
-        &self.labels
-    }
-
-    /// What the pods on it asked for.
-    pub fn used(&self) -> &Resources {
-        &self.used
-    }
-
-    /// What it can give.
-    pub fn allocatable(&self) -> &Resources {
-        &self.allocatable
-    }
-
-    pub(super) fn pods(&self) -> impl Iterator<Item = &PodInfo> {
-        self.pods.values().map(AsRef::as_ref)
-    }
-
-    pub(super) fn pod_count(&self) -> i64 {
-        i64::try_from(self.pods.len()).unwrap_or(i64::MAX)
-    }
-
-    /// Takes over what the API object says; returns what may now fit that did not before.
-    fn update(&mut self, node: &Node) -> Hints {
-        let status = node.status.as_ref();
-        let spec = node.spec.as_ref();
-        let list = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
-        let allocatable = Resources::new(list);
-        let max_pods = list.and_then(|l| l.get("pods")).and_then(|q| quantity::value(&q.0)).unwrap_or(0);
-        let labels = node.metadata.labels.clone().unwrap_or_default();
-        let taints = spec.and_then(|s| s.taints.clone()).unwrap_or_default();
-        let unschedulable = spec.and_then(|s| s.unschedulable).unwrap_or(false);
-
-        let mut hints = Hints::none();
-        if !self.known {
-            hints = hints.union(Hints::NODE_ADDED);
-        }
-        if allocatable != self.allocatable || max_pods != self.max_pods {
-            hints = hints.union(Hints::NODE_ALLOCATABLE);
-        }
-        if labels != self.labels {
-            hints = hints.union(Hints::NODE_LABELS);
-        }
-        if taints != self.taints || unschedulable != self.unschedulable {
-            hints = hints.union(Hints::NODE_TAINTS);
-        }
-        (self.known, self.allocatable, self.max_pods) = (true, allocatable, max_pods);
-        (self.labels, self.taints, self.unschedulable) = (labels, taints, unschedulable);
-        self.images = images(node);
-        hints
-    }
-
-    fn add(&mut self, pod: Arc<PodInfo>) {
-        self.used.add(&pod.requests);
-        self.used_nonzero.0 += pod.nonzero.0;
-        self.used_nonzero.1 += pod.nonzero.1;
-        self.pods.insert(pod.uid.clone(), pod);
-    }
-
-    fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
-        let pod = self.pods.remove(uid)?;
-        self.used.sub(&pod.requests);
-        self.used_nonzero.0 -= pod.nonzero.0;
-        self.used_nonzero.1 -= pod.nonzero.1;
-        Some(pod)
-    }
-}
-
-fn images(node: &Node) -> HashMap<Box<str>, i64> {
-    let mut images = HashMap::new();
-    for image in node.status.iter().flat_map(|s| s.images.iter().flatten()) {
-        for name in image.names.iter().flatten() {
-            images.insert(name.as_str().into(), image.size_bytes.unwrap_or(0));
-        }
-    }
-    images
-}
 
 /// Where a pod goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,45 +27,87 @@ pub struct Placement {
     pub score: i64,
     /// How many nodes could take the pod.
     pub feasible: usize,
+    /// The GPUs it gets there.
+    pub devices: Vec<u8>,
+}
+
+/// A bound pod: its node, and the pod.
+#[derive(Debug, Clone)]
+struct Bound {
+    node: u32,
+    pod: Arc<PodInfo>,
+}
+
+/// A step, to be taken back.
+#[derive(Debug)]
+enum Undo {
+    Remove(Box<str>),
+    Place(Arc<PodInfo>),
+    Withdraw(Box<str>),
+    Nominate(Arc<PodInfo>, Box<str>),
 }
 
 /// All nodes and all bound pods.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cluster {
-    nodes: BTreeMap<Box<str>, NodeInfo>,
-    /// uid of a bound pod -> its node.
-    bound: HashMap<Box<str>, Box<str>>,
-    namespaces: HashMap<Box<str>, Labels>,
-    with_terms: usize,
-    known: usize,
+    pub(super) world: World,
+    pub(super) classes: Classes,
+    pods: HashMap<Box<str>, Bound>,
+    /// uid -> the node it waits for.
+    nominated: HashMap<Box<str>, u32>,
+    pub(super) profiles: Vec<Arc<Profile>>,
+    /// How many members of each gang are placed.
+    gangs: HashMap<(Box<str>, Box<str>), u32>,
+    pub(super) budgets: Vec<Budget>,
+    pub(super) budgets_version: u64,
+    undo: Option<Vec<Undo>>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Cluster {
-    /// An empty cluster.
+    /// An empty cluster, with the default profile.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_profiles(vec![Profile::new("default-scheduler")])
+    }
+
+    /// An empty cluster that decides by these profiles. A pod that names none of them is decided by the first.
+    pub fn with_profiles(profiles: Vec<Profile>) -> Self {
+        let profiles = if profiles.is_empty() { vec![Profile::new("default-scheduler")] } else { profiles };
+        Self {
+            world: World::default(),
+            classes: Classes::default(),
+            pods: HashMap::new(),
+            nominated: HashMap::new(),
+            profiles: profiles.into_iter().map(Arc::new).collect(),
+            gangs: HashMap::new(),
+            budgets: Vec::new(),
+            budgets_version: 0,
+            undo: None,
+        }
     }
 
     /// Adds or updates a node; returns what may fit now that did not before.
     pub fn upsert_node(&mut self, node: &Node) -> Hints {
-        let name = pods::name(&node.metadata);
-        let info = self.nodes.entry(name.into()).or_default();
-        if !info.known {
-            info.name = name.into();
-            self.known += 1;
+        let slot = self.world.nodes.slot(nodes::name_of(node));
+        let images = self.world.nodes.images[slot].len();
+        let hints = self.world.nodes.update(slot, node);
+        if hints != Hints::none() || images != self.world.nodes.images[slot].len() {
+            self.world.touch(slot);
         }
-        info.update(node)
+        hints
     }
 
     /// Removes a node; its pods are remembered until they go themselves.
     pub fn remove_node(&mut self, name: &str) {
-        let Some(info) = self.nodes.get_mut(name) else { return };
-        if std::mem::take(&mut info.known) {
-            self.known -= 1;
-        }
-        if info.pods.is_empty() {
-            self.nodes.remove(name);
-        }
+        let Some(slot) = self.world.nodes.find(name) else { return };
+        self.world.nodes.kill(slot);
+        self.world.touch(slot);
+        self.world.nodes.release(slot);
     }
 
     /// Adds or updates a bound pod. A finished or unbound one counts as gone. Returns what that may help.
@@ -171,111 +116,535 @@ impl Cluster {
         if pods::finished(pod) || pods::node_name(pod).is_empty() {
             return self.remove_pod(uid);
         }
-        let info = PodInfo::bound(pod);
+        let mut info = PodInfo::bound(pod);
         let mut hints = Hints::none();
-        match self.pod(uid) {
-            Some(old) if old.labels == info.labels && old.terminating == info.terminating => {}
-            Some(old) if old.terminating != info.terminating => {
-                hints = hints.union(Hints::POD_ADDED).union(Hints::POD_GONE);
+        match self.pod(uid).cloned() {
+            Some(old) => {
+                if old.node == info.node && info.devices.is_empty() {
+                    info.devices.clone_from(&old.devices);
+                }
+                let same_node = old.node == info.node;
+                if old.terminating != info.terminating {
+                    hints = hints.union(Hints::POD_ADDED).union(Hints::POD_GONE);
+                }
+                if old.shape.labels != info.shape.labels || !same_node {
+                    hints = hints.union(Hints::POD_ADDED);
+                }
+                if old.shape.requests != info.shape.requests || !same_node {
+                    hints = hints.union(Hints::POD_GONE);
+                }
+                if same_node && old.shape == info.shape && old.terminating == info.terminating {
+                    self.refresh_pod(uid, &old, info);
+                    return hints;
+                }
             }
-            _ => hints = hints.union(Hints::POD_ADDED),
+            None => hints = hints.union(Hints::POD_ADDED),
         }
-        if self.pod(uid).is_some_and(|old| old.requests != info.requests) {
-            hints = hints.union(Hints::POD_GONE);
-        }
-        self.place(info);
+        self.place(Arc::new(info));
         hints
+    }
+
+    /// Takes over what does not change where anything fits.
+    fn refresh_pod(&mut self, uid: &str, old: &Arc<PodInfo>, mut new: PodInfo) {
+        if old.started == new.started && old.preempted == new.preempted && old.devices == new.devices {
+            return;
+        }
+        let Some(bound) = self.pods.get_mut(uid) else { return };
+        let slot = bound.node as usize;
+        if old.devices != new.devices {
+            self.world.nodes.gpus[slot].charge(old.shape.gpu, &old.devices, -1);
+            self.world.nodes.gpus[slot].charge(new.shape.gpu, &new.devices, 1);
+        }
+        new.shape = old.shape.clone();
+        let new = Arc::new(new);
+        bound.pod = new.clone();
+        if let Some(at) = self.world.nodes.pods[slot].iter_mut().find(|p| Arc::ptr_eq(p, old)) {
+            *at = new;
+        }
+        self.world.touch(slot);
     }
 
     /// Counts a pod on a node ahead of the API saying so.
     pub fn assume(&mut self, pod: PodInfo, node: &str) {
-        self.place(pod.on(node));
+        self.place(Arc::new(pod.on(node)));
+    }
+
+    /// Counts a pod where it was placed, with the devices it got there.
+    pub fn assume_placed(&mut self, pod: PodInfo, placement: &Placement) {
+        self.place(Arc::new(pod.on(&placement.node).with_devices(&placement.devices)));
     }
 
     /// Forgets a bound pod; returns what that may help.
     pub fn remove_pod(&mut self, uid: &str) -> Hints {
-        let Some(name) = self.bound.remove(uid) else { return Hints::none() };
-        if let Some(info) = self.nodes.get_mut(&name) {
-            if info.remove(uid).is_some_and(|pod| pod.terms.is_some()) {
-                self.with_terms -= 1;
+        let Some(bound) = self.pods.remove(uid) else { return Hints::none() };
+        let slot = bound.node as usize;
+        let pod = bound.pod;
+        let nodes = &mut self.world.nodes;
+        if let Some(at) = nodes.pods[slot].iter().position(|p| Arc::ptr_eq(p, &pod)) {
+            nodes.pods[slot].swap_remove(at);
+        }
+        nodes.charge(slot, &pod, -1);
+        nodes.gpus[slot].charge(pod.shape.gpu, &pod.devices, -1);
+        for port in &pod.shape.ports {
+            if let Some(at) = nodes.ports[slot].iter().position(|p| p == port) {
+                nodes.ports[slot].swap_remove(at);
             }
-            if !info.known && info.pods.is_empty() {
-                self.nodes.remove(&name);
+        }
+        self.count_labels(slot, &pod, false);
+        for term in self.world.terms.remove(&pod.shape) {
+            let counts = &mut self.world.nodes.term_counts[slot];
+            if let Some(at) = counts.iter().position(|(id, _)| *id == term) {
+                counts[at].1 -= 1;
+                if counts[at].1 == 0 {
+                    counts.swap_remove(at);
+                }
             }
+        }
+        if let Some(renumbered) = self.world.terms.compact() {
+            for counts in &mut self.world.nodes.term_counts {
+                counts.iter_mut().for_each(|(id, _)| *id = renumbered[*id as usize]);
+            }
+        }
+        self.count_gang(&pod, false);
+        self.world.touch(slot);
+        self.world.nodes.release(slot);
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Place(pod));
         }
         Hints::POD_GONE
     }
 
+    fn place(&mut self, mut pod: Arc<PodInfo>) {
+        self.remove_pod(&pod.uid);
+        self.withdraw(&pod.uid);
+        let slot = self.world.nodes.slot(&pod.node);
+        let inner = Arc::make_mut(&mut pod);
+        inner.shape = self.classes.intern(&inner.shape);
+        if inner.devices.is_empty() && !inner.shape.gpu.is_none() {
+            inner.devices = self.world.nodes.gpus[slot].choose(inner.shape.gpu).into();
+        }
+        let nodes = &mut self.world.nodes;
+        nodes.charge(slot, &pod, 1);
+        nodes.gpus[slot].charge(pod.shape.gpu, &pod.devices, 1);
+        nodes.ports[slot].extend(pod.shape.ports.iter().cloned());
+        nodes.pods[slot].push(pod.clone());
+        self.count_labels(slot, &pod, true);
+        self.count_gang(&pod, true);
+        for term in self.world.terms.add(&pod.shape) {
+            let counts = &mut self.world.nodes.term_counts[slot];
+            match counts.iter_mut().find(|(id, _)| *id == term) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((term, 1)),
+            }
+        }
+        self.world.touch(slot);
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Remove(pod.uid.clone()));
+        }
+        let node = u32::try_from(slot).unwrap_or(u32::MAX);
+        self.pods.insert(pod.uid.clone(), Bound { node, pod });
+    }
+
+    fn count_gang(&mut self, pod: &PodInfo, add: bool) {
+        let Some(group) = &pod.shape.group else { return };
+        let key = (group.namespace.clone(), group.name.clone());
+        let placed = self.gangs.entry(key.clone()).or_insert(0);
+        *placed = if add { *placed + 1 } else { placed.saturating_sub(1) };
+        if *placed == 0 {
+            self.gangs.remove(&key);
+        }
+    }
+
+    /// How many members of a gang are placed.
+    pub fn placed_of(&self, group: &GroupName) -> u32 {
+        self.gangs.get(&(group.namespace.clone(), group.name.clone())).copied().unwrap_or(0)
+    }
+
+    /// Places the members of a gang, at least so many that with those placed before it is complete, or none of them.
+    /// Those placed are counted on their nodes already.
+    pub fn schedule_gang(
+        &mut self,
+        group: &GroupName,
+        pods: &[Arc<PodInfo>],
+        seed: u64,
+    ) -> Result<Vec<Option<Placement>>, Unschedulable> {
+        let missing = group.min.saturating_sub(self.placed_of(group));
+        let missing = usize::try_from(missing).unwrap_or(usize::MAX);
+        self.attempt(|cluster| {
+            let mut refusal = None;
+            let mut placements = Vec::new();
+            for pod in pods {
+                let placement = cluster.schedule(pod, seed);
+                if let Ok(placement) = &placement {
+                    cluster.assume_placed((**pod).clone(), placement);
+                }
+                placements.push(placement.map_err(|unplaced| refusal = Some(unplaced)).ok());
+            }
+            let placed = placements.iter().flatten().count();
+            match refusal {
+                Some(refusal) if placed < missing => (Err(refusal), false),
+                _ => (Ok(placements), true),
+            }
+        })
+    }
+
+    fn count_labels(&mut self, slot: usize, pod: &PodInfo, add: bool) {
+        let sets = &mut self.world.label_sets;
+        let id = sets.add(LabelSet::of(&pod.shape));
+        let counts = &mut self.world.nodes.label_counts[slot];
+        let at = counts.iter().position(|(known, _, _)| *known == id);
+        if add {
+            let at = at.unwrap_or_else(|| {
+                counts.push((id, 0, 0));
+                counts.len() - 1
+            });
+            counts[at].1 += 1;
+            counts[at].2 += u32::from(pod.terminating);
+            return;
+        }
+        // Once for the question which number it has, once for the pod.
+        sets.remove(id);
+        sets.remove(id);
+        if let Some(at) = at {
+            counts[at].1 -= 1;
+            counts[at].2 -= u32::from(pod.terminating);
+            if counts[at].1 == 0 {
+                counts.swap_remove(at);
+            }
+        }
+    }
+
     /// The node that a pod is counted on.
     pub fn node_of(&self, uid: &str) -> Option<&str> {
-        self.bound.get(uid).map(AsRef::as_ref)
+        self.pods.get(uid).map(|bound| &*bound.pod.node)
+    }
+
+    /// A bound pod.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.pods.get(uid).map(|bound| &bound.pod)
+    }
+
+    /// How many pods are bound.
+    pub fn pod_count(&self) -> usize {
+        self.pods.len()
     }
 
     /// One node.
-    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
-        self.nodes.get(name).filter(|n| n.known)
+    pub fn node(&self, name: &str) -> Option<NodeView<'_>> {
+        let slot = self.world.nodes.find_live(name)?;
+        Some(NodeView { cluster: self, slot })
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeView<'_>> {
+        self.world.nodes.live_nodes().map(|slot| NodeView { cluster: self, slot })
     }
 
     /// Sets the labels of a namespace, which namespace selectors read.
     pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
-        match labels {
-            Some(labels) => self.namespaces.insert(name.into(), labels),
-            None => self.namespaces.remove(name),
+        let known = &mut self.world.namespaces;
+        let changed = match labels {
+            Some(labels) if known.get(name) == Some(&labels) => false,
+            Some(labels) => {
+                known.insert(name.into(), labels);
+                true
+            }
+            None => known.remove(name).is_some(),
         };
+        if changed {
+            self.world.epoch += 1;
+        }
     }
 
     /// How many nodes there are.
     pub fn len(&self) -> usize {
-        self.known
+        self.world.nodes.live_count()
     }
 
     /// Whether there is no node.
     pub fn is_empty(&self) -> bool {
-        self.known == 0
+        self.len() == 0
     }
 
-    /// Chooses a node. Among equally good ones the seed decides.
-    pub fn schedule(&self, pod: &PodInfo, seed: u64) -> Result<Placement, Unschedulable> {
-        let empty = Wishes::default();
-        let wishes = pod.wishes.as_deref().unwrap_or(&empty);
-        let filters = Filters::new(self, pod, wishes);
-        let mut unplaced = Unschedulable::new(self.known);
-        let mut feasible: Vec<&NodeInfo> = Vec::new();
-        for node in self.known_nodes() {
-            if filters.check(node, &mut unplaced) {
-                feasible.push(node);
-            }
+    /// Keeps room on a node for a pod that others were asked to leave it for.
+    pub fn nominate(&mut self, pod: &PodInfo, node: &str) {
+        self.withdraw(&pod.uid);
+        if self.pods.contains_key(&pod.uid) {
+            return;
         }
-        match feasible.as_slice() {
-            [] => Err(unplaced),
-            [only] => Ok(Placement { node: only.name.to_string(), score: 0, feasible: 1 }),
-            several => {
-                let (best, score) = score::choose(self, pod, wishes, &filters, several, seed);
-                Ok(Placement { node: best.name.to_string(), score, feasible: several.len() })
-            }
+        let slot = self.world.nodes.slot(node);
+        self.world.nodes.nominated[slot].push(Arc::new(pod.clone()));
+        self.nominated.insert(pod.uid.clone(), u32::try_from(slot).unwrap_or(u32::MAX));
+        self.world.touch(slot);
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Withdraw(pod.uid.clone()));
         }
     }
 
-    pub(super) fn known_nodes(&self) -> impl Iterator<Item = &NodeInfo> {
-        self.nodes.values().filter(|n| n.known)
+    /// Keeps no room for a pod any more; whether there was any kept.
+    pub fn withdraw(&mut self, uid: &str) -> bool {
+        let Some(slot) = self.nominated.remove(uid).map(|slot| slot as usize) else { return false };
+        let waiting = &mut self.world.nodes.nominated[slot];
+        let Some(at) = waiting.iter().position(|p| *p.uid == *uid) else { return false };
+        let pod = waiting.swap_remove(at);
+        self.world.touch(slot);
+        let name = self.world.nodes.name[slot].clone();
+        self.world.nodes.release(slot);
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Nominate(pod, name));
+        }
+        true
     }
 
-    pub(super) fn pods_with_terms(&self) -> usize {
-        self.with_terms
+    /// The node that room is kept on for a pod.
+    pub fn nominated_node(&self, uid: &str) -> Option<&str> {
+        let slot = *self.nominated.get(uid)? as usize;
+        Some(&self.world.nodes.name[slot])
     }
 
-    pub(super) fn namespace_labels(&self, name: &str) -> Option<&Labels> {
-        self.namespaces.get(name)
+    /// The profile that decides about a pod.
+    pub fn profile_of(&self, pod: &PodInfo) -> &Arc<Profile> {
+        self.profiles.iter().find(|p| *p.name == *pod.shape.profile).unwrap_or(&self.profiles[0])
     }
 
-    fn pod(&self, uid: &str) -> Option<&PodInfo> {
-        self.nodes.get(self.bound.get(uid)?)?.pods.get(uid).map(AsRef::as_ref)
+    /// Chooses a node. Among equally good ones the seed decides. A node that is kept for the pod is taken when it
+    /// has room by now.
+    pub fn schedule(&mut self, pod: &PodInfo, seed: u64) -> Result<Placement, Unschedulable> {
+        self.schedule_filtered(pod, seed, None)
     }
 
-    fn place(&mut self, pod: PodInfo) {
-        self.remove_pod(&pod.uid.clone());
-        self.with_terms += usize::from(pod.terms.is_some());
-        self.bound.insert(pod.uid.clone(), pod.node.clone());
-        self.nodes.entry(pod.node.clone()).or_default().add(Arc::new(pod));
+    /// The same where something else has a say about each node, too: volumes, for example. It gives the reason.
+    pub fn schedule_filtered(
+        &mut self,
+        pod: &PodInfo,
+        seed: u64,
+        filter: Option<NodeFilter<'_>>,
+    ) -> Result<Placement, Unschedulable> {
+        let kept = self.nominated.get(&pod.uid).map(|slot| *slot as usize);
+        let held = kept.and_then(|slot| {
+            let waiting = &self.world.nodes.nominated[slot];
+            waiting.iter().find(|p| p.uid == pod.uid).cloned()
+        });
+        if held.is_some() {
+            self.withdraw(&pod.uid);
+        }
+        let result = self.decide(pod, kept, seed, filter);
+        if let (Some(held), Some(slot)) = (held, kept) {
+            let name = self.world.nodes.name[slot].clone();
+            let name = if name.is_empty() { pod.nominated.clone().unwrap_or_default() } else { name };
+            if !name.is_empty() {
+                self.nominate(&held, &name);
+            }
+        }
+        result
+    }
+
+    fn decide(
+        &mut self,
+        pod: &PodInfo,
+        kept: Option<usize>,
+        seed: u64,
+        filter: Option<NodeFilter<'_>>,
+    ) -> Result<Placement, Unschedulable> {
+        let pins = self.pins(pod);
+        let profile = self.profile_of(pod).clone();
+        let (class, world) = (self.classes.get(&pod.shape, &profile, &mut self.world), &self.world);
+        let judge = Judge::new(class, &world.nodes);
+        let mut vetoes: Vec<String> = Vec::new();
+        let mut allows = |slot: usize| match filter {
+            Some(filter) => match filter(&world.nodes.name[slot], &world.nodes.labels[slot]) {
+                Ok(()) => true,
+                Err(why) => {
+                    vetoes.push(why);
+                    false
+                }
+            },
+            None => true,
+        };
+        let stays = |slot: &usize| world.nodes.live[*slot] && !judge.among(&[*slot]).is_empty();
+        let kept = kept.filter(stays).filter(|slot| filter.is_none() || allows(*slot));
+        let chosen = match (&pins, kept) {
+            (_, Some(slot)) => Some((slot, 0, 1)),
+            (None, None) if filter.is_none() => judge.best(seed),
+            (pins, None) => {
+                let all = || world.nodes.live_nodes().collect();
+                let slots = pins.as_ref().map_or_else(all, |pins| pins.nodes.clone());
+                let mut fitting: Vec<usize> = judge.among(&slots).into_iter().map(|(slot, _)| slot).collect();
+                fitting.retain(|slot| allows(*slot));
+                choose::pick(&judge.among(&fitting), seed)
+            }
+        };
+        let Some((slot, score, feasible)) = chosen else {
+            let mut unplaced = Unschedulable::of(class, &judge, world, pins.as_ref());
+            unplaced.veto(vetoes);
+            return Err(unplaced);
+        };
+        Ok(Placement {
+            node: world.nodes.name[slot].to_string(),
+            score: if feasible == 1 { 0 } else { score },
+            feasible,
+            devices: world.nodes.gpus[slot].choose(pod.shape.gpu),
+        })
+    }
+
+    /// All nodes that can take the pod, with their scores.
+    pub fn evaluate(&mut self, pod: &PodInfo) -> Vec<(String, i64)> {
+        let slots = match self.pins(pod) {
+            Some(pins) => pins.nodes,
+            None => self.world.nodes.live_nodes().collect(),
+        };
+        let profile = self.profile_of(pod).clone();
+        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
+        let scored = Judge::new(class, &self.world.nodes).among(&slots);
+        scored.into_iter().map(|(slot, score)| (self.world.nodes.name[slot].to_string(), score)).collect()
+    }
+
+    /// Whether some node could take the pod as things are; otherwise what could help it.
+    fn fits_somewhere(&mut self, pod: &PodInfo) -> Result<(), Hints> {
+        let pins = self.pins(pod);
+        let profile = self.profile_of(pod).clone();
+        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
+        let judge = Judge::new(class, &self.world.nodes);
+        let fits = match &pins {
+            Some(pins) => !judge.among(&pins.nodes).is_empty(),
+            None => judge.any(),
+        };
+        if fits { Ok(()) } else { Err(reasons::hints(class, &judge, pins.as_ref())) }
+    }
+
+    /// Whether some node could take the pod as things are, or the one that is kept for it; otherwise what could help.
+    pub fn would_fit(&mut self, pod: &PodInfo) -> Result<(), Hints> {
+        let Some(node) = self.nominated_node(&pod.uid).map(ToOwned::to_owned) else {
+            return self.fits_somewhere(pod);
+        };
+        self.withdraw(&pod.uid);
+        let fits = self.fits_somewhere(pod);
+        self.nominate(pod, &node);
+        fits
+    }
+
+    /// Whether that node could take the pod as things are.
+    pub fn fits_on(&mut self, pod: &PodInfo, node: &str) -> bool {
+        let Some(slot) = self.world.nodes.find_live(node) else { return false };
+        if self.pins(pod).is_some_and(|pins| !pins.nodes.contains(&slot)) {
+            return false;
+        }
+        let profile = self.profile_of(pod).clone();
+        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
+        !Judge::new(class, &self.world.nodes).among(&[slot]).is_empty()
+    }
+
+    /// The only nodes that can take the pod, when it names them.
+    pub(super) fn pins(&self, pod: &PodInfo) -> Option<Pins> {
+        let profile = self.profile_of(pod);
+        let slots = |names: &[&str]| {
+            let mut nodes: Vec<usize> =
+                names.iter().filter_map(|name| self.world.nodes.find_live(name)).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            nodes
+        };
+        let named = (!pod.node.is_empty() && profile.filters.node_name).then(|| slots(&[&pod.node]));
+        let listed = pod.shape.node.only_nodes().filter(|_| profile.filters.node_affinity);
+        match (named, listed) {
+            (Some(nodes), None) => Some(Pins { nodes, by_name: true }),
+            (None, Some(names)) => Some(Pins { nodes: slots(&names), by_name: false }),
+            (Some(mut nodes), Some(names)) => {
+                let listed = slots(&names);
+                nodes.retain(|n| listed.contains(n));
+                Some(Pins { nodes, by_name: true })
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// Tries something and takes every step of it back, unless it says to keep them.
+    pub fn attempt<T>(&mut self, what: impl FnOnce(&mut Self) -> (T, bool)) -> T {
+        let outer = self.undo.replace(Vec::new());
+        let (result, keep) = what(self);
+        let steps = std::mem::replace(&mut self.undo, outer).unwrap_or_default();
+        if keep {
+            if let Some(outer) = &mut self.undo {
+                outer.extend(steps);
+            }
+            return result;
+        }
+        let outer = self.undo.take();
+        for step in steps.into_iter().rev() {
+            match step {
+                Undo::Remove(uid) => {
+                    self.remove_pod(&uid);
+                }
+                Undo::Place(pod) => self.place(pod),
+                Undo::Withdraw(uid) => {
+                    self.withdraw(&uid);
+                }
+                Undo::Nominate(pod, node) => self.nominate(&pod, &node),
+            }
+        }
+        self.undo = outer;
+        result
+    }
+
+    /// The same shape as pods before it, if there were any.
+    pub fn intern(&mut self, pod: &mut PodInfo) {
+        pod.shape = self.classes.intern(&pod.shape);
+    }
+}
+
+/// What else has a say about a node, by its name and labels; the error is the reason as users read it.
+pub type NodeFilter<'a> = &'a dyn Fn(&str, &Labels) -> Result<(), String>;
+
+/// The only nodes that may be asked about a pod.
+#[derive(Debug)]
+pub(super) struct Pins {
+    pub nodes: Vec<usize>,
+    /// Whether `spec.nodeName` names it.
+    pub by_name: bool,
+}
+
+/// A node with what runs on it, to look at.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeView<'a> {
+    cluster: &'a Cluster,
+    slot: usize,
+}
+
+impl<'a> NodeView<'a> {
+    /// The name.
+    pub fn name(&self) -> &'a str {
+        &self.cluster.world.nodes.name[self.slot]
+    }
+
+    /// The labels.
+    pub fn labels(&self) -> &'a Labels {
+        &self.cluster.world.nodes.labels[self.slot]
+    }
+
+    /// What the pods on it asked for.
+    pub fn used(&self) -> Resources {
+        let nodes = &self.cluster.world.nodes;
+        nodes.resources_of(&nodes.used, self.slot)
+    }
+
+    /// What it can give.
+    pub fn allocatable(&self) -> Resources {
+        let nodes = &self.cluster.world.nodes;
+        nodes.resources_of(&nodes.allocatable, self.slot)
+    }
+
+    /// What is free of each of its GPUs, in thousandths.
+    pub fn gpus(&self) -> &'a [i32] {
+        self.cluster.world.nodes.gpus[self.slot].free()
+    }
+
+    /// The pods on it.
+    pub fn pods(&self) -> &'a [Arc<PodInfo>] {
+        &self.cluster.world.nodes.pods[self.slot]
+    }
+
+    /// How many pods run on it.
+    pub fn pod_count(&self) -> usize {
+        self.pods().len()
     }
 }

@@ -1,16 +1,20 @@
 //! A pod as the scheduler keeps it: only what decisions read.
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::affinity::NodeAffinity;
-use super::interpod::{Term, WeightedTerm, required_terms, weighted_terms};
+use super::gpu::{self, GpuRequest};
+use super::interpod::PodTerms;
 use super::resources::{Resources, nonzero_requests, pod_requests};
 use super::spread::Constraint;
+use super::taints::Tolerates;
 use crate::pods;
 use crate::selector::Labels;
 
 /// A port taken on the node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct HostPort {
     pub ip: Box<str>,
     pub protocol: Box<str>,
@@ -27,49 +31,70 @@ impl HostPort {
     }
 }
 
-/// A pod, compact. Kept for bound pods; made from the full object for the pod to place.
-#[derive(Debug, Clone)]
+/// What pods of one template have in common: all that decides where they fit. Shared by all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    pub namespace: Box<str>,
+    pub labels: Arc<Labels>,
+    pub owner: Option<Box<str>>,
+    pub profile: Box<str>,
+    pub priority: i32,
+    pub requests: Resources,
+    pub nonzero: (i64, i64),
+    pub gpu: GpuRequest,
+    pub ports: Box<[HostPort]>,
+    pub terms: PodTerms,
+    pub node: NodeAffinity,
+    pub tolerations: Box<[Tolerates]>,
+    pub spread: Box<[Constraint]>,
+    pub images: Box<[Box<str>]>,
+    pub group: Option<GroupName>,
+    /// The claims that it mounts: pods with different ones wait for different things.
+    pub claims: Box<[Box<str>]>,
+}
+
+/// The label that makes a pod a member of a gang.
+pub const POD_GROUP: &str = "sampan.io/pod-group";
+/// The annotation that says how many members must be placed together.
+pub const POD_GROUP_MIN: &str = "sampan.io/pod-group-min";
+
+/// The gang of a pod, in its namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupName {
+    /// The namespace.
+    pub namespace: Box<str>,
+    /// The name.
+    pub name: Box<str>,
+    /// How many members must be placed together, or none is.
+    pub min: u32,
+}
+
+/// A pod, compact.
+#[derive(Debug, Clone, Default)]
 pub struct PodInfo {
     pub(super) uid: Box<str>,
-    pub(super) namespace: Box<str>,
-    pub(super) labels: Labels,
+    pub(super) name: Box<str>,
     pub(super) node: Box<str>,
-    pub(super) requests: Resources,
-    pub(super) nonzero: (i64, i64),
-    pub(super) ports: Box<[HostPort]>,
-    pub(super) owner: Option<Box<str>>,
+    pub(super) shape: Arc<Shape>,
     pub(super) terminating: bool,
-    pub(super) terms: Option<Box<PodTerms>>,
-    pub(super) wishes: Option<Box<Wishes>>,
-}
-
-/// Terms about other pods.
-#[derive(Debug, Clone, Default)]
-pub(super) struct PodTerms {
-    pub affinity: Vec<Term>,
-    pub anti_affinity: Vec<Term>,
-    pub preferred: Vec<WeightedTerm>,
-}
-
-/// What only the pod to place needs.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Wishes {
-    pub node_name: Option<Box<str>>,
-    pub node: NodeAffinity,
-    pub tolerations: Vec<Toleration>,
-    pub spread: Vec<Constraint>,
-    pub images: Vec<String>,
+    pub(super) preempted: bool,
+    /// Whether it may make others go.
+    pub(super) preempts: bool,
+    /// When it started, in seconds; pods that run longer are more important.
+    pub(super) started: i64,
+    pub(super) nominated: Option<Box<str>>,
+    pub(super) devices: Box<[u8]>,
 }
 
 impl PodInfo {
     /// A bound pod.
     pub fn bound(pod: &Pod) -> Self {
-        Self::read(pod, false)
+        Self::read(pod)
     }
 
     /// A pod to place.
     pub fn pending(pod: &Pod) -> Self {
-        Self::read(pod, true)
+        Self::read(pod)
     }
 
     /// The uid.
@@ -77,76 +102,161 @@ impl PodInfo {
         &self.uid
     }
 
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.shape.namespace
+    }
+
     /// What it asks of its node.
     pub fn requests(&self) -> &Resources {
-        &self.requests
+        &self.shape.requests
+    }
+
+    /// What it asks of GPUs.
+    pub fn gpu(&self) -> GpuRequest {
+        self.shape.gpu
+    }
+
+    /// Its priority.
+    pub fn priority(&self) -> i32 {
+        self.shape.priority
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> &Labels {
+        &self.shape.labels
+    }
+
+    /// The node that others were asked to leave for it.
+    pub fn nominated(&self) -> Option<&str> {
+        self.nominated.as_deref()
+    }
+
+    /// The gang it belongs to.
+    pub fn group(&self) -> Option<&GroupName> {
+        self.shape.group.as_ref()
+    }
+
+    /// Whether it mounts claims.
+    pub fn has_claims(&self) -> bool {
+        !self.shape.claims.is_empty()
+    }
+
+    /// The GPUs it holds.
+    pub fn devices(&self) -> &[u8] {
+        &self.devices
     }
 
     /// The same pod, as bound to a node.
     #[must_use]
     pub fn on(mut self, node: &str) -> Self {
         self.node = node.into();
-        self.wishes = None;
         self
     }
 
-    fn read(pod: &Pod, pending: bool) -> Self {
+    /// The same pod, as holding these GPUs.
+    #[must_use]
+    pub fn with_devices(mut self, devices: &[u8]) -> Self {
+        self.devices = devices.into();
+        self
+    }
+
+    fn read(pod: &Pod) -> Self {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let node = spec.node_name.as_deref().unwrap_or_default();
+        let status = pod.status.as_ref();
+        let started =
+            status.and_then(|s| s.start_time.as_ref()).map_or(pods::created(&pod.metadata), |t| t.0);
+        let target = pods::condition(pod, "DisruptionTarget");
+        let preempted = target
+            .is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"));
         Self {
             uid: pods::uid(&pod.metadata).into(),
-            namespace: namespace.into(),
-            node: spec.node_name.as_deref().unwrap_or_default().into(),
-            requests: pod_requests(spec),
-            nonzero: nonzero_requests(spec),
-            ports: host_ports(spec),
-            owner: pods::controller(&pod.metadata).map(|o| o.uid.as_str().into()),
+            name: pods::name(&pod.metadata).into(),
+            node: node.into(),
+            shape: Arc::new(shape(pod, spec)),
             terminating: pods::terminating(pod),
-            terms: terms(spec, namespace),
-            wishes: pending.then(|| Box::new(wishes(spec, &labels))),
-            labels,
+            preempted,
+            preempts: spec.preemption_policy.as_deref() != Some("Never"),
+            started: started.as_second(),
+            nominated: status
+                .and_then(|s| s.nominated_node_name.as_deref())
+                .filter(|n| !n.is_empty())
+                .map(Into::into),
+            devices: pods::annotation(&pod.metadata, gpu::GPU_DEVICES)
+                .map(gpu::parse_devices)
+                .unwrap_or_default()
+                .into(),
         }
     }
 }
 
-fn wishes(spec: &PodSpec, labels: &Labels) -> Wishes {
-    let constraints = spec.topology_spread_constraints.iter().flatten();
-    Wishes {
-        node_name: spec.node_name.as_deref().filter(|n| !n.is_empty()).map(Into::into),
+fn shape(pod: &Pod, spec: &PodSpec) -> Shape {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let labels = pod.metadata.labels.clone().unwrap_or_default();
+    let requests = pod_requests(spec);
+    Shape {
+        namespace: namespace.into(),
+        owner: pods::controller(&pod.metadata).map(|o| o.uid.as_str().into()),
+        profile: spec.scheduler_name.as_deref().unwrap_or("default-scheduler").into(),
+        priority: spec.priority.unwrap_or(0),
+        gpu: GpuRequest::of(&requests),
+        requests,
+        nonzero: nonzero_requests(spec),
+        ports: host_ports(spec),
+        terms: PodTerms::new(spec.affinity.as_ref(), namespace, &labels),
         node: NodeAffinity::new(spec),
-        tolerations: spec.tolerations.clone().unwrap_or_default(),
-        spread: constraints.map(|c| Constraint::new(c, labels)).collect(),
-        images: spec.containers.iter().filter_map(|c| c.image.clone()).collect(),
+        tolerations: spec.tolerations.iter().flatten().map(Tolerates::new).collect(),
+        spread: spec
+            .topology_spread_constraints
+            .iter()
+            .flatten()
+            .map(|c| Constraint::new(c, &labels))
+            .collect(),
+        images: images(spec),
+        group: group(pod, spec, namespace),
+        claims: claims(pod, spec),
+        labels: Arc::new(labels),
     }
 }
 
-fn terms(spec: &PodSpec, namespace: &str) -> Option<Box<PodTerms>> {
-    let affinity = spec.affinity.as_ref()?;
-    let (with, against) = (affinity.pod_affinity.as_ref(), affinity.pod_anti_affinity.as_ref());
-    let mut terms = PodTerms {
-        affinity: required_terms(
-            with.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()),
-            namespace,
-        ),
-        anti_affinity: required_terms(
-            against.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()),
-            namespace,
-        ),
-        preferred: weighted_terms(
-            with.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref()),
-            namespace,
-            1,
-        ),
-    };
-    terms.preferred.extend(weighted_terms(
-        against.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref()),
-        namespace,
-        -1,
-    ));
-    let none = terms.affinity.is_empty() && terms.anti_affinity.is_empty() && terms.preferred.is_empty();
-    (!none).then(|| Box::new(terms))
+/// The gang that `spec.schedulingGroup` or the label names. Without a number a gang of one: no gang.
+fn group(pod: &Pod, spec: &PodSpec, namespace: &str) -> Option<GroupName> {
+    let named = spec.scheduling_group.as_ref().and_then(|g| g.pod_group_name.as_deref());
+    let labelled = pod.metadata.labels.as_ref().and_then(|l| l.get(POD_GROUP)).map(String::as_str);
+    let min = pods::annotation(&pod.metadata, POD_GROUP_MIN)?.parse().ok().filter(|min| *min > 1)?;
+    Some(GroupName { namespace: namespace.into(), name: named.or(labelled)?.into(), min })
+}
+
+fn claims(pod: &Pod, spec: &PodSpec) -> Box<[Box<str>]> {
+    let volumes = spec.volumes.iter().flatten();
+    let claims = volumes.filter_map(|volume| match &volume.persistent_volume_claim {
+        Some(claim) => Some(claim.claim_name.as_str().into()),
+        None => {
+            volume.ephemeral.as_ref().map(|_| format!("{}-{}", pods::name(&pod.metadata), volume.name).into())
+        }
+    });
+    claims.collect()
+}
+
+/// The images that the pod needs on its node, with a tag each, sorted.
+fn images(spec: &PodSpec) -> Box<[Box<str>]> {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut images: Vec<Box<str>> =
+        containers.map(|c| tagged(c.image.as_deref().unwrap_or_default())).collect();
+    images.sort();
+    images.into()
+}
+
+fn tagged(image: &str) -> Box<str> {
+    let name = image.rsplit('/').next().unwrap_or(image);
+    if name.contains(':') || name.contains('@') { image.into() } else { format!("{image}:latest").into() }
 }
 
 fn host_ports(spec: &PodSpec) -> Box<[HostPort]> {

@@ -4,9 +4,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::choose::{Judge, Neighbours};
+use super::class::Class;
+use super::cluster::Pins;
+use super::status::Status;
+use super::world::World;
+
 /// What could make an unschedulable pod schedulable; a bit set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Hints(u8);
+pub struct Hints(u16);
 
 impl Hints {
     /// A node was added.
@@ -21,6 +27,8 @@ impl Hints {
     pub const POD_GONE: Self = Self(1 << 4);
     /// A bound pod appeared, or labels of a pod or namespace changed.
     pub const POD_ADDED: Self = Self(1 << 5);
+    /// A claim, a volume or a storage class changed.
+    pub const VOLUME: Self = Self(1 << 6);
 
     /// Nothing helps.
     pub const fn none() -> Self {
@@ -61,16 +69,175 @@ pub struct Unschedulable {
     pub reasons: BTreeMap<Cow<'static, str>, usize>,
     /// What could help.
     pub hints: Hints,
+    /// How many nodes could take the pod if other pods left them.
+    pub resolvable: usize,
+}
+
+const FIT: Hints = Hints::NODE_ALLOCATABLE.union(Hints::POD_GONE);
+
+/// Why nodes of that status do not take pods of the class.
+pub(super) fn of_status(class: &Class, world: &World, status: Status) -> Vec<Reason> {
+    match status {
+        Status::CORDONED => vec![Reason::new("node(s) were unschedulable", Hints::NODE_TAINTS)],
+        Status::UNTOLERATED => vec![Reason::new("node(s) had untolerated taint(s)", Hints::NODE_TAINTS)],
+        Status::AFFINITY => {
+            vec![Reason::new("node(s) didn't match Pod's node affinity/selector", Hints::NODE_LABELS)]
+        }
+        Status::PORTS => {
+            let text = "node(s) didn't have free ports for the requested pod ports";
+            vec![Reason::new(text, Hints::POD_GONE)]
+        }
+        fit if fit.is_fit() => {
+            let pods = fit.has_too_many_pods().then_some(Reason::new("Too many pods", FIT));
+            let lacking = class.lacking(&world.nodes, fit);
+            let lacking = lacking.map(|name| Reason { text: insufficient(name), hints: FIT });
+            pods.into_iter().chain(lacking).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What could change a status.
+fn hints_of(status: Status) -> Hints {
+    match status {
+        Status::CORDONED | Status::UNTOLERATED => Hints::NODE_TAINTS,
+        Status::AFFINITY => Hints::NODE_LABELS,
+        Status::PORTS => Hints::POD_GONE,
+        _ => FIT,
+    }
+}
+
+/// What could help a pod of the class, which fits on none of these nodes.
+pub(super) fn hints(class: &Class, judge: &Judge<'_>, pins: Option<&Pins>) -> Hints {
+    let mut hints = Hints::NODE_ADDED;
+    let mut add = |more: Hints| hints = hints.union(more);
+    match pins {
+        None => {
+            class.statuses.keys().for_each(|status| add(hints_of(*status)));
+            let crowded = class.buckets.iter().filter(|b| b.count > 0);
+            crowded.filter_map(|b| judge.against(&b.key)).for_each(|n| add(of_neighbours(n).hints));
+        }
+        Some(pins) => {
+            for node in &pins.nodes {
+                match class.place(*node) {
+                    None => add(hints_of(class.status(*node))),
+                    Some((bucket, _)) => {
+                        judge
+                            .against(&class.buckets[bucket].key)
+                            .into_iter()
+                            .for_each(|n| add(of_neighbours(n).hints));
+                    }
+                }
+            }
+        }
+    }
+    hints
+}
+
+fn insufficient(resource: &str) -> Cow<'static, str> {
+    match resource {
+        "cpu" => Cow::Borrowed("Insufficient cpu"),
+        "memory" => Cow::Borrowed("Insufficient memory"),
+        "ephemeral-storage" => Cow::Borrowed("Insufficient ephemeral-storage"),
+        other => Cow::Owned(format!("Insufficient {other}")),
+    }
+}
+
+/// Why nodes of a bucket do not take a pod.
+pub(super) fn of_neighbours(reason: Neighbours) -> Reason {
+    let pods = Hints::POD_ADDED.union(Hints::POD_GONE);
+    match reason {
+        Neighbours::NoDomain => Reason::new(
+            "node(s) didn't match pod topology spread constraints (missing required label)",
+            Hints::NODE_LABELS,
+        ),
+        Neighbours::Skew => Reason::new(
+            "node(s) didn't match pod topology spread constraints",
+            pods.union(Hints::NODE_LABELS).union(Hints::NODE_TAINTS),
+        ),
+        Neighbours::Affinity => {
+            Reason::new("node(s) didn't match pod affinity rules", Hints::NODE_LABELS.union(Hints::POD_ADDED))
+        }
+        Neighbours::AntiAffinity => Reason::new(
+            "node(s) didn't match pod anti-affinity rules",
+            Hints::NODE_LABELS.union(Hints::POD_GONE),
+        ),
+        Neighbours::Unwelcome => Reason::new(
+            "node(s) didn't satisfy existing pods anti-affinity rules",
+            Hints::NODE_LABELS.union(Hints::POD_GONE),
+        ),
+    }
 }
 
 impl Unschedulable {
-    pub(super) fn new(nodes: usize) -> Self {
-        Self { nodes, reasons: BTreeMap::new(), hints: Hints::NODE_ADDED }
+    fn new(nodes: usize) -> Self {
+        Self { nodes, reasons: BTreeMap::new(), hints: Hints::NODE_ADDED, resolvable: 0 }
     }
 
-    pub(super) fn count(&mut self, reason: Reason) {
-        self.hints = self.hints.union(reason.hints);
-        *self.reasons.entry(reason.text).or_insert(0) += 1;
+    /// Counts the reasons of all nodes for a pod that none of them takes.
+    pub(super) fn of(class: &Class, judge: &Judge<'_>, world: &World, pins: Option<&Pins>) -> Self {
+        let mut this = Self::new(world.nodes.live_count());
+        let Some(pins) = pins else {
+            for (status, count) in &class.statuses {
+                this.add_status(class, world, *status, *count as usize);
+            }
+            for bucket in class.buckets.iter().filter(|b| b.count > 0) {
+                if let Some(reason) = judge.against(&bucket.key) {
+                    this.add_neighbours(reason, bucket.count as usize);
+                }
+            }
+            return this;
+        };
+        let text = if pins.by_name {
+            "node(s) didn't match the requested node name"
+        } else {
+            "node(s) didn't satisfy plugin(s) [NodeAffinity]"
+        };
+        this.count(Reason::new(text, Hints::none()), this.nodes - pins.nodes.len());
+        for node in &pins.nodes {
+            match class.place(*node) {
+                None => this.add_status(class, world, class.status(*node), 1),
+                Some((bucket, _)) => {
+                    if let Some(reason) = judge.against(&class.buckets[bucket].key) {
+                        this.add_neighbours(reason, 1);
+                    }
+                }
+            }
+        }
+        this
+    }
+
+    /// Counts what something else said against nodes that would do otherwise.
+    pub(super) fn veto(&mut self, reasons: Vec<String>) {
+        for reason in reasons {
+            self.count(
+                Reason { text: Cow::Owned(reason), hints: Hints::VOLUME.union(Hints::NODE_LABELS) },
+                1,
+            );
+        }
+    }
+
+    fn add_status(&mut self, class: &Class, world: &World, status: Status, nodes: usize) {
+        if status.is_resolvable() {
+            self.resolvable += nodes;
+        }
+        for reason in of_status(class, world, status) {
+            self.count(reason, nodes);
+        }
+    }
+
+    fn add_neighbours(&mut self, reason: Neighbours, nodes: usize) {
+        if reason.is_resolvable() {
+            self.resolvable += nodes;
+        }
+        self.count(of_neighbours(reason), nodes);
+    }
+
+    fn count(&mut self, reason: Reason, nodes: usize) {
+        if nodes > 0 {
+            self.hints = self.hints.union(reason.hints);
+            *self.reasons.entry(reason.text).or_insert(0) += nodes;
+        }
     }
 }
 

@@ -1,0 +1,474 @@
+//! What is known about every node for one kind of pod, kept up to date by looking only at nodes that changed.
+//!
+//! Pods that differ in nothing that matters form a class. For each node a class remembers why it cannot take such a
+//! pod, or else which *bucket* it is in. A bucket holds nodes that agree in everything that depends on other nodes:
+//! soft taints, preferred affinity, images, and the place of the node in each topology that counts. What depends
+//! on other nodes is then worked out once per bucket, not once per node; within a bucket, only the score of the
+//! node's own resources orders them. So a decision costs as much as there are changed nodes and buckets, and is
+//! exactly what scoring every node would give.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::affinity::CompiledAffinity;
+use super::counter::Counter;
+use super::gpu::{GPU, GPU_MILLI};
+use super::labelsets::LabelSet;
+use super::nodes::{CPU, EPHEMERAL, MEMORY, Nodes};
+use super::pod::Shape;
+use super::preempt::Index;
+use super::profile::Profile;
+use super::score::{self, Use};
+use super::status::Status;
+use super::taints::Welcome;
+use super::world::World;
+
+/// Nodes that agree in all that depends on other nodes, by the score of their own resources.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bucket {
+    /// Soft taints, preferred affinity, images, then one place per counter.
+    pub key: Box<[i64]>,
+    pub levels: BTreeMap<i64, Vec<u32>>,
+    pub count: u32,
+}
+
+/// Where the places of counters begin in the key of a bucket.
+pub(super) const FIRST_COUNTER: usize = 3;
+
+#[derive(Debug, Clone, Copy)]
+struct At {
+    status: Status,
+    bucket: u32,
+    position: u32,
+    score: i64,
+}
+
+const NOWHERE: At = At { status: Status::GONE, bucket: 0, position: 0, score: 0 };
+
+/// A resource that is scored.
+#[derive(Debug, Clone)]
+struct Scored {
+    column: usize,
+    weight: i64,
+    /// What the pod asks for, and what it is taken to use at least.
+    request: i64,
+    nonzero: i64,
+}
+
+/// All that one kind of pod knows about the nodes.
+#[derive(Debug, Clone)]
+pub(super) struct Class {
+    pub shape: Arc<Shape>,
+    pub labels: LabelSet,
+    /// Whether all its required affinity terms speak of itself.
+    pub is_its_own_affinity: bool,
+    pub profile: Arc<Profile>,
+    pub affinity: CompiledAffinity,
+    pub counters: Vec<Counter>,
+    /// By the number of a bound pod's term: the counter it feeds, with what weight.
+    feeds: Vec<Option<(u16, i64)>>,
+    welcome: Vec<Option<(Welcome, bool)>>,
+    fit: Vec<(usize, i64)>,
+    scored: Vec<Scored>,
+    balanced: Vec<Scored>,
+    nodes: Vec<At>,
+    pub buckets: Vec<Bucket>,
+    free_buckets: Vec<u32>,
+    bucket_ids: HashMap<Box<[i64]>, u32>,
+    pub statuses: BTreeMap<Status, u32>,
+    /// Which images nodes hold of those that the pod needs, numbered.
+    pub held: Vec<Box<[(u16, i64)]>>,
+    pub preemption: Option<Box<Index>>,
+    seen_log: u64,
+    seen_epoch: u64,
+    /// When it was last used, for forgetting the stalest.
+    pub used: u64,
+    scratch: Vec<i64>,
+}
+
+impl Class {
+    pub fn new(shape: &Arc<Shape>, profile: &Arc<Profile>, world: &mut World) -> Self {
+        let labels = LabelSet::of(shape);
+        let own = shape.node.without_names();
+        let affinity = CompiledAffinity::new(&own, &profile.added_affinity, &mut world.nodes);
+        let mut class = Self {
+            shape: shape.clone(),
+            is_its_own_affinity: shape.terms.affinity.iter().all(|t| t.matches(&labels, &world.namespaces)),
+            labels,
+            profile: profile.clone(),
+            affinity,
+            counters: Vec::new(),
+            feeds: Vec::new(),
+            welcome: Vec::new(),
+            fit: fit_columns(shape, profile, &mut world.nodes),
+            scored: scored(
+                shape,
+                profile.resources.iter().map(|r| (r.name.as_str(), r.weight)),
+                &mut world.nodes,
+            ),
+            balanced: scored(shape, profile.balanced.iter().map(|name| (name.as_str(), 1)), &mut world.nodes),
+            nodes: Vec::new(),
+            buckets: Vec::new(),
+            free_buckets: Vec::new(),
+            bucket_ids: HashMap::new(),
+            statuses: BTreeMap::new(),
+            held: Vec::new(),
+            preemption: None,
+            seen_log: 0,
+            seen_epoch: 0,
+            used: 0,
+            scratch: Vec::new(),
+        };
+        if class.balanced.iter().all(|s| s.request == 0) {
+            class.balanced.clear();
+        }
+        class.rebuild(world);
+        class
+    }
+
+    /// How many numbers it keeps, roughly.
+    pub fn weight(&self) -> usize {
+        self.nodes.len() * (1 + self.counters.len())
+    }
+
+    /// Brings it up to date.
+    pub fn sync(&mut self, world: &mut World) {
+        let stale = self.seen_epoch != world.epoch
+            || self.counters.iter().any(|c| c.is_stale(&world.nodes))
+            || !self.read_new_terms(world);
+        let Some(changed) = world.log.since(self.seen_log).filter(|_| !stale) else {
+            return self.rebuild(world);
+        };
+        self.nodes.resize(world.nodes.slots(), NOWHERE);
+        for node in changed {
+            self.refresh(world, node as usize);
+        }
+        self.seen_log = world.log.end();
+    }
+
+    fn rebuild(&mut self, world: &mut World) {
+        self.seen_epoch = world.epoch;
+        self.counters = Counter::of_pod(&self.shape, &self.profile, &mut world.nodes);
+        self.feeds.clear();
+        while !self.read_new_terms(world) {}
+        self.nodes.clear();
+        self.nodes.resize(world.nodes.slots(), NOWHERE);
+        self.buckets.clear();
+        self.free_buckets.clear();
+        self.bucket_ids.clear();
+        self.statuses.clear();
+        self.held.clear();
+        for node in 0..world.nodes.slots() {
+            self.refresh(world, node);
+        }
+        self.seen_log = world.log.end();
+    }
+
+    /// Looks at terms of bound pods that were not there before. False when a counter had to be added for one,
+    /// which nodes do not have yet.
+    fn read_new_terms(&mut self, world: &mut World) -> bool {
+        let from = self.feeds.len();
+        let mut complete = true;
+        for (_, term) in world.terms.since(from) {
+            let feed = term.term.matches(&self.labels, &world.namespaces).then(|| {
+                Counter::for_existing(&mut self.counters, term, &self.shape, &self.profile, &mut world.nodes)
+            });
+            if let Some((_, _, true)) = feed.flatten() {
+                complete = false;
+            }
+            self.feeds.push(feed.flatten().map(|(counter, weight, _)| (counter, weight)));
+        }
+        complete
+    }
+
+    /// The status of a node for such pods, apart from what depends on other nodes.
+    pub fn status(&self, node: usize) -> Status {
+        self.nodes.get(node).map_or(Status::GONE, |at| at.status)
+    }
+
+    /// The bucket of a node and its own score, when nothing on the node itself speaks against it.
+    pub fn place(&self, node: usize) -> Option<(usize, i64)> {
+        let at = self.nodes.get(node).filter(|at| at.status.is_ok())?;
+        Some((at.bucket as usize, at.score))
+    }
+
+    fn refresh(&mut self, world: &World, node: usize) {
+        self.leave(node);
+        if !world.nodes.live[node] {
+            self.counters.iter_mut().for_each(|c| c.leave(node));
+            return;
+        }
+        let (welcome, tolerated) = self.welcome(&world.nodes, node);
+        let suits = self.affinity.matches(&world.nodes, node);
+        let mut key = std::mem::take(&mut self.scratch);
+        key.clear();
+        key.extend([0, 0, 0]);
+        if !self.counters.is_empty() {
+            for counter in &mut self.counters {
+                counter.begin(world, node, &self.labels, &self.shape);
+            }
+            for (term, pods) in &world.nodes.term_counts[node] {
+                if let Some(Some((counter, weight))) = self.feeds.get(*term as usize) {
+                    self.counters[usize::from(*counter)].feed(weight * i64::from(*pods));
+                }
+            }
+            let place = |c: &mut Counter| c.finish(&world.nodes, node, suits, tolerated);
+            key.extend(self.counters.iter_mut().map(place));
+        }
+        let status = self.judge(world, node, welcome, suits);
+        if status.is_ok() {
+            if let Welcome::Yes(soft) = welcome {
+                key[0] = soft.into();
+            }
+            key[1] = self.affinity.score(&world.nodes, node);
+            key[2] = self.held_images(&world.nodes, node);
+            let score = self.own_score(&world.nodes, node);
+            self.enter(node, &key, score);
+        } else {
+            self.nodes[node].status = status;
+            *self.statuses.entry(status).or_insert(0) += 1;
+        }
+        self.scratch = key;
+    }
+
+    /// Why the node itself cannot take such a pod.
+    pub fn judge(&self, world: &World, node: usize, welcome: Welcome, suits: bool) -> Status {
+        let (filters, nodes) = (&self.profile.filters, &world.nodes);
+        match welcome {
+            Welcome::Cordoned if filters.unschedulable => return Status::CORDONED,
+            Welcome::Untolerated if filters.taint_toleration => return Status::UNTOLERATED,
+            _ => {}
+        }
+        if filters.node_affinity && !suits {
+            return Status::AFFINITY;
+        }
+        let guests = || {
+            let all = nodes.nominated[node].iter();
+            all.filter(|p| p.shape.priority >= self.shape.priority)
+        };
+        if filters.node_ports && !self.shape.ports.is_empty() {
+            let taken = nodes.ports[node].iter().chain(guests().flat_map(|p| p.shape.ports.iter()));
+            let clash = |taken: &super::pod::HostPort| self.shape.ports.iter().any(|p| p.conflicts(taken));
+            if taken.into_iter().any(clash) {
+                return Status::PORTS;
+            }
+        }
+        if !filters.resources_fit {
+            return Status::OK;
+        }
+        let mut status = Status::OK;
+        let pods = nodes.pods[node].len() + guests().count();
+        if i64::try_from(pods).unwrap_or(i64::MAX) + 1 > nodes.max_pods[node] {
+            status.lacks_pods();
+        }
+        for (at, (column, need)) in self.fit.iter().enumerate() {
+            let have = nodes.allocatable[*column][node];
+            let guests: i64 = guests().map(|p| nodes.request_of(&p.shape.requests, *column)).sum();
+            if *need > have.saturating_sub(nodes.used[*column][node] + guests) {
+                status.lacks(at, *need > have);
+            }
+        }
+        let request = self.shape.gpu;
+        if !request.is_none() && !self.profile.ignores(GPU) {
+            let mut gpus = std::borrow::Cow::Borrowed(&nodes.gpus[node]);
+            for guest in guests().filter(|p| !p.shape.gpu.is_none()) {
+                let devices = gpus.choose(guest.shape.gpu);
+                gpus.to_mut().charge(guest.shape.gpu, &devices, 1);
+            }
+            if !gpus.fits(request) {
+                status.lacks_gpu(!gpus.could_fit(request));
+            }
+        }
+        status
+    }
+
+    /// The names of what a node with that status lacks.
+    pub fn lacking<'a>(&'a self, nodes: &'a Nodes, status: Status) -> impl Iterator<Item = &'a str> {
+        let gpu = if self.shape.requests.get(GPU) > 0 { GPU } else { GPU_MILLI };
+        let columns = self.fit.iter().enumerate().filter(move |(at, _)| status.is_lacking(*at));
+        let columns = columns.map(|(_, (column, _))| nodes.resource_name(*column));
+        columns.chain(status.is_lacking_gpu().then_some(gpu))
+    }
+
+    /// What of each resource is asked for.
+    pub fn needs(&self) -> &[(usize, i64)] {
+        &self.fit
+    }
+
+    /// How taints of the node are met, and whether all hard ones are tolerated.
+    pub fn welcome(&mut self, nodes: &Nodes, node: usize) -> (Welcome, bool) {
+        let set = nodes.taints[node] as usize;
+        if self.welcome.len() <= set {
+            self.welcome.resize(set + 1, None);
+        }
+        *self.welcome[set].get_or_insert_with(|| {
+            let taints = nodes.taint_sets.value(nodes.taints[node]);
+            let mut welcome = taints.welcome(&self.shape.tolerations);
+            if welcome == Welcome::Cordoned && !self.profile.filters.unschedulable {
+                welcome = taints.without_cordon().welcome(&self.shape.tolerations);
+            }
+            if welcome == Welcome::Untolerated && !self.profile.filters.taint_toleration {
+                welcome = taints.soft_only().welcome(&self.shape.tolerations);
+            }
+            (welcome, taints.hard_tolerated(&self.shape.tolerations))
+        })
+    }
+
+    fn held_images(&mut self, nodes: &Nodes, node: usize) -> i64 {
+        let there = &nodes.images[node];
+        if there.is_empty() || self.profile.weights.image_locality == 0 {
+            return -1;
+        }
+        let held: Box<[(u16, i64)]> = (0_u16..)
+            .zip(&self.shape.images)
+            .filter_map(|(at, image)| there.get(image).map(|size| (at, *size)))
+            .collect();
+        if held.is_empty() {
+            return -1;
+        }
+        let known = self.held.iter().position(|h| *h == held);
+        let at = known.unwrap_or_else(|| {
+            self.held.push(held);
+            self.held.len() - 1
+        });
+        i64::try_from(at).unwrap_or(-1)
+    }
+
+    fn own_score(&self, nodes: &Nodes, node: usize) -> i64 {
+        let weights = &self.profile.weights;
+        let mut total = 0;
+        if weights.resources_fit > 0 {
+            let uses = self.scored.iter().filter_map(|s| usage(s, nodes, node, true));
+            total += weights.resources_fit * score::fit(&self.profile.strategy, uses);
+        }
+        if weights.balanced_allocation > 0 && !self.balanced.is_empty() {
+            total += weights.balanced_allocation * self.balance(nodes, node);
+        }
+        total
+    }
+
+    fn balance(&self, nodes: &Nodes, node: usize) -> i64 {
+        match self.balanced.as_slice() {
+            [a, b] => {
+                let both = [usage(a, nodes, node, false), usage(b, nodes, node, false)];
+                match both {
+                    [Some(a), Some(b)] => score::balanced(&[a, b]),
+                    [Some(one), None] | [None, Some(one)] => score::balanced(&[one]),
+                    [None, None] => score::balanced(&[]),
+                }
+            }
+            several => {
+                let uses: Vec<Use> = several.iter().filter_map(|s| usage(s, nodes, node, false)).collect();
+                score::balanced(&uses)
+            }
+        }
+    }
+
+    fn leave(&mut self, node: usize) {
+        let at = std::mem::replace(&mut self.nodes[node], NOWHERE);
+        if at.status == Status::GONE {
+            return;
+        }
+        if !at.status.is_ok() {
+            if let Some(count) = self.statuses.get_mut(&at.status) {
+                *count -= 1;
+                if *count == 0 {
+                    self.statuses.remove(&at.status);
+                }
+            }
+            return;
+        }
+        let bucket = &mut self.buckets[at.bucket as usize];
+        if let Some(level) = bucket.levels.get_mut(&at.score) {
+            level.swap_remove(at.position as usize);
+            if let Some(moved) = level.get(at.position as usize) {
+                self.nodes[*moved as usize].position = at.position;
+            }
+            if level.is_empty() {
+                bucket.levels.remove(&at.score);
+            }
+        }
+        bucket.count -= 1;
+        if bucket.count == 0 {
+            self.bucket_ids.remove(&bucket.key);
+            self.free_buckets.push(at.bucket);
+        }
+    }
+
+    fn enter(&mut self, node: usize, key: &[i64], score: i64) {
+        let id = match self.bucket_ids.get(key) {
+            Some(id) => *id,
+            None => {
+                let bucket = Bucket { key: key.into(), ..Bucket::default() };
+                let id = match self.free_buckets.pop() {
+                    Some(id) => {
+                        self.buckets[id as usize] = bucket;
+                        id
+                    }
+                    None => {
+                        self.buckets.push(bucket);
+                        u32::try_from(self.buckets.len() - 1).unwrap_or(u32::MAX)
+                    }
+                };
+                self.bucket_ids.insert(key.into(), id);
+                id
+            }
+        };
+        let bucket = &mut self.buckets[id as usize];
+        bucket.count += 1;
+        let level = bucket.levels.entry(score).or_default();
+        let position = u32::try_from(level.len()).unwrap_or(u32::MAX);
+        level.push(u32::try_from(node).unwrap_or(u32::MAX));
+        self.nodes[node] = At { status: Status::OK, bucket: id, position, score };
+    }
+}
+
+/// What of each resource the pod needs, without those that are not checked as amounts.
+fn fit_columns(shape: &Shape, profile: &Profile, nodes: &mut Nodes) -> Vec<(usize, i64)> {
+    let need = &shape.requests;
+    let mut columns = vec![(CPU, need.milli_cpu), (MEMORY, need.memory), (EPHEMERAL, need.ephemeral)];
+    for (name, amount) in &need.extended {
+        if !profile.ignores(name) && **name != *GPU && **name != *GPU_MILLI {
+            columns.push((nodes.resource(name), *amount));
+        }
+    }
+    // A pod that asks for nothing fits even where too much was promised already.
+    columns.retain(|(_, amount)| *amount > 0);
+    columns
+}
+
+fn scored<'a>(
+    shape: &Shape,
+    resources: impl Iterator<Item = (&'a str, i64)>,
+    nodes: &mut Nodes,
+) -> Vec<Scored> {
+    let need = &shape.requests;
+    let read = |(name, weight): (&str, i64)| {
+        let (request, nonzero) = match name {
+            "cpu" => (need.milli_cpu, shape.nonzero.0),
+            "memory" => (need.memory, shape.nonzero.1),
+            "ephemeral-storage" => (need.ephemeral, need.ephemeral),
+            // An extended resource that the pod does not ask for says nothing about where it should go.
+            other => match need.get(other) {
+                0 => return None,
+                amount => (amount, amount),
+            },
+        };
+        Some(Scored { column: nodes.resource(name), weight, request, nonzero })
+    };
+    resources.filter_map(read).collect()
+}
+
+fn usage(scored: &Scored, nodes: &Nodes, node: usize, nonzero: bool) -> Option<Use> {
+    let have = nodes.allocatable[scored.column][node];
+    if have == 0 {
+        return None;
+    }
+    let without = match scored.column {
+        CPU if nonzero => nodes.nonzero_cpu[node],
+        MEMORY if nonzero => nodes.nonzero_memory[node],
+        column => nodes.used[column][node],
+    };
+    let pod = if nonzero { scored.nonzero } else { scored.request };
+    Some(Use { with: without + pod, without, have, weight: scored.weight })
+}

@@ -1,0 +1,134 @@
+//! The classes that are known, and the shapes that pods share.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::class::Class;
+use super::pod::Shape;
+use super::profile::Profile;
+use super::world::World;
+use crate::selector::Labels;
+
+/// So many numbers about nodes are kept over all classes, roughly: 200 classes at 5,000 nodes. The stalest go first.
+const KEPT: usize = 1 << 20;
+/// So many classes are kept whatever their size.
+const LEAST: usize = 8;
+/// Beyond so many shapes those that no pod has any more are forgotten.
+const SHAPES: usize = 4096;
+
+/// All classes.
+#[derive(Debug, Default)]
+pub(super) struct Classes {
+    shapes: HashSet<Arc<Shape>>,
+    forget_at: usize,
+    /// By what matters of a shape.
+    ids: HashMap<Arc<Shape>, u32>,
+    classes: Vec<Option<Box<Class>>>,
+    /// By the address of an interned shape, which is kept alive here.
+    quick: HashMap<usize, (Arc<Shape>, u32)>,
+    terms_epoch: u64,
+    clock: u64,
+}
+
+impl Classes {
+    /// The same shape as any before it.
+    pub fn intern(&mut self, shape: &Arc<Shape>) -> Arc<Shape> {
+        if let Some(known) = self.shapes.get(shape) {
+            return known.clone();
+        }
+        if self.shapes.len() >= self.forget_at.max(SHAPES) {
+            self.shapes.retain(|shape| Arc::strong_count(shape) > 1);
+            self.forget_at = 2 * self.shapes.len();
+        }
+        self.shapes.insert(shape.clone());
+        shape.clone()
+    }
+
+    /// Forgets everything, as when profiles change.
+    pub fn clear(&mut self) {
+        self.ids.clear();
+        self.classes.clear();
+        self.quick.clear();
+    }
+
+    /// The class of a shape, up to date.
+    pub fn get(&mut self, shape: &Arc<Shape>, profile: &Arc<Profile>, world: &mut World) -> &mut Class {
+        if self.terms_epoch != world.terms.epoch {
+            // Other labels matter now: pods that were alike may not be any more.
+            self.clear();
+            self.terms_epoch = world.terms.epoch;
+        }
+        let id = self.find(shape, profile, world);
+        self.clock += 1;
+        let class =
+            self.classes[id as usize].get_or_insert_with(|| Box::new(Class::new(shape, profile, world)));
+        class.used = self.clock;
+        class.sync(world);
+        class
+    }
+
+    fn find(&mut self, shape: &Arc<Shape>, profile: &Arc<Profile>, world: &mut World) -> u32 {
+        let address = Arc::as_ptr(shape) as usize;
+        if let Some((_, id)) = self.quick.get(&address) {
+            return *id;
+        }
+        let key = Arc::new(essence(shape, world));
+        let id = match self.ids.get(&key) {
+            Some(id) => *id,
+            None => {
+                self.make_room();
+                let free = self.classes.iter().position(Option::is_none);
+                let at = free.unwrap_or(self.classes.len());
+                let class = Some(Box::new(Class::new(shape, profile, world)));
+                if at == self.classes.len() {
+                    self.classes.push(class);
+                } else {
+                    self.classes[at] = class;
+                }
+                let id = u32::try_from(at).unwrap_or(u32::MAX);
+                self.ids.insert(key, id);
+                id
+            }
+        };
+        if self.quick.len() >= SHAPES {
+            self.quick.clear();
+        }
+        self.quick.insert(address, (shape.clone(), id));
+        id
+    }
+
+    fn make_room(&mut self) {
+        loop {
+            let known = || self.classes.iter().flatten();
+            let count = known().count();
+            if count < LEAST || known().map(|c| c.weight()).sum::<usize>() < KEPT {
+                return;
+            }
+            let stalest = (0..self.classes.len())
+                .filter_map(|at| self.classes[at].as_ref().map(|c| (c.used, at)))
+                .min();
+            let Some((_, at)) = stalest else { return };
+            self.classes[at] = None;
+            let id = u32::try_from(at).unwrap_or(u32::MAX);
+            self.ids.retain(|_, known| *known != id);
+            self.quick.retain(|_, (_, known)| *known != id);
+        }
+    }
+}
+
+/// What matters of a shape: not the labels that nobody reads, nor the names of nodes that the pod is pinned to.
+fn essence(shape: &Shape, world: &World) -> Shape {
+    let own = |key: &str| {
+        shape.spread.iter().any(|c| c.keys().any(|k| k == key))
+            || shape.terms.all().any(|t| t.selector.keys().any(|k| k == key))
+    };
+    let read = shape.labels.iter().filter(|(key, _)| world.terms.reads(key) || own(key));
+    let labels: Labels = read.map(|(k, v)| (k.clone(), v.clone())).collect();
+    Shape {
+        labels: Arc::new(labels),
+        node: shape.node.without_names(),
+        group: None,
+        claims: Box::default(),
+        ..shape.clone()
+    }
+}

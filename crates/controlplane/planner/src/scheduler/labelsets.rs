@@ -1,0 +1,229 @@
+//! What pods are labelled, and what they say about other pods: interned and counted, since most pods are one of many.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::interpod::Term;
+use super::pod::Shape;
+use crate::selector::Labels;
+
+/// The number of a label set.
+pub(super) type LabelSetId = u32;
+/// The number of a term of pods that are bound.
+pub(super) type TermId = u32;
+
+/// What selectors can see of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct LabelSet {
+    pub namespace: Box<str>,
+    pub labels: Arc<Labels>,
+    pub owner: Option<Box<str>>,
+}
+
+impl LabelSet {
+    pub fn of(shape: &Shape) -> Self {
+        Self { namespace: shape.namespace.clone(), labels: shape.labels.clone(), owner: shape.owner.clone() }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    set: Arc<LabelSet>,
+    pods: u32,
+    /// Changes when the number is given to another set, so that whoever remembers something about it notices.
+    version: u32,
+}
+
+/// The label sets of all bound pods.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LabelSets {
+    ids: HashMap<Arc<LabelSet>, LabelSetId>,
+    entries: Vec<Entry>,
+    free: Vec<LabelSetId>,
+}
+
+impl LabelSets {
+    /// Counts a pod with these labels.
+    pub fn add(&mut self, set: LabelSet) -> LabelSetId {
+        if let Some(id) = self.ids.get(&set) {
+            self.entries[*id as usize].pods += 1;
+            return *id;
+        }
+        let set = Arc::new(set);
+        let id = match self.free.pop() {
+            Some(id) => {
+                let entry = &mut self.entries[id as usize];
+                *entry =
+                    Entry { set: set.clone(), pods: 1, version: entry.version.wrapping_add(1) & 0x3fff_ffff };
+                id
+            }
+            None => {
+                self.entries.push(Entry { set: set.clone(), pods: 1, version: 1 });
+                u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        self.ids.insert(set, id);
+        id
+    }
+
+    /// Takes a pod with these labels away.
+    pub fn remove(&mut self, id: LabelSetId) {
+        let entry = &mut self.entries[id as usize];
+        entry.pods -= 1;
+        if entry.pods == 0 {
+            self.ids.remove(&entry.set);
+            self.free.push(id);
+        }
+    }
+
+    pub fn get(&self, id: LabelSetId) -> &LabelSet {
+        &self.entries[id as usize].set
+    }
+
+    fn version(&self, id: LabelSetId) -> u32 {
+        self.entries[id as usize].version
+    }
+}
+
+/// What one reader found out about label sets.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memo(Vec<u32>);
+
+impl Memo {
+    /// Whether the label set satisfies the test, which is made once for each.
+    pub fn check(&mut self, sets: &LabelSets, id: LabelSetId, test: impl FnOnce(&LabelSet) -> bool) -> bool {
+        let at = id as usize;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        let version = sets.version(id);
+        if self.0[at] >> 1 != version {
+            self.0[at] = version << 1 | u32::from(test(sets.get(id)));
+        }
+        self.0[at] & 1 == 1
+    }
+}
+
+/// What a bound pod's term means for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum TermKind {
+    /// It must be near them: they are drawn to it a little.
+    Affinity,
+    /// They must not be near it.
+    AntiAffinity,
+    /// It would like to be near them, or far when the weight is negative.
+    Preferred(i64),
+}
+
+/// A term of bound pods.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct BoundTerm {
+    pub kind: TermKind,
+    pub term: Term,
+}
+
+/// The terms of all pods that were ever bound, and which labels they read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Terms {
+    ids: HashMap<Arc<BoundTerm>, TermId>,
+    terms: Vec<Arc<BoundTerm>>,
+    pods: Vec<u32>,
+    unused: usize,
+    read_keys: HashSet<Box<str>>,
+    /// Grows when terms read labels that none read before, or were renumbered.
+    pub epoch: u64,
+}
+
+/// Beyond so many terms that no pod has any more they are forgotten.
+const UNUSED: usize = 1024;
+
+impl Terms {
+    /// Counts the terms of a pod.
+    pub fn add(&mut self, shape: &Shape) -> Vec<TermId> {
+        let terms = &shape.terms;
+        if terms.is_empty() {
+            return Vec::new();
+        }
+        let required = terms.affinity.iter().map(|t| (TermKind::Affinity, t));
+        let against = terms.anti_affinity.iter().map(|t| (TermKind::AntiAffinity, t));
+        let preferred = terms.preferred.iter().map(|t| (TermKind::Preferred(t.weight), &t.term));
+        required.chain(against).chain(preferred).map(|(kind, term)| self.count(kind, term)).collect()
+    }
+
+    fn count(&mut self, kind: TermKind, term: &Term) -> TermId {
+        let term = BoundTerm { kind, term: term.clone() };
+        let id = match self.ids.get(&term) {
+            Some(id) => *id,
+            None => {
+                let term = Arc::new(term);
+                for key in term.term.selector.keys() {
+                    if self.read_keys.insert(key.into()) {
+                        self.epoch += 1;
+                    }
+                }
+                let id = u32::try_from(self.terms.len()).unwrap_or(u32::MAX);
+                self.terms.push(term.clone());
+                self.pods.push(0);
+                self.unused += 1;
+                self.ids.insert(term, id);
+                id
+            }
+        };
+        self.pods[id as usize] += 1;
+        self.unused -= usize::from(self.pods[id as usize] == 1);
+        id
+    }
+
+    /// Takes the terms of a pod away.
+    pub fn remove(&mut self, shape: &Shape) -> Vec<TermId> {
+        let terms = &shape.terms;
+        if terms.is_empty() {
+            return Vec::new();
+        }
+        let required = terms.affinity.iter().map(|t| (TermKind::Affinity, t));
+        let against = terms.anti_affinity.iter().map(|t| (TermKind::AntiAffinity, t));
+        let preferred = terms.preferred.iter().map(|t| (TermKind::Preferred(t.weight), &t.term));
+        let mut ids = Vec::new();
+        for (kind, term) in required.chain(against).chain(preferred) {
+            if let Some(id) = self.ids.get(&BoundTerm { kind, term: term.clone() }) {
+                self.pods[*id as usize] -= 1;
+                self.unused += usize::from(self.pods[*id as usize] == 0);
+                ids.push(*id);
+            }
+        }
+        ids
+    }
+
+    /// When many terms are unused: the new number of each old one. Whoever holds numbers must renumber them.
+    pub fn compact(&mut self) -> Option<Vec<TermId>> {
+        if self.unused < UNUSED.max(self.terms.len() / 2) {
+            return None;
+        }
+        let old = std::mem::take(&mut self.terms);
+        let counts = std::mem::take(&mut self.pods);
+        self.ids.clear();
+        self.read_keys.clear();
+        let mut renumbered = vec![u32::MAX; old.len()];
+        for (at, (term, pods)) in old.into_iter().zip(counts).enumerate().filter(|(_, (_, pods))| *pods > 0) {
+            let id = u32::try_from(self.terms.len()).unwrap_or(u32::MAX);
+            renumbered[at] = id;
+            self.read_keys.extend(term.term.selector.keys().map(Into::into));
+            self.ids.insert(term.clone(), id);
+            self.terms.push(term);
+            self.pods.push(pods);
+        }
+        self.unused = 0;
+        self.epoch += 1;
+        Some(renumbered)
+    }
+
+    /// Whether any term of a bound pod reads that label.
+    pub fn reads(&self, key: &str) -> bool {
+        self.read_keys.contains(key)
+    }
+
+    /// The terms from that number on.
+    pub fn since(&self, from: usize) -> impl Iterator<Item = (usize, &BoundTerm)> {
+        self.terms.iter().enumerate().skip(from).map(|(at, term)| (at, &**term))
+    }
+}

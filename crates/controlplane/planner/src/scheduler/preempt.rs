@@ -1,0 +1,490 @@
+//! Which pods must leave so that a more important one fits: the fewest, the least important, on the best node.
+//!
+//! Where only the node itself keeps the pod away, each class remembers what every node would cost it, and looks again
+//! only at nodes that changed; so all nodes compete, not a sample of them. Where other nodes matter too (hard
+//! spreading, affinity), candidates are tried out one after the other, at most a tenth of the nodes or 100.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::choose::{Judge, Neighbours};
+use super::class::Class;
+use super::cluster::Cluster;
+use super::counter::Role;
+use super::gpu::Gpus;
+use super::pod::{HostPort, PodInfo};
+use super::reasons;
+use super::status::Status;
+use super::world::World;
+use crate::selector::Selector;
+
+/// What a PodDisruptionBudget allows right now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// Where it holds.
+    pub namespace: String,
+    /// For which pods.
+    pub selector: Selector,
+    /// How many more of them may go.
+    pub allowed: i32,
+    /// The names of pods that are going already, and counted.
+    pub disrupted: HashSet<String>,
+}
+
+/// Pods to make go, so that another one fits.
+#[derive(Debug, Clone)]
+pub struct Preemption {
+    /// Where.
+    pub node: String,
+    /// Who must go, the most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// How many of them a budget would keep.
+    pub violations: usize,
+    /// Less important pods that room was kept for there: they must look for another node.
+    pub displaced: Vec<Arc<PodInfo>>,
+}
+
+/// How bad it is to preempt on a node: the less the better, compared from the first to the last.
+type Rank = (usize, i32, i64, usize, Reverse<i64>);
+
+/// The node, the victims there, and how many of them a budget would keep.
+type Choice = (usize, Vec<Arc<PodInfo>>, usize);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Nobody's leaving would help.
+    NotHelpful,
+    /// Nobody less important is there.
+    NoVictims,
+    /// It does not fit even when all of them are gone.
+    StillUnfit(Status),
+    Costs(Rank),
+}
+
+/// What each node would cost pods of one class.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Index {
+    outcomes: Vec<Option<Outcome>>,
+    order: BTreeSet<(Rank, u32)>,
+    no_victims: usize,
+    still: BTreeMap<Status, usize>,
+    seen_log: u64,
+    seen_epoch: u64,
+    seen_budgets: u64,
+}
+
+/// A node as it would be without some of its pods.
+struct Room<'a> {
+    class: &'a Class,
+    free: Vec<i64>,
+    pods: i64,
+    gpus: Option<Gpus>,
+    ports: Vec<&'a HostPort>,
+}
+
+impl<'a> Room<'a> {
+    fn new(class: &'a Class, world: &'a World, node: usize) -> Self {
+        let nodes = &world.nodes;
+        let free = class
+            .needs()
+            .iter()
+            .map(|(column, _)| nodes.allocatable[*column][node].saturating_sub(nodes.used[*column][node]));
+        let pods = i64::try_from(nodes.pods[node].len()).unwrap_or(i64::MAX);
+        let mut room = Self {
+            class,
+            free: free.collect(),
+            pods: nodes.max_pods[node].saturating_sub(pods),
+            gpus: (!class.shape.gpu.is_none()).then(|| nodes.gpus[node].clone()),
+            ports: if class.shape.ports.is_empty() { Vec::new() } else { nodes.ports[node].iter().collect() },
+        };
+        let priority = class.shape.priority;
+        for guest in nodes.nominated[node].iter().filter(|p| p.shape.priority >= priority) {
+            room.take(world, guest);
+        }
+        room
+    }
+
+    fn charge(&mut self, world: &World, pod: &PodInfo, sign: i64) {
+        for (free, (column, _)) in self.free.iter_mut().zip(self.class.needs()) {
+            *free += sign * world.nodes.request_of(&pod.shape.requests, *column);
+        }
+        self.pods += sign;
+        if let Some(gpus) = &mut self.gpus {
+            gpus.charge(pod.shape.gpu, &pod.devices, if sign > 0 { -1 } else { 1 });
+        }
+    }
+
+    fn give(&mut self, world: &World, pod: &PodInfo) {
+        self.charge(world, pod, 1);
+        for port in &pod.shape.ports {
+            if let Some(at) = self.ports.iter().position(|p| *p == port) {
+                self.ports.swap_remove(at);
+            }
+        }
+    }
+
+    fn take(&mut self, world: &World, pod: &'a PodInfo) {
+        self.charge(world, pod, -1);
+        if !self.class.shape.ports.is_empty() {
+            self.ports.extend(&pod.shape.ports);
+        }
+    }
+
+    fn status(&self) -> Status {
+        let shape = &self.class.shape;
+        if self.ports.iter().any(|taken| shape.ports.iter().any(|p| p.conflicts(taken))) {
+            return Status::PORTS;
+        }
+        let mut status = Status::OK;
+        if self.class.profile.filters.resources_fit {
+            if self.pods < 1 {
+                status.lacks_pods();
+            }
+            for (at, (free, (_, need))) in self.free.iter().zip(self.class.needs()).enumerate() {
+                if need > free {
+                    status.lacks(at, false);
+                }
+            }
+            if self.gpus.as_ref().is_some_and(|gpus| !gpus.fits(shape.gpu)) {
+                status.lacks_gpu(false);
+            }
+        }
+        status
+    }
+}
+
+/// Descending importance: priority, then how long it has been running.
+fn by_importance(a: &Arc<PodInfo>, b: &Arc<PodInfo>) -> std::cmp::Ordering {
+    let key = |p: &PodInfo| (Reverse(p.shape.priority), p.started);
+    key(a).cmp(&key(b)).then_with(|| a.uid.cmp(&b.uid))
+}
+
+fn rank(victims: &[Arc<PodInfo>], violations: usize) -> Rank {
+    let highest = victims.first().map_or(i32::MIN, |p| p.shape.priority);
+    let sum = victims.iter().map(|p| i64::from(p.shape.priority) + (1 << 31)).sum();
+    let earliest = victims.iter().filter(|p| p.shape.priority == highest).map(|p| p.started).min();
+    (violations, highest, sum, victims.len(), Reverse(earliest.unwrap_or(i64::MAX)))
+}
+
+/// Splits pods, the most important first, into those whose leaving violates a budget, and the others.
+fn split(budgets: &[Budget], pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let mut allowed: Vec<i32> = budgets.iter().map(|b| b.allowed).collect();
+    let (mut violating, mut others) = (Vec::new(), Vec::new());
+    for pod in pods {
+        let mut violates = false;
+        for (budget, allowed) in budgets.iter().zip(&mut allowed) {
+            let applies = *budget.namespace == *pod.shape.namespace
+                && !pod.shape.labels.is_empty()
+                && !budget.selector.is_everything()
+                && budget.selector.matches(Some(&pod.shape.labels));
+            if applies && !budget.disrupted.contains(&*pod.name) {
+                *allowed -= 1;
+                violates |= *allowed < 0;
+            }
+        }
+        if violates { violating.push(pod) } else { others.push(pod) }
+    }
+    (violating, others)
+}
+
+fn less_important(world: &World, node: usize, priority: i32) -> Vec<Arc<PodInfo>> {
+    let pods = world.nodes.pods[node].iter().filter(|p| p.shape.priority < priority);
+    let mut pods: Vec<Arc<PodInfo>> = pods.cloned().collect();
+    pods.sort_by(by_importance);
+    pods
+}
+
+/// The victims on a node for a pod that only the node itself keeps away.
+fn victims_on(
+    class: &Class,
+    world: &World,
+    budgets: &[Budget],
+    node: usize,
+) -> Result<(Vec<Arc<PodInfo>>, usize), Outcome> {
+    if !class.status(node).is_resolvable() {
+        return Err(Outcome::NotHelpful);
+    }
+    let potential = less_important(world, node, class.shape.priority);
+    if potential.is_empty() {
+        return Err(Outcome::NoVictims);
+    }
+    let (violating, others) =
+        if budgets.is_empty() { (Vec::new(), potential) } else { split(budgets, potential) };
+    let mut room = Room::new(class, world, node);
+    violating.iter().chain(&others).for_each(|pod| room.give(world, pod));
+    let status = room.status();
+    if !status.is_ok() {
+        return Err(Outcome::StillUnfit(status));
+    }
+    let mut gone: Vec<Arc<PodInfo>> = Vec::new();
+    let mut violations = 0;
+    for (pods, counts) in [(&violating, true), (&others, false)] {
+        for pod in pods {
+            room.take(world, pod);
+            if !room.status().is_ok() {
+                room.give(world, pod);
+                violations += usize::from(counts);
+                gone.push(pod.clone());
+            }
+        }
+    }
+    gone.sort_by(by_importance);
+    Ok((gone, violations))
+}
+
+impl Index {
+    fn sync(&mut self, class: &Class, world: &World, budgets: &[Budget], version: u64) {
+        let same = self.seen_epoch == world.epoch && self.seen_budgets == version;
+        let changed = world.log.since(self.seen_log).filter(|_| same && !self.outcomes.is_empty());
+        let nodes: Vec<u32> = match changed {
+            Some(nodes) => nodes,
+            None => {
+                *self = Self::default();
+                (0..u32::try_from(world.nodes.slots()).unwrap_or(u32::MAX)).collect()
+            }
+        };
+        self.outcomes.resize(world.nodes.slots(), None);
+        for node in nodes {
+            self.set(node, None);
+            if world.nodes.live[node as usize] {
+                let outcome = match victims_on(class, world, budgets, node as usize) {
+                    Ok((victims, violations)) => Outcome::Costs(rank(&victims, violations)),
+                    Err(outcome) => outcome,
+                };
+                self.set(node, Some(outcome));
+            }
+        }
+        (self.seen_log, self.seen_epoch, self.seen_budgets) = (world.log.end(), world.epoch, version);
+    }
+
+    fn set(&mut self, node: u32, outcome: Option<Outcome>) {
+        match std::mem::replace(&mut self.outcomes[node as usize], outcome) {
+            Some(Outcome::Costs(rank)) => drop(self.order.remove(&(rank, node))),
+            Some(Outcome::NoVictims) => self.no_victims -= 1,
+            Some(Outcome::StillUnfit(status)) => *self.still.entry(status).or_insert(1) -= 1,
+            _ => {}
+        }
+        match outcome {
+            Some(Outcome::Costs(rank)) => drop(self.order.insert((rank, node))),
+            Some(Outcome::NoVictims) => self.no_victims += 1,
+            Some(Outcome::StillUnfit(status)) => *self.still.entry(status).or_insert(0) += 1,
+            _ => {}
+        }
+    }
+
+    fn refusal(&self, class: &Class, world: &World) -> String {
+        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        for (status, count) in self.still.iter().filter(|(_, count)| **count > 0) {
+            for reason in reasons::of_status(class, world, *status) {
+                *reasons.entry(reason.text.into_owned()).or_insert(0) += count;
+            }
+        }
+        let unfit: usize = self.still.values().sum();
+        refusal(world, self.no_victims, unfit, reasons)
+    }
+}
+
+/// Why preemption does not help, as upstream says it.
+fn refusal(world: &World, no_victims: usize, unfit: usize, mut reasons: BTreeMap<String, usize>) -> String {
+    let all = world.nodes.live_count();
+    if no_victims > 0 {
+        reasons.insert("No preemption victims found for incoming pod".to_owned(), no_victims);
+    }
+    let rest = all.saturating_sub(no_victims + unfit);
+    if rest > 0 {
+        reasons.insert("Preemption is not helpful for scheduling".to_owned(), rest);
+    }
+    let mut lines: Vec<String> = reasons.into_iter().map(|(text, count)| format!("{count} {text}")).collect();
+    lines.sort();
+    let mut text = format!("0/{all} nodes are available:");
+    let _ = write!(text, " {}.", lines.join(", "));
+    text
+}
+
+/// Whether other nodes have a say in where pods of the class fit.
+fn depends_on_others(class: &Class) -> bool {
+    class.counters.iter().any(|c| {
+        matches!(c.role, Role::Affinity | Role::AntiAffinity | Role::Unwelcome | Role::HardSpread(_))
+    })
+}
+
+impl Cluster {
+    /// What the disruption budgets allow.
+    pub fn set_budgets(&mut self, budgets: Vec<Budget>) {
+        if budgets != self.budgets {
+            self.budgets = budgets;
+            self.budgets_version += 1;
+        }
+    }
+
+    /// Whether the pod may make others go, or why not.
+    fn may_preempt(&mut self, pod: &PodInfo) -> Result<(), String> {
+        if !pod.preempts {
+            return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+        }
+        let nominated = pod.nominated.as_deref().or(self.nominated_node(&pod.uid));
+        let Some(slot) = nominated.and_then(|name| self.world.nodes.find_live(name)) else { return Ok(()) };
+        let waiting = self.world.nodes.pods[slot]
+            .iter()
+            .any(|p| p.terminating && p.preempted && p.shape.priority < pod.shape.priority);
+        if !waiting {
+            return Ok(());
+        }
+        let profile = self.profile_of(pod).clone();
+        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
+        if class.status(slot).is_ok() || class.status(slot).is_resolvable() {
+            return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Which pods should go so that this one fits, or why that does not help.
+    pub fn preempt(&mut self, pod: &PodInfo, seed: u64) -> Result<Preemption, String> {
+        if !self.profile_of(pod).preemption {
+            return Err("preemption is switched off in this profile".to_owned());
+        }
+        self.may_preempt(pod)?;
+        // Room that is kept for the pod itself must not stand in its way.
+        let kept = self.nominated_node(&pod.uid).map(ToOwned::to_owned);
+        if kept.is_some() {
+            self.withdraw(&pod.uid);
+        }
+        let found = self.best_preemption(pod, seed);
+        if let Some(kept) = kept {
+            self.nominate(pod, &kept);
+        }
+        let (slot, victims, violations) = found?;
+        let less = |p: &&Arc<PodInfo>| p.shape.priority < pod.shape.priority;
+        Ok(Preemption {
+            node: self.world.nodes.name[slot].to_string(),
+            victims,
+            violations,
+            displaced: self.world.nodes.nominated[slot].iter().filter(less).cloned().collect(),
+        })
+    }
+
+    fn best_preemption(&mut self, pod: &PodInfo, seed: u64) -> Result<Choice, String> {
+        let pins = self.pins(pod);
+        let profile = self.profile_of(pod).clone();
+        let budgets = std::mem::take(&mut self.budgets);
+        let version = self.budgets_version;
+        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
+        if depends_on_others(class) {
+            let found = self.try_candidates(pod, pins.map(|p| p.nodes), &budgets, seed);
+            self.budgets = budgets;
+            return found;
+        }
+        let world = &self.world;
+        let found = match pins {
+            Some(pins) => {
+                let costs = pins.nodes.iter().filter_map(|node| {
+                    let (victims, violations) = victims_on(class, world, &budgets, *node).ok()?;
+                    Some((rank(&victims, violations), *node, victims, violations))
+                });
+                costs
+                    .min_by_key(|(rank, node, ..)| (*rank, *node))
+                    .map(|(_, n, v, c)| (n, v, c))
+                    .ok_or_else(|| refusal(world, 0, 0, BTreeMap::new()))
+            }
+            None => {
+                let mut index = class.preemption.take().unwrap_or_default();
+                index.sync(class, world, &budgets, version);
+                let best = index.order.first().map(|(_, node)| *node as usize);
+                let found = match best.map(|node| (node, victims_on(class, world, &budgets, node))) {
+                    Some((node, Ok((victims, violations)))) => Ok((node, victims, violations)),
+                    _ => Err(index.refusal(class, world)),
+                };
+                class.preemption = Some(index);
+                found
+            }
+        };
+        self.budgets = budgets;
+        found
+    }
+
+    /// Tries candidates for real, where other nodes have a say.
+    fn try_candidates(
+        &mut self,
+        pod: &PodInfo,
+        pins: Option<Vec<usize>>,
+        budgets: &[Budget],
+        seed: u64,
+    ) -> Result<Choice, String> {
+        let slots = pins.unwrap_or_else(|| self.world.nodes.live_nodes().collect());
+        let profile = self.profile_of(pod).clone();
+        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
+        let judge = Judge::new(class, &self.world.nodes);
+        let helpful = |node: &usize| match class.place(*node) {
+            None => class.status(*node).is_resolvable(),
+            Some((bucket, _)) => {
+                judge.against(&class.buckets[bucket].key).is_some_and(Neighbours::is_resolvable)
+            }
+        };
+        let candidates: Vec<usize> = slots.into_iter().filter(helpful).collect();
+        let enough = (candidates.len() / 10).max(100);
+        let offset = usize::try_from(seed % candidates.len().max(1) as u64).unwrap_or(0);
+        let mut best: Option<(Rank, Choice)> = None;
+        let (mut found, mut no_victims) = (0, 0);
+        for at in 0..candidates.len() {
+            let node = candidates[(offset + at) % candidates.len()];
+            let potential = less_important(&self.world, node, pod.shape.priority);
+            if potential.is_empty() {
+                no_victims += 1;
+                continue;
+            }
+            let name = self.world.nodes.name[node].clone();
+            let (violating, others) = split(budgets, potential.clone());
+            let tried = self.attempt(|c| (c.reprieve(pod, &name, &violating, &others), false));
+            let Some((victims, violations)) = tried else { continue };
+            let cost = rank(&victims, violations);
+            if best.as_ref().is_none_or(|(least, (other, ..))| (cost, node) < (*least, *other)) {
+                best = Some((cost, (node, victims, violations)));
+            }
+            found += 1;
+            if found >= enough {
+                break;
+            }
+        }
+        match best {
+            Some((_, choice)) => Ok(choice),
+            None => {
+                let unfit = candidates.len() - no_victims;
+                let text = "node(s) would not fit the pod without their less important pods";
+                let reasons =
+                    if unfit > 0 { BTreeMap::from([(text.to_owned(), unfit)]) } else { BTreeMap::new() };
+                Err(refusal(&self.world, no_victims, unfit, reasons))
+            }
+        }
+    }
+
+    /// Takes all away, then gives back as many as fit beside the pod.
+    fn reprieve(
+        &mut self,
+        pod: &PodInfo,
+        node: &str,
+        violating: &[Arc<PodInfo>],
+        others: &[Arc<PodInfo>],
+    ) -> Option<(Vec<Arc<PodInfo>>, usize)> {
+        for victim in violating.iter().chain(others) {
+            self.remove_pod(&victim.uid);
+        }
+        if !self.fits_on(pod, node) {
+            return None;
+        }
+        let (mut gone, mut violations) = (Vec::new(), 0);
+        for (pods, counts) in [(violating, true), (others, false)] {
+            for victim in pods {
+                self.assume((**victim).clone(), node);
+                if !self.fits_on(pod, node) {
+                    self.remove_pod(&victim.uid);
+                    violations += usize::from(counts);
+                    gone.push(victim.clone());
+                }
+            }
+        }
+        gone.sort_by(by_importance);
+        Some((gone, violations))
+    }
+}

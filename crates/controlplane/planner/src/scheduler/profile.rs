@@ -1,0 +1,167 @@
+//! How one profile decides: which filters and scores take part, with what weights and arguments.
+
+use std::collections::HashSet;
+
+use super::affinity::NodeAffinity;
+use super::spread::Constraint;
+
+/// How the amounts that a pod would leave are scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Strategy {
+    /// The emptier the better: spreads.
+    LeastAllocated,
+    /// The fuller the better: packs.
+    MostAllocated,
+    /// By a broken line of (utilisation in percent, score of 0 to 10).
+    RequestedToCapacityRatio(Vec<(i64, i64)>),
+}
+
+/// A resource with its weight in scores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weighted {
+    /// Its name.
+    pub name: String,
+    /// Its weight, 1 to 100.
+    pub weight: i64,
+}
+
+/// Weights of the scores; 0 switches one off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weights {
+    /// Soft taints.
+    pub taint_toleration: i64,
+    /// Preferred node affinity.
+    pub node_affinity: i64,
+    /// What is left of resources.
+    pub resources_fit: i64,
+    /// Soft spreading.
+    pub topology_spread: i64,
+    /// Preferred affinity between pods.
+    pub inter_pod_affinity: i64,
+    /// Evenness of what is left.
+    pub balanced_allocation: i64,
+    /// Images that are there already.
+    pub image_locality: i64,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self {
+            taint_toleration: 3,
+            node_affinity: 2,
+            resources_fit: 1,
+            topology_spread: 2,
+            inter_pod_affinity: 2,
+            balanced_allocation: 1,
+            image_locality: 1,
+        }
+    }
+}
+
+/// Which filters take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterSet {
+    /// `NodeUnschedulable`.
+    pub unschedulable: bool,
+    /// `NodeName`.
+    pub node_name: bool,
+    /// `TaintToleration`.
+    pub taint_toleration: bool,
+    /// `NodeAffinity`.
+    pub node_affinity: bool,
+    /// `NodePorts`.
+    pub node_ports: bool,
+    /// `NodeResourcesFit`.
+    pub resources_fit: bool,
+    /// `VolumeRestrictions`.
+    pub volume_restrictions: bool,
+    /// `NodeVolumeLimits`.
+    pub volume_limits: bool,
+    /// `VolumeBinding`.
+    pub volume_binding: bool,
+    /// `VolumeZone`.
+    pub volume_zone: bool,
+    /// `PodTopologySpread`.
+    pub topology_spread: bool,
+    /// `InterPodAffinity`.
+    pub inter_pod_affinity: bool,
+}
+
+impl Default for FilterSet {
+    fn default() -> Self {
+        Self {
+            unschedulable: true,
+            node_name: true,
+            taint_toleration: true,
+            node_affinity: true,
+            node_ports: true,
+            resources_fit: true,
+            volume_restrictions: true,
+            volume_limits: true,
+            volume_binding: true,
+            volume_zone: true,
+            topology_spread: true,
+            inter_pod_affinity: true,
+        }
+    }
+}
+
+/// A profile.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// Pods name it in `schedulerName`.
+    pub name: String,
+    /// Which filters take part.
+    pub filters: FilterSet,
+    /// What scores weigh.
+    pub weights: Weights,
+    /// How resources are scored.
+    pub strategy: Strategy,
+    /// Which resources are scored.
+    pub resources: Vec<Weighted>,
+    /// Which resources should be used evenly.
+    pub balanced: Vec<String>,
+    /// Extended resources that are not checked.
+    pub ignored_resources: HashSet<String>,
+    /// Prefixes of extended resources that are not checked.
+    pub ignored_groups: HashSet<String>,
+    /// The weight with which pods that must be near others draw those to them.
+    pub hard_pod_affinity_weight: i64,
+    /// Whether wishes of other pods count for pods without wishes.
+    pub ignore_preferred_of_existing: bool,
+    /// Whether pods may be preempted.
+    pub preemption: bool,
+    pub(super) added_affinity: NodeAffinity,
+    pub(super) default_spread: Vec<Constraint>,
+    /// Nodes without a label that a default constraint names take part all the same.
+    pub(super) system_spread: bool,
+}
+
+impl Profile {
+    /// The default plugins with their default weights.
+    pub fn new(name: &str) -> Self {
+        let of = |name: &str| Weighted { name: name.to_owned(), weight: 1 };
+        Self {
+            name: name.to_owned(),
+            filters: FilterSet::default(),
+            weights: Weights::default(),
+            strategy: Strategy::LeastAllocated,
+            resources: vec![of("cpu"), of("memory")],
+            balanced: vec!["cpu".to_owned(), "memory".to_owned()],
+            ignored_resources: HashSet::new(),
+            ignored_groups: HashSet::new(),
+            hard_pod_affinity_weight: 1,
+            ignore_preferred_of_existing: false,
+            preemption: true,
+            added_affinity: NodeAffinity::default(),
+            default_spread: Constraint::system_defaults(),
+            system_spread: true,
+        }
+    }
+
+    /// Whether an extended resource is left unchecked.
+    pub(super) fn ignores(&self, resource: &str) -> bool {
+        let group = resource.split('/').next().unwrap_or_default();
+        self.ignored_resources.contains(resource) || self.ignored_groups.contains(group)
+    }
+}

@@ -1,0 +1,423 @@
+//! Which pod is decided next: the most important first, then the one that waits longest.
+//!
+//! A pod is *active* (to be decided now), *backing off* after failures, *waiting* for something that may help it,
+//! or *gated*. Pods of the same shape wait together: whatever happens, at most the first of them is looked at, and
+//! it is woken only when it would fit; when it was placed, the next one is looked at. So a backlog of any length
+//! costs next to nothing, and nobody is woken in vain.
+//!
+//! Times are milliseconds of a clock that the caller has and that never goes back.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::pod::{GroupName, PodInfo, Shape};
+use super::reasons::Hints;
+
+/// When a pod is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// After its first failure.
+    pub first_backoff: u64,
+    /// After many of them.
+    pub last_backoff: u64,
+    /// A pod that waits is tried again after this long, whatever happened.
+    pub leftover: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { first_backoff: 1_000, last_backoff: 10_000, leftover: 300_000 }
+    }
+}
+
+/// The order of pods that wait for the same.
+type Order = (Reverse<i32>, u64, u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Active,
+    /// Until then.
+    BackingOff {
+        until: u64,
+    },
+    Waiting {
+        since: u64,
+    },
+    Gated,
+    /// Taken out to be decided or bound.
+    Taken,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pod: Arc<PodInfo>,
+    state: State,
+    order: Order,
+    attempts: u32,
+    hints: Hints,
+}
+
+/// Pods of one shape that wait.
+#[derive(Debug)]
+struct Group {
+    shape: Arc<Shape>,
+    hints: Hints,
+    pods: BTreeMap<Order, Box<str>>,
+}
+
+/// A pod to decide.
+#[derive(Debug, Clone)]
+pub struct Popped {
+    /// The pod.
+    pub pod: Arc<PodInfo>,
+    /// How often it was tried, this time included.
+    pub attempts: u32,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Queue {
+    patience: Patience,
+    entries: HashMap<Box<str>, Entry>,
+    active: BTreeMap<Order, Box<str>>,
+    backoff: BTreeSet<(u64, Order, Box<str>)>,
+    /// By the address of the shape, which the group keeps alive.
+    groups: HashMap<usize, Group>,
+    leftovers: BTreeSet<(u64, Box<str>)>,
+    /// The members of gangs that are not placed.
+    gangs: HashMap<(Box<str>, Box<str>), BTreeMap<Order, Box<str>>>,
+    serial: u64,
+}
+
+fn address(shape: &Arc<Shape>) -> usize {
+    Arc::as_ptr(shape) as usize
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(patience: Patience) -> Self {
+        Self { patience, ..Self::default() }
+    }
+
+    /// Adds a pod, or takes over what changed about one; then it is tried at once. Its shape should be interned.
+    pub fn put(&mut self, pod: Arc<PodInfo>, gated: bool, now: u64) {
+        let uid = pod.uid.clone();
+        let (order, attempts) = match self.entries.get(&uid) {
+            Some(known) => ((Reverse(pod.shape.priority), known.order.1, known.order.2), known.attempts),
+            None => {
+                self.serial += 1;
+                ((Reverse(pod.shape.priority), now, self.serial), 0)
+            }
+        };
+        self.leave(&uid);
+        self.quit_gang(&uid);
+        if let Some(group) = &pod.shape.group {
+            let gang = self.gangs.entry((group.namespace.clone(), group.name.clone())).or_default();
+            gang.insert(order, uid.clone());
+        }
+        let state = if gated { State::Gated } else { State::Active };
+        let entry = Entry { pod, state: State::Taken, order, attempts, hints: Hints::none() };
+        self.entries.insert(uid.clone(), entry);
+        self.enter(&uid, state);
+    }
+
+    /// Whether the pod is known here.
+    pub fn contains(&self, uid: &str) -> bool {
+        self.entries.contains_key(uid)
+    }
+
+    /// The pod as it is known here.
+    pub fn get(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.entries.get(uid).map(|e| &e.pod)
+    }
+
+    /// Forgets a pod: it is gone, or bound.
+    pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        self.leave(uid);
+        self.quit_gang(uid);
+        self.entries.remove(uid).map(|e| e.pod)
+    }
+
+    fn quit_gang(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        let Some(group) = &entry.pod.shape.group else { return };
+        let key = (group.namespace.clone(), group.name.clone());
+        if let Some(gang) = self.gangs.get_mut(&key) {
+            gang.remove(&entry.order);
+            if gang.is_empty() {
+                self.gangs.remove(&key);
+            }
+        }
+    }
+
+    /// Takes out every member of a gang that is not gated or being written about, the most important first.
+    pub fn pop_gang(&mut self, group: &GroupName) -> Vec<Popped> {
+        let members = self.gangs.get(&(group.namespace.clone(), group.name.clone()));
+        let members: Vec<Box<str>> = members.into_iter().flat_map(|m| m.values().cloned()).collect();
+        let mut popped = Vec::new();
+        for uid in members {
+            let state = self.entries.get(&uid).map(|e| e.state);
+            if !matches!(state, None | Some(State::Gated | State::Taken)) {
+                self.leave(&uid);
+                if let Some(entry) = self.entries.get_mut(&uid) {
+                    entry.attempts = entry.attempts.saturating_add(1);
+                    popped.push(Popped { pod: entry.pod.clone(), attempts: entry.attempts });
+                }
+            }
+        }
+        popped
+    }
+
+    /// How many pods are to be decided, backing off, waiting, and gated.
+    pub fn counts(&self) -> (usize, usize, usize, usize) {
+        let waiting = self.groups.values().map(|g| g.pods.len()).sum();
+        let gated = self.entries.values().filter(|e| e.state == State::Gated).count();
+        (self.active.len(), self.backoff.len(), waiting, gated)
+    }
+
+    /// The pod to decide next.
+    pub fn pop(&mut self, now: u64) -> Option<Popped> {
+        self.ripen(now);
+        let uid = self.active.first_key_value()?.1.clone();
+        self.leave(&uid);
+        let entry = self.entries.get_mut(&uid)?;
+        entry.attempts = entry.attempts.saturating_add(1);
+        Some(Popped { pod: entry.pod.clone(), attempts: entry.attempts })
+    }
+
+    /// When something is to be done without anything happening.
+    pub fn next_time(&self) -> Option<u64> {
+        let backoff = self.backoff.first().map(|(until, ..)| *until);
+        let leftover = self.leftovers.first().map(|(since, _)| since + self.patience.leftover);
+        backoff.into_iter().chain(leftover).min()
+    }
+
+    /// Whether a pod can be decided now.
+    pub fn is_ready(&mut self, now: u64) -> bool {
+        self.ripen(now);
+        !self.active.is_empty()
+    }
+
+    /// The pod that was taken fits nowhere; such events may help it.
+    pub fn waits_for(&mut self, uid: &str, hints: Hints, now: u64) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        match entry.state {
+            State::Taken => entry.hints = hints,
+            // Decided twice meanwhile, and refused twice.
+            State::Waiting { .. } => entry.hints = entry.hints.union(hints),
+            _ => return,
+        }
+        self.leave(uid);
+        self.enter(uid, State::Waiting { since: now });
+    }
+
+    /// Something went wrong with the pod that was taken: it is tried again later.
+    pub fn failed(&mut self, uid: &str, now: u64) {
+        let Some(entry) = self.entries.get(uid).filter(|e| e.state == State::Taken) else { return };
+        let until = now + self.delay(entry.attempts);
+        self.enter(uid, State::BackingOff { until });
+    }
+
+    /// The pod that was taken is to be tried again at once, as after a change of plans.
+    pub fn again(&mut self, uid: &str) {
+        if self.entries.get(uid).is_some_and(|e| matches!(e.state, State::Taken | State::Waiting { .. })) {
+            self.leave(uid);
+            self.enter(uid, State::Active);
+        }
+    }
+
+    /// Something happened: of each shape that it may help, the first pod is woken if it would fit now.
+    pub fn wake(&mut self, hints: Hints, now: u64, mut fits: impl FnMut(&PodInfo) -> Result<(), Hints>) {
+        let helped = self.groups.iter().filter(|(_, g)| g.hints.intersects(hints));
+        let helped: Vec<usize> = helped.map(|(at, _)| *at).collect();
+        for group in helped {
+            self.wake_first(group, now, &mut fits);
+        }
+    }
+
+    /// A pod that was placed and forgotten could not be bound: it is tried again later.
+    pub fn put_back(&mut self, popped: &Popped, now: u64) {
+        let uid = popped.pod.uid.clone();
+        if !self.contains(&uid) {
+            self.put(popped.pod.clone(), false, now);
+            self.leave(&uid);
+        }
+        if let Some(entry) = self.entries.get_mut(&uid) {
+            entry.attempts = popped.attempts;
+        }
+        self.failed(&uid, now);
+    }
+
+    /// A pod was placed and is forgotten here: the next one of its shape may have its chance.
+    pub fn placed(&mut self, uid: &str, now: u64, mut fits: impl FnMut(&PodInfo) -> Result<(), Hints>) {
+        if let Some(pod) = self.remove(uid) {
+            self.wake_first(address(&pod.shape), now, &mut fits);
+        }
+    }
+
+    fn wake_first(&mut self, group: usize, now: u64, fits: &mut impl FnMut(&PodInfo) -> Result<(), Hints>) {
+        let Some(uid) = self.groups.get(&group).and_then(|g| g.pods.values().next()).cloned() else { return };
+        let Some(entry) = self.entries.get_mut(&uid) else { return };
+        if let Err(hints) = fits(&entry.pod) {
+            // What stood in its way may be gone, and something else be in its way now.
+            entry.hints = entry.hints.union(hints);
+            if let Some(group) = self.groups.get_mut(&group) {
+                group.hints = group.hints.union(hints);
+            }
+            return;
+        }
+        let State::Waiting { since } = entry.state else { return };
+        // Where more than its own node decides, it may be woken in vain, and again and again.
+        let sure = entry.pod.shape.group.is_none() && entry.pod.shape.claims.is_empty();
+        let until = since + self.delay(entry.attempts);
+        self.leave(&uid);
+        let state = if sure || until <= now { State::Active } else { State::BackingOff { until } };
+        self.enter(&uid, state);
+    }
+
+    fn delay(&self, attempts: u32) -> u64 {
+        let factor = 1_u64.checked_shl(attempts.saturating_sub(1)).unwrap_or(u64::MAX);
+        self.patience.first_backoff.saturating_mul(factor).min(self.patience.last_backoff)
+    }
+
+    /// Lets those out whose time has come.
+    fn ripen(&mut self, now: u64) {
+        while let Some((until, _, uid)) = self.backoff.first().cloned() {
+            if until > now {
+                break;
+            }
+            self.leave(&uid);
+            self.enter(&uid, State::Active);
+        }
+        while let Some((since, uid)) = self.leftovers.first().cloned() {
+            if since + self.patience.leftover > now {
+                break;
+            }
+            self.leave(&uid);
+            self.enter(&uid, State::Active);
+        }
+    }
+
+    fn leave(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let (state, order) = (std::mem::replace(&mut entry.state, State::Taken), entry.order);
+        match state {
+            State::Active => drop(self.active.remove(&order)),
+            State::BackingOff { until } => drop(self.backoff.remove(&(until, order, uid.into()))),
+            State::Waiting { since } => {
+                self.leftovers.remove(&(since, uid.into()));
+                let at = address(&entry.pod.shape);
+                if let Some(group) = self.groups.get_mut(&at) {
+                    group.pods.remove(&order);
+                    if group.pods.is_empty() {
+                        self.groups.remove(&at);
+                    }
+                }
+            }
+            State::Gated | State::Taken => {}
+        }
+    }
+
+    fn enter(&mut self, uid: &str, state: State) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.state = state;
+        match state {
+            State::Active => drop(self.active.insert(entry.order, uid.into())),
+            State::BackingOff { until } => drop(self.backoff.insert((until, entry.order, uid.into()))),
+            State::Waiting { since } => {
+                self.leftovers.insert((since, uid.into()));
+                let shape = &entry.pod.shape;
+                let fresh = || Group { shape: shape.clone(), hints: Hints::none(), pods: BTreeMap::new() };
+                let group = self.groups.entry(address(shape)).or_insert_with(fresh);
+                debug_assert!(Arc::ptr_eq(&group.shape, shape));
+                group.hints = group.hints.union(entry.hints);
+                group.pods.insert(entry.order, uid.into());
+            }
+            State::Gated | State::Taken => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(uid: &str, shape: &Arc<Shape>) -> Arc<PodInfo> {
+        Arc::new(PodInfo { uid: uid.into(), shape: shape.clone(), ..PodInfo::default() })
+    }
+
+    fn shape(priority: i32) -> Arc<Shape> {
+        Arc::new(Shape { priority, ..Shape::default() })
+    }
+
+    fn pop(queue: &mut Queue, now: u64) -> Option<String> {
+        queue.pop(now).map(|p| p.pod.uid().to_owned())
+    }
+
+    #[test]
+    fn the_most_important_comes_first_then_the_oldest() {
+        let mut queue = Queue::default();
+        let (low, high) = (shape(0), shape(5));
+        queue.put(pod("a", &low), false, 1);
+        queue.put(pod("b", &low), false, 2);
+        queue.put(pod("c", &high), false, 3);
+        queue.put(pod("gated", &high), true, 0);
+        let order: Vec<_> = std::iter::from_fn(|| pop(&mut queue, 9)).collect();
+        assert_eq!(order, ["c", "a", "b"]);
+        queue.put(pod("gated", &high), false, 10);
+        assert_eq!(pop(&mut queue, 10).as_deref(), Some("gated"));
+    }
+
+    #[test]
+    fn only_what_would_fit_is_woken_one_of_a_kind_at_a_time() {
+        let mut queue = Queue::default();
+        let one = shape(0);
+        for uid in ["a", "b", "c"] {
+            queue.put(pod(uid, &one), false, 0);
+        }
+        while let Some(uid) = pop(&mut queue, 0) {
+            queue.waits_for(&uid, Hints::POD_GONE, 0);
+        }
+        queue.wake(Hints::NODE_LABELS, 5_000, |_| Ok(()));
+        assert_eq!(pop(&mut queue, 5_000), None, "labels help nobody here");
+        queue.wake(Hints::POD_GONE, 5_000, |_| Err(Hints::POD_GONE));
+        assert_eq!(pop(&mut queue, 5_000), None, "it would not fit");
+        queue.wake(Hints::POD_GONE, 5_000, |_| Ok(()));
+        assert_eq!(pop(&mut queue, 5_000).as_deref(), Some("a"));
+        assert_eq!(pop(&mut queue, 5_000), None);
+        queue.placed("a", 5_000, |_| Ok(()));
+        assert_eq!(pop(&mut queue, 5_000).as_deref(), Some("b"));
+        queue.placed("b", 5_000, |_| Err(Hints::POD_GONE));
+        assert_eq!(pop(&mut queue, 5_000), None);
+        assert_eq!(queue.counts(), (0, 0, 1, 0));
+        assert_eq!(pop(&mut queue, 300_000).as_deref(), Some("c"), "tried again at last");
+    }
+
+    #[test]
+    fn errors_back_off_ever_longer_and_changes_end_the_wait() {
+        let mut queue = Queue::default();
+        let one = shape(0);
+        queue.put(pod("a", &one), false, 0);
+        let mut now = 0;
+        for delay in [1_000, 2_000, 4_000, 8_000, 10_000, 10_000] {
+            assert!(pop(&mut queue, now).is_some());
+            queue.failed("a", now);
+            assert_eq!(queue.next_time(), Some(now + delay));
+            assert_eq!(pop(&mut queue, now + delay - 1), None);
+            now += delay;
+        }
+        assert!(pop(&mut queue, now).is_some());
+        queue.waits_for("a", Hints::NODE_ADDED, now);
+        // It is sure to fit: it need not sit out its time.
+        queue.wake(Hints::NODE_ADDED, now + 1, |_| Ok(()));
+        assert!(queue.is_ready(now + 1));
+        assert!(pop(&mut queue, now + 1).is_some());
+        queue.waits_for("a", Hints::NODE_ADDED, now);
+        queue.put(pod("a", &shape(1)), false, now);
+        assert_eq!(pop(&mut queue, now).as_deref(), Some("a"));
+        assert_eq!(queue.remove("a").map(|p| p.priority()), Some(1));
+        assert_eq!(queue.counts(), (0, 0, 0, 0));
+        assert_eq!(queue.next_time(), None);
+    }
+}
