@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Kubeconfig,
     /// Run an image in a pod and show its output.
     Run(Run),
+    /// Say why a pod is where it is, or nowhere.
+    Why(Why),
     /// Build, import, pull, list and remove images.
     #[command(subcommand)]
     Image(Image),
@@ -91,6 +93,19 @@ pub(crate) struct Output {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub(crate) output: Format,
+}
+
+/// `sampan why`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Why {
+    /// What to explain: pod/NAME.
+    #[arg(value_name = "pod/NAME")]
+    pub(crate) object: String,
+    /// Its namespace.
+    #[arg(short, long, default_value = "default")]
+    pub(crate) namespace: String,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// `sampan up`
@@ -241,6 +256,9 @@ pub(crate) struct PlaneArgs {
     /// Encrypt at rest as this EncryptionConfiguration says, instead of with keys of our own.
     #[arg(long, value_name = "FILE")]
     pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// Place pods as this KubeSchedulerConfiguration says.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scheduler_config: Option<PathBuf>,
     /// Believe the token issuers of this AuthenticationConfiguration.
     #[arg(long, value_name = "FILE", conflicts_with = "oidc_issuer_url")]
     pub(crate) authentication_config: Option<PathBuf>,

@@ -24,6 +24,7 @@ mod store;
 mod token;
 mod up;
 mod version;
+mod why;
 
 /// Run what was typed.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
@@ -44,6 +45,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Certs(command) => wait(certs::run(&data_dir, command)),
         Command::Secrets(command) => wait(secrets::run(&data_dir, command)),
         Command::Token(command) => wait(token::run(&data_dir, command)),
+        Command::Why(options) => wait(why::run(&data_dir, options)),
         Command::Version(output) => version::run(output.output),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut std::io::stdout());

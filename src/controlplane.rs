@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) audit: Option<(AuditPolicy, AuditLog)>,
     /// An `EncryptionConfiguration` instead of our own keys.
     pub(crate) encryption: Option<std::path::PathBuf>,
+    /// How pods are placed.
+    pub(crate) scheduler: sampan_controllers::SchedulerConfig,
     /// An `AuthenticationConfiguration`: who is believed besides ourselves.
     pub(crate) authentication: Option<serde_json::Value>,
     /// The secret that servers of one cluster have in common.
@@ -139,6 +141,7 @@ impl ControlPlane {
             identity.ca.cert_pem(),
         );
         options.ca = Some(identity.ca.clone());
+        options.scheduler = settings.scheduler.clone();
         options.cluster_info = Some(identity::cluster_info(&identity, &place.joins_at)?);
         options.pod_network = Some(addresses.pod_cidr.to_string().parse().map_err(anyhow::Error::msg)?);
         let elected = if opened.shared {

@@ -4,6 +4,7 @@ use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use sampan_apiserver::{AuditLog, AuditPolicy};
+use sampan_controllers::SchedulerConfig;
 use sampan_daemon::Supervisor;
 
 use super::service::{self, Service};
@@ -53,6 +54,7 @@ pub(super) fn settings(options: &PlaneArgs) -> Result<Settings> {
         names: options.tls_san.clone(),
         audit: audit(options)?,
         encryption: options.encryption_provider_config.clone(),
+        scheduler: scheduler(options)?,
         authentication: crate::issuers::configuration(
             options.authentication_config.as_deref(),
             &options.oidc,
@@ -74,6 +76,20 @@ fn audit(options: &PlaneArgs) -> Result<Option<(AuditPolicy, AuditLog)>> {
         max_backups: options.audit_log_max_backups,
     };
     Ok(Some((policy, log)))
+}
+
+/// Read `--scheduler-config`; everything that is wrong with it is said at once.
+fn scheduler(options: &PlaneArgs) -> Result<SchedulerConfig> {
+    let Some(file) = &options.scheduler_config else { return Ok(SchedulerConfig::default()) };
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let value = serde_yaml_ng::from_str(&text).with_context(|| format!("{} is no YAML", file.display()))?;
+    SchedulerConfig::parse(value).map_err(|errors| {
+        anyhow::anyhow!(
+            "{} is no KubeSchedulerConfiguration that can be followed:\n  {}\n(hint: correct the file, then start again)",
+            file.display(),
+            errors.join("\n  ")
+        )
+    })
 }
 
 impl Service for Whole {

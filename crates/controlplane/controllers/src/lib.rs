@@ -46,4 +46,5 @@ mod worker;
 pub use error::{Error, Result};
 pub use leader::Leadership;
 pub use sampan_planner::election::Terms;
+pub use sampan_planner::scheduler::config::Config as SchedulerConfig;
 pub use service::{Elected, Handle, Options, Parts, start, start_elected};

@@ -1,104 +1,186 @@
 //! The scheduler: gives each new pod a node, or says why it cannot.
 //!
-//! Handlers keep a [`Cluster`] up to date as events come in. One pod is decided at a time, in memory; its binding
-//! is written while the next is decided. A pod that fits nowhere waits until something happens that may help it.
+//! Handlers keep a [`Cluster`] up to date as events come in and wake those pods whom an event helps. One task decides,
+//! pod by pod, in memory; several write what was decided while the next pods are decided. A pod counts on its node
+//! from the decision on; if binding fails, it is taken off again and tried later.
 
-use std::collections::HashMap;
+mod claims;
+mod write;
+
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
-use kube::api::PostParams;
-use sampan_daemon::clock;
+use sampan_daemon::{Backoff, Policy, Supervisor};
 use sampan_planner::pods;
-use sampan_planner::scheduler::{Cluster, Hints, PodInfo, Unschedulable};
+use sampan_planner::scheduler::config::Config;
+use sampan_planner::scheduler::{
+    Budget, Cluster, GroupName, Hints, NodeFilter, Placement, PodInfo, Popped, Preemption, Queue,
+    Unschedulable,
+};
+use sampan_planner::selector::{Labels, Selector};
 use sampan_planner::volumes::placement::Choice;
-use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use crate::apis;
 use crate::cache::Caches;
-use crate::error::{Context, Result};
 use crate::events::Recorder;
 use crate::informer::{Change, Key};
-use crate::queue::Queue;
 use crate::volumes::Binder;
-use crate::worker::Reconciler;
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LAST_BACKOFF: Duration = Duration::from_secs(10);
-/// A pod that waits is looked at again after this long, whatever happened.
-const LEFTOVER: Duration = Duration::from_secs(300);
+/// So many decisions may wait to be written; deciding pauses then.
+const DECIDED: usize = 1024;
+/// So many tasks write, each so many things at once.
+const WRITERS: usize = 4;
+const AT_ONCE: usize = 64;
 
 /// The scheduler.
 pub(crate) struct Scheduler {
-    name: String,
     client: Client,
     caches: Arc<Caches>,
     events: Recorder,
-    queue: Queue<Key>,
+    names: Vec<String>,
     state: Mutex<State>,
+    changed: Notify,
     volumes: Arc<Binder>,
+    start: Instant,
 }
 
-#[derive(Default)]
 struct State {
     cluster: Cluster,
-    waiting: HashMap<Key, Waiting>,
+    queue: Queue,
 }
 
-/// A pod that fits nowhere.
-struct Waiting {
+impl State {
+    fn wake(&mut self, hints: Hints, now: u64) {
+        if hints != Hints::none() {
+            let Self { cluster, queue } = self;
+            queue.wake(hints, now, |pod| cluster.would_fit(pod));
+        }
+    }
+}
+
+/// What was decided about a pod.
+enum Decision {
+    /// It goes to this node.
+    Bind { node: String, devices: Vec<u8>, volumes: Option<Box<(Arc<Pod>, Choice)>> },
+    /// It goes nowhere.
+    Refuse { why: String, nomination: Nomination },
+    /// Others must leave first.
+    Preempt { why: String, plan: Box<Preemption> },
+}
+
+/// What becomes of the node that others were asked to leave for the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nomination {
+    Keep,
+    Clear,
+}
+
+/// A decided pod, until what was decided is written. Dropped before that, it is tried again later.
+struct Taken {
+    scheduler: Arc<Scheduler>,
+    key: Key,
+    popped: Popped,
+    /// What may help it, when it fits nowhere.
     hints: Hints,
-    attempts: u32,
-    since: Instant,
-    /// It has claims, so that volumes may be what it lacks.
-    claims: bool,
+    done: bool,
 }
 
-impl Waiting {
-    fn backoff(&self) -> Duration {
-        let factor = 1_u32.checked_shl(self.attempts.saturating_sub(1)).unwrap_or(u32::MAX);
-        let delay = FIRST_BACKOFF.saturating_mul(factor).min(LAST_BACKOFF);
-        delay.saturating_sub(self.since.elapsed())
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.done {
+            self.scheduler.give_back(self);
+        }
     }
 }
 
 impl Scheduler {
-    pub fn new(name: String, client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
-        let state = Mutex::new(State::default());
-        let events = events.of("default-scheduler");
+    pub fn new(config: Config, client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
+        let names = config.profiles.iter().map(|p| p.name.clone()).collect();
+        let state =
+            State { cluster: Cluster::with_profiles(config.profiles), queue: Queue::new(config.patience) };
         let volumes = Binder::new(client.clone(), caches.clone());
-        let this = Arc::new(Self { name, client, caches, events, queue: Queue::new(), state, volumes });
+        let this = Arc::new(Self {
+            client,
+            caches,
+            events: events.of("default-scheduler"),
+            names,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            volumes,
+            start: Instant::now(),
+        });
         let own = this.clone();
-        this.volumes.on_change(move || own.wake_for_volumes());
+        this.volumes.on_change(move || own.change(|_, _| Hints::VOLUME));
         let own = this.clone();
         this.caches.nodes.on(move |change| own.node_changed(change));
         let own = this.clone();
         this.caches.namespaces.on(move |change| own.namespace_changed(change));
         let own = this.clone();
+        this.caches.budgets.on(move |_| own.budgets_changed());
+        let own = this.clone();
         this.caches.pods.on(move |change| own.pod_changed(change));
         this
+    }
+
+    /// Starts to decide and to write.
+    pub fn run(self: &Arc<Self>, supervisor: &Supervisor) {
+        let (decided, decisions) = mpsc::channel(DECIDED);
+        let decisions = Arc::new(tokio::sync::Mutex::new(decisions));
+        let policy = || Policy::Restart(Backoff::default());
+        let own = self.clone();
+        supervisor.supervise("scheduler", policy(), move || {
+            let (own, decided) = (own.clone(), decided.clone());
+            async move {
+                own.decide_all(decided).await;
+                Ok::<(), std::convert::Infallible>(())
+            }
+        });
+        for writer in 0..WRITERS {
+            let own = self.clone();
+            let decisions = decisions.clone();
+            supervisor.supervise(format!("scheduler-writer-{writer}"), policy(), move || {
+                let (own, decisions) = (own.clone(), decisions.clone());
+                async move {
+                    own.write_all(&decisions).await;
+                    Ok::<(), std::convert::Infallible>(())
+                }
+            });
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn node_changed(&self, change: &Change<'_, Node>) {
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Changes the state, wakes whom the change helps, and tells the task that decides.
+    fn change(&self, change: impl FnOnce(&mut State, u64) -> Hints) {
+        let now = self.now();
         let mut state = self.lock();
-        let hints = match change {
+        let hints = change(&mut state, now);
+        state.wake(hints, now);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn node_changed(&self, change: &Change<'_, Node>) {
+        self.change(|state, _| match change {
             Change::Deleted(node) => {
                 state.cluster.remove_node(pods::name(&node.metadata));
-                Hints::none()
+                // Domains may have gone with it, and pods of others that nobody wanted near.
+                Hints::POD_GONE
             }
             Change::Added(node) | Change::Updated { new: node, .. } => state.cluster.upsert_node(node),
-        };
-        self.wake(&state, hints);
+        });
     }
 
     fn namespace_changed(&self, change: &Change<'_, Namespace>) {
@@ -107,140 +189,254 @@ impl Scheduler {
             Change::Deleted(_) => None,
             _ => Some(namespace.metadata.labels.clone().unwrap_or_default()),
         };
-        let mut state = self.lock();
-        state.cluster.set_namespace(pods::name(&namespace.metadata), labels);
-        self.wake(&state, Hints::POD_ADDED);
+        if change.old().is_some_and(|old| {
+            !matches!(change, Change::Deleted(_)) && old.metadata.labels == namespace.metadata.labels
+        }) {
+            return;
+        }
+        self.change(|state, _| {
+            state.cluster.set_namespace(pods::name(&namespace.metadata), labels);
+            Hints::POD_ADDED.union(Hints::POD_GONE)
+        });
+    }
+
+    fn budgets_changed(&self) {
+        let budgets = self.caches.budgets.all().iter().map(|b| budget(b)).collect();
+        self.lock().cluster.set_budgets(budgets);
     }
 
     fn pod_changed(&self, change: &Change<'_, Pod>) {
         let pod = change.object();
-        let (key, uid) = (Key::of(&pod.metadata), pods::uid(&pod.metadata));
-        let mut state = self.lock();
-        if matches!(change, Change::Deleted(_)) {
-            state.waiting.remove(&key);
-            let hints = state.cluster.remove_pod(uid);
-            return self.wake(&state, hints);
-        }
-        if !pods::node_name(pod).is_empty() {
-            state.waiting.remove(&key);
-            let hints = state.cluster.upsert_pod(pod);
-            return self.wake(&state, hints);
-        }
-        // A pod whose binding is under way is counted already and must not be decided again.
-        let ours = self.is_ours(pod) && state.cluster.node_of(uid).is_none();
-        let spec_changed = change.old().is_none_or(|old| {
-            old.spec != pod.spec || old.metadata.labels != pod.metadata.labels || !self.is_ours(old)
-        });
-        if ours && spec_changed {
-            state.waiting.remove(&key);
-            self.queue.add(key);
-        }
-    }
-
-    /// Whether the pod is for this scheduler to place, now.
-    fn is_ours(&self, pod: &Pod) -> bool {
-        let spec = pod.spec.as_ref();
-        let name = spec.and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler");
-        let gated = spec.and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|gates| !gates.is_empty());
-        name == self.name && !gated && pods::active(pod)
-    }
-
-    /// Lets those waiting try again whom this may help.
-    fn wake(&self, state: &State, hints: Hints) {
-        if hints == Hints::none() {
-            return;
-        }
-        for (key, waiting) in state.waiting.iter().filter(|(_, w)| w.hints.intersects(hints)) {
-            self.queue.add_after(key.clone(), waiting.backoff());
-        }
-    }
-
-    fn wake_for_volumes(&self) {
-        let state = self.lock();
-        for (key, waiting) in state.waiting.iter().filter(|(_, w)| w.claims) {
-            self.queue.add_after(key.clone(), waiting.backoff());
-        }
-    }
-
-    fn decide(&self, key: &Key, pod: &Pod) -> Result<(String, Choice), (Unschedulable, Duration)> {
-        // Locked before anything is looked at: what changes from here on wakes the pod once it waits.
-        let mut state = self.lock();
-        let volumes = self.volumes.look(pod);
-        let claims = !matches!(volumes, Ok(None));
-        let placed = volumes.map_err(|unready| unready.0).and_then(|volumes| match volumes {
-            None => Ok((PodInfo::pending(pod), None)),
-            Some(volumes) => Ok((PodInfo::pending(&self.volumes.confined(pod, &volumes)?), Some(volumes))),
-        });
-        let placed = match placed {
-            Ok((info, volumes)) => {
-                let placed = state.cluster.schedule(&info, seed(pods::uid(&pod.metadata)));
-                placed.map(|placement| (info, volumes, placement.node))
+        let uid = pods::uid(&pod.metadata);
+        let gone = matches!(change, Change::Deleted(_));
+        self.change(|state, now| {
+            if gone || !pods::node_name(pod).is_empty() || !pods::active(pod) {
+                state.queue.remove(uid);
+                let freed = state.cluster.withdraw(uid);
+                let hints = if gone { state.cluster.remove_pod(uid) } else { state.cluster.upsert_pod(pod) };
+                return if freed && gone { hints.union(Hints::POD_GONE) } else { hints };
             }
-            Err(reason) => {
-                let nodes = state.cluster.len();
-                let reasons = [(reason.into(), nodes)].into();
-                Err(Unschedulable { nodes, reasons, hints: Hints::NODE_ADDED.union(Hints::NODE_LABELS) })
+            // A pod whose binding is under way is counted already and must not be decided again.
+            if state.cluster.node_of(uid).is_some() {
+                return Hints::none();
+            }
+            let spec_changed = change
+                .old()
+                .is_none_or(|old| old.spec != pod.spec || old.metadata.labels != pod.metadata.labels);
+            let known = state.queue.contains(uid);
+            if !self.is_ours(pod) || (known && !spec_changed) {
+                return Hints::none();
+            }
+            let mut info = PodInfo::pending(pod);
+            state.cluster.intern(&mut info);
+            if let Some(node) = info.nominated().map(ToOwned::to_owned)
+                && state.cluster.nominated_node(uid).is_none()
+            {
+                state.cluster.nominate(&info, &node);
+            }
+            let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref());
+            state.queue.put(Arc::new(info), gates.is_some_and(|g| !g.is_empty()), now);
+            Hints::none()
+        });
+    }
+
+    /// Whether one of our profiles is to place the pod.
+    fn is_ours(&self, pod: &Pod) -> bool {
+        let name = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler");
+        self.names.iter().any(|own| own == name)
+    }
+
+    async fn decide_all(self: &Arc<Self>, decided: mpsc::Sender<(Taken, Decision)>) {
+        loop {
+            let changed = self.changed.notified();
+            // Without room for another decision none is made.
+            let Ok(room) = decided.reserve().await else { return };
+            let mut decisions = self.decide_one().into_iter();
+            if let Some(decision) = decisions.next() {
+                room.send(decision);
+                // The other members of a gang.
+                for decision in decisions {
+                    if decided.send(decision).await.is_err() {
+                        return;
+                    }
+                }
+                continue;
+            }
+            drop(room);
+            let next = {
+                let state = self.lock();
+                state.queue.next_time()
+            };
+            match next {
+                None => changed.await,
+                Some(at) => {
+                    let at = self.start + Duration::from_millis(at);
+                    // Which of both it was does not matter: the queue is looked at again.
+                    let _ = tokio::time::timeout_at(at, changed).await;
+                }
+            }
+        }
+    }
+
+    /// Decides about the next pod, or about the whole gang that it belongs to.
+    fn decide_one(self: &Arc<Self>) -> Vec<(Taken, Decision)> {
+        let now = self.now();
+        let mut state = self.lock();
+        let state = &mut *state;
+        let Some(popped) = state.queue.pop(now) else { return Vec::new() };
+        let pod = &popped.pod;
+        if let Some(group) = pod.group().cloned() {
+            let mut members = vec![popped];
+            members.extend(state.queue.pop_gang(&group));
+            return self.decide_gang(state, &group, members, now);
+        }
+        let claims = match self.claims(&state.cluster, pod) {
+            Ok(claims) => claims,
+            Err(why) => {
+                let why = format!("0/{} nodes are available: {why}.", state.cluster.len());
+                let hints = Hints::VOLUME.union(Hints::POD_GONE);
+                let decision = Decision::Refuse { why, nomination: Nomination::Keep };
+                return vec![(self.taken(popped, hints), decision)];
             }
         };
-        match placed {
-            Ok((info, volumes, node)) => {
-                state.waiting.remove(key);
-                state.cluster.assume(info, &node);
-                let choice = volumes.map(|volumes| self.volumes.choose(pod, &volumes, &node));
-                Ok((node, choice.unwrap_or_default()))
+        let allow = |node: &str, labels: &Labels| claims.as_ref().map_or(Ok(()), |c| c.allow(node, labels));
+        let filter: Option<NodeFilter<'_>> = if claims.is_some() { Some(&allow) } else { None };
+        let decided = match state.cluster.schedule_filtered(pod, seed(pod.uid()), filter) {
+            Ok(placement) => {
+                let mut decided = self.placed(state, popped, placement, now);
+                if let (Some(claims), Decision::Bind { node, volumes, .. }) = (claims, &mut decided.1) {
+                    let choice = self.volumes.choose(&claims.pod, &claims.volumes, node);
+                    *volumes = Some(Box::new((claims.pod, choice)));
+                }
+                decided
             }
             Err(unplaced) => {
-                let attempts = state.waiting.get(key).map_or(0, |w| w.attempts) + 1;
-                let waiting = Waiting { hints: unplaced.hints, attempts, since: Instant::now(), claims };
-                state.waiting.insert(key.clone(), waiting);
-                Err((unplaced, LEFTOVER))
+                let decision = refuse(state, pod, &unplaced, now);
+                (self.taken(popped, unplaced.hints), decision)
+            }
+        };
+        vec![decided]
+    }
+
+    fn placed(
+        self: &Arc<Self>,
+        state: &mut State,
+        popped: Popped,
+        placement: Placement,
+        now: u64,
+    ) -> (Taken, Decision) {
+        let State { cluster, queue } = state;
+        let uid = popped.pod.uid();
+        if cluster.node_of(uid).is_none() {
+            cluster.assume_placed((*popped.pod).clone(), &placement);
+        }
+        queue.placed(uid, now, |next| cluster.would_fit(next));
+        let decision = Decision::Bind { node: placement.node, devices: placement.devices, volumes: None };
+        (self.taken(popped, Hints::none()), decision)
+    }
+
+    /// All members that there are, or none.
+    fn decide_gang(
+        self: &Arc<Self>,
+        state: &mut State,
+        group: &GroupName,
+        members: Vec<Popped>,
+        now: u64,
+    ) -> Vec<(Taken, Decision)> {
+        let pods: Vec<Arc<PodInfo>> = members.iter().map(|m| m.pod.clone()).collect();
+        let there =
+            u32::try_from(pods.len()).unwrap_or(u32::MAX).saturating_add(state.cluster.placed_of(group));
+        let refused = |why: &str| {
+            let decision = Decision::Refuse { why: why.to_owned(), nomination: Nomination::Keep };
+            move |hints: Hints, member: Popped| (self.taken(member, hints), decision)
+        };
+        if there < group.min {
+            let why =
+                format!("pod group {:?} has {there} of {} members that it needs", &*group.name, group.min);
+            // A new member takes all of them along.
+            return members.into_iter().map(|member| refused(&why)(Hints::NODE_ADDED, member)).collect();
+        }
+        match state.cluster.schedule_gang(group, &pods, seed(pods[0].uid())) {
+            Ok(placements) => members
+                .into_iter()
+                .zip(placements)
+                .map(|(member, placement)| match placement {
+                    Some(placement) => self.placed(state, member, placement, now),
+                    None => {
+                        let why = format!("pod group {:?} is complete without this member", &*group.name);
+                        refused(&why)(Hints::POD_GONE.union(Hints::NODE_ADDED), member)
+                    }
+                })
+                .collect(),
+            Err(unplaced) => {
+                let why = format!("pod group {:?} does not fit as a whole: {unplaced}", &*group.name);
+                members.into_iter().map(|member| refused(&why)(unplaced.hints, member)).collect()
             }
         }
     }
 
-    async fn bind(&self, key: &Key, pod: &Pod, node: &str) -> Result<()> {
-        let binding = Binding {
-            metadata: ObjectMeta {
-                namespace: Some(key.namespace.clone()),
-                name: Some(key.name.clone()),
-                uid: pod.metadata.uid.clone(),
-                ..ObjectMeta::default()
-            },
-            target: ObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Node".into()),
-                name: Some(node.to_owned()),
-                ..ObjectReference::default()
-            },
-        };
-        let api = apis::namespaced::<Pod>(&self.client, &key.namespace);
-        let bound = api.create_subresource("binding", &key.name, &PostParams::default(), &binding).await;
-        bound.map(|_: Value| ()).during(|| format!("binding pod {key} to node {node}"))?;
-        let text = format!("Successfully assigned {}/{} to {node}", key.namespace, key.name);
-        self.events.normal(pod, "Scheduled", text);
-        Ok(())
+    fn taken(self: &Arc<Self>, popped: Popped, hints: Hints) -> Taken {
+        let key = Key::new(popped.pod.namespace(), popped.pod.name());
+        Taken { scheduler: self.clone(), key, popped, hints, done: false }
     }
 
-    async fn refuse(&self, key: &Key, pod: &Pod, unplaced: &Unschedulable) -> Result<()> {
-        let message = unplaced.to_string();
-        self.events.warning(pod, "FailedScheduling", message.clone());
-        let current = pods::condition(pod, "PodScheduled");
-        let same = |c: &&k8s_openapi::api::core::v1::PodCondition| {
-            c.status == "False"
-                && c.reason.as_deref() == Some("Unschedulable")
-                && c.message.as_ref() == Some(&message)
-        };
-        if current.as_ref().is_some_and(same) {
-            return Ok(());
-        }
-        let mut condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+    /// Takes a pod back about which nothing could be written.
+    fn give_back(&self, taken: &Taken) {
+        let uid = taken.popped.pod.uid();
+        let key = &taken.key;
+        let current = self.caches.pods.get(key);
+        let bound = current.as_ref().is_some_and(|pod| !pods::node_name(pod).is_empty());
+        self.change(|state, now| {
+            // Unless the watch says otherwise meanwhile, the pod is where it was: nowhere.
+            let freed = if bound { Hints::none() } else { state.cluster.remove_pod(uid) };
+            if current.is_some_and(|pod| pods::uid(&pod.metadata) == uid && pods::active(&pod)) && !bound {
+                state.queue.put_back(&taken.popped, now);
+            } else {
+                state.queue.remove(uid);
+            }
+            freed
         });
-        if current.is_none_or(|c| c.status != "False") {
-            condition["lastTransitionTime"] = clock::rfc3339(clock::now()).into();
+    }
+}
+
+fn refuse(state: &mut State, pod: &PodInfo, unplaced: &Unschedulable, now: u64) -> Decision {
+    let mut why = unplaced.to_string();
+    if unplaced.nodes == 0 {
+        return Decision::Refuse { why, nomination: Nomination::Keep };
+    }
+    match state.cluster.preempt(pod, seed(pod.uid())) {
+        Ok(plan) => {
+            state.cluster.nominate(pod, &plan.node);
+            for displaced in &plan.displaced {
+                state.cluster.withdraw(displaced.uid());
+                state.queue.again(displaced.uid());
+            }
+            Decision::Preempt { why, plan: Box::new(plan) }
         }
-        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        apis::patch_status::<Pod>(&self.client, key, &patch).await
+        Err(refusal) => {
+            let keep = refusal.starts_with("not eligible");
+            why.push_str(" preemption: ");
+            why.push_str(&refusal);
+            let nominated = !keep && state.cluster.withdraw(pod.uid());
+            if nominated {
+                state.wake(Hints::POD_GONE, now);
+            }
+            let clear = nominated || (!keep && pod.nominated().is_some());
+            Decision::Refuse { why, nomination: if clear { Nomination::Clear } else { Nomination::Keep } }
+        }
+    }
+}
+
+fn budget(budget: &PodDisruptionBudget) -> Budget {
+    let status = budget.status.as_ref();
+    Budget {
+        namespace: budget.metadata.namespace.clone().unwrap_or_default(),
+        selector: Selector::new(budget.spec.as_ref().and_then(|s| s.selector.as_ref())),
+        allowed: status.and_then(|s| s.disruptions_allowed).unwrap_or(0),
+        disrupted: status
+            .and_then(|s| s.disrupted_pods.as_ref())
+            .map(|pods| pods.keys().cloned().collect())
+            .unwrap_or_default(),
     }
 }
 
@@ -248,42 +444,4 @@ fn seed(uid: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     uid.hash(&mut hasher);
     hasher.finish()
-}
-
-impl Reconciler for Scheduler {
-    type Key = Key;
-
-    fn queue(&self) -> &Queue<Key> {
-        &self.queue
-    }
-
-    async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
-        let Some(pod) = self.caches.pods.get(key) else { return Ok(None) };
-        let uid = pods::uid(&pod.metadata);
-        let assumed = self.lock().cluster.node_of(uid).is_some();
-        if assumed || !pods::node_name(&pod).is_empty() || !self.is_ours(&pod) {
-            return Ok(None);
-        }
-        match self.decide(key, &pod) {
-            Ok((node, choice)) => {
-                let mut bound = self.volumes.prebind(&pod, &node, &choice).await;
-                self.volumes.release(&pod);
-                if bound.is_ok() {
-                    bound = self.bind(key, &pod, &node).await;
-                }
-                if bound.is_err() {
-                    // Unless the watch says otherwise meanwhile, the pod is where it was: nowhere.
-                    let now = self.caches.pods.get(key);
-                    if now.is_none_or(|now| pods::node_name(&now).is_empty()) {
-                        self.lock().cluster.remove_pod(uid);
-                    }
-                }
-                bound.map(|()| None)
-            }
-            Err((unplaced, again)) => {
-                self.refuse(key, &pod, &unplaced).await?;
-                Ok(Some(again))
-            }
-        }
-    }
 }

@@ -11,6 +11,7 @@ use sampan_daemon::{Supervisor, tls};
 use sampan_planner::autoscaler;
 use sampan_planner::election::Terms;
 use sampan_planner::ipam::Block;
+use sampan_planner::scheduler::config::Config;
 use tokio::sync::watch;
 
 use crate::autoscale::Autoscalers;
@@ -54,8 +55,8 @@ pub struct Options {
     pub ca: Option<Arc<tls::Ca>>,
     /// The kubeconfig of who wants to join: address and CA, no user. Published as `kube-public/cluster-info`.
     pub cluster_info: Option<String>,
-    /// Pods with this `schedulerName` are placed.
-    pub scheduler_name: String,
+    /// How pods are placed, and by which `schedulerName`s they ask for it.
+    pub scheduler: Config,
     /// A node whose lease is older than this counts as lost.
     pub node_grace: Duration,
     /// Finished pods beyond this many are deleted, the oldest first.
@@ -91,7 +92,7 @@ impl Options {
             ca_pem: ca_pem.into(),
             ca: None,
             cluster_info: None,
-            scheduler_name: "default-scheduler".to_owned(),
+            scheduler: Config::default(),
             node_grace: Duration::from_secs(40),
             finished_pods: 12_500,
             zoneinfo: PathBuf::from("/usr/share/zoneinfo"),
@@ -163,7 +164,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         ca_pem,
         ca,
         cluster_info,
-        scheduler_name,
+        scheduler,
         node_grace,
         finished_pods,
         zoneinfo,
@@ -175,7 +176,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
 
     // Handlers are registered before the watches begin, so that they hear of every object.
     let scheduler = (parts != Parts::Controllers)
-        .then(|| Scheduler::new(scheduler_name, scheduler_client, caches.clone(), &events));
+        .then(|| Scheduler::new(scheduler, scheduler_client, caches.clone(), &events));
     let replica_sets = ReplicaSets::<ReplicaSet>::new(client.clone(), caches.clone(), &events);
     let controllers = ReplicaSets::<ReplicationController>::new(client.clone(), caches.clone(), &events);
     let budgets = Budgets::new(client.clone(), caches.clone(), &events);
@@ -217,7 +218,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "accounts", 4, accounts);
         worker::run(&inner, "tokens", 2, tokens);
         if let Some(scheduler) = scheduler {
-            worker::run(&inner, "scheduler", 64, scheduler);
+            scheduler.run(&inner);
         }
         worker::run(&inner, "replicasets", 8, replica_sets);
         worker::run(&inner, "replicationcontrollers", 4, controllers);
@@ -260,15 +261,15 @@ fn start_scheduler(options: Options, supervisor: &Supervisor) -> Handle {
     let supervisor = supervisor.child("scheduler");
     let caches = Arc::new(Caches::new());
     // The scheduler's user reads what the scheduler needs; the caches hold more, as the controllers' does.
-    let Options { client, scheduler_client, scheduler_name, .. } = options;
+    let Options { client, scheduler_client, scheduler, .. } = options;
     let events = Recorder::start(&supervisor, client.clone());
-    let scheduler = Scheduler::new(scheduler_name, scheduler_client, caches.clone(), &events);
+    let scheduler = Scheduler::new(scheduler, scheduler_client, caches.clone(), &events);
     caches.run(&supervisor, &client);
     let (done, ready) = watch::channel(false);
     let inner = supervisor.clone();
     supervisor.spawn("start", async move {
         caches.synced().await;
-        worker::run(&inner, "scheduler", 64, scheduler);
+        scheduler.run(&inner);
         done.send_replace(true);
         std::future::pending::<()>().await;
     });

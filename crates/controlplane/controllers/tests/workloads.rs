@@ -136,7 +136,8 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_bound_once_it_fits() {
         {"name": "c", "image": "i", "resources": {"requests": {"cpu": "4"}}}]}});
     cluster.create::<Pod>("default", pod).await;
     let api = cluster.api::<Pod>("default");
-    let want = "0/1 nodes are available: 1 Insufficient cpu.";
+    let want = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+                1 Preemption is not helpful for scheduling.";
     cluster
         .until("the reason", || async {
             let pod = api.get("big").await.unwrap();

@@ -1,0 +1,185 @@
+//! Writing what was decided.
+
+use std::sync::Arc;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use http::Request;
+use k8s_openapi::api::core::v1::Pod;
+use sampan_daemon::clock;
+use sampan_planner::pods;
+use sampan_planner::scheduler::{Hints, PodInfo, Preemption, gpu};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, mpsc};
+
+use super::{AT_ONCE, Decision, Nomination, Scheduler, Taken};
+use crate::apis;
+use crate::error::{Context, Result};
+use crate::informer::Key;
+
+type Decisions = Mutex<mpsc::Receiver<(Taken, Decision)>>;
+
+impl Scheduler {
+    /// Writes decisions, many at once, until there will be no more.
+    pub(super) async fn write_all(self: &Arc<Self>, decisions: &Decisions) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = running.next(), if !running.is_empty() => {}
+                next = async { decisions.lock().await.recv().await }, if running.len() < AT_ONCE => {
+                    match next {
+                        Some((taken, decision)) => running.push(self.write(taken, decision)),
+                        None => return,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write(&self, mut taken: Taken, decision: Decision) {
+        let result = match decision {
+            Decision::Bind { node, devices, volumes } => {
+                let ready = match volumes.as_deref() {
+                    Some((pod, choice)) => {
+                        let ready = self.volumes.prebind(pod, &node, choice).await;
+                        self.volumes.release(pod);
+                        ready
+                    }
+                    None => Ok(()),
+                };
+                match ready {
+                    Ok(()) => self.bind(&taken, &node, &devices).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Decision::Refuse { why, nomination } => {
+                let node = (nomination == Nomination::Clear).then_some(Value::Null);
+                self.refuse(&taken, &why, node).await
+            }
+            Decision::Preempt { why, plan } => self.make_room(&taken, &why, &plan).await,
+        };
+        match result {
+            Ok(()) => {
+                taken.done = true;
+                // It may have been helped while this was written.
+                let (uid, hints) = (taken.popped.pod.uid(), taken.hints);
+                self.change(|state, now| {
+                    if hints != Hints::none() {
+                        state.queue.waits_for(uid, hints, now);
+                        let fits = state.queue.get(uid).cloned();
+                        if fits.is_some_and(|pod| state.cluster.would_fit(&pod).is_ok()) {
+                            return hints;
+                        }
+                    }
+                    Hints::none()
+                });
+            }
+            Err(error) if error.is_race() => {
+                tracing::debug!(pod = %taken.key, "will be tried again: {error}")
+            }
+            Err(error) => tracing::warn!(pod = %taken.key, "will be tried again: {error}"),
+        }
+    }
+
+    async fn bind(&self, taken: &Taken, node: &str, devices: &[u8]) -> Result<()> {
+        let key = &taken.key;
+        let mut metadata =
+            json!({"namespace": key.namespace, "name": key.name, "uid": taken.popped.pod.uid()});
+        if !devices.is_empty() {
+            metadata["annotations"] = json!({gpu::GPU_DEVICES: gpu::format_devices(devices)});
+        }
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": metadata,
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        let path = format!("/api/v1/namespaces/{}/pods/{}/binding", key.namespace, key.name);
+        let request = Request::post(path).header("content-type", "application/json");
+        let request = request.body(binding.to_string().into_bytes()).map_err(kube::Error::HttpError);
+        let during = || format!("binding pod {key} to node {node}");
+        self.client.request_text(request.during(during)?).await.during(during)?;
+        if let Some(pod) = self.current(key, &taken.popped.pod) {
+            let text = format!("Successfully assigned {}/{} to {node}", key.namespace, key.name);
+            self.events.normal(&*pod, "Scheduled", text);
+        }
+        Ok(())
+    }
+
+    /// The pod as it is now, if it is still the same.
+    fn current(&self, key: &Key, pod: &PodInfo) -> Option<Arc<Pod>> {
+        self.caches.pods.get(key).filter(|current| pods::uid(&current.metadata) == pod.uid())
+    }
+
+    /// Says why the pod fits nowhere, and which node it waits for, if that changed.
+    async fn refuse(&self, taken: &Taken, why: &str, nominated: Option<Value>) -> Result<()> {
+        let Some(pod) = self.current(&taken.key, &taken.popped.pod) else { return Ok(()) };
+        self.events.warning(&*pod, "FailedScheduling", why.to_owned());
+        let current = pods::condition(&pod, "PodScheduled");
+        let same = current.is_some_and(|c| {
+            c.status == "False"
+                && c.reason.as_deref() == Some("Unschedulable")
+                && c.message.as_deref() == Some(why)
+        });
+        if same && nominated.is_none() {
+            return Ok(());
+        }
+        let mut condition = json!({
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
+        });
+        if current.is_none_or(|c| c.status != "False") {
+            condition["lastTransitionTime"] = clock::rfc3339(clock::now()).into();
+        }
+        let mut patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
+        if let Some(node) = nominated {
+            patch["status"]["nominatedNodeName"] = node;
+        }
+        apis::patch_status::<Pod>(&self.client, &taken.key, &patch).await
+    }
+
+    /// Asks others to leave: first it is written where the pod waits, then each is marked and deleted gracefully.
+    async fn make_room(&self, taken: &Taken, why: &str, plan: &Preemption) -> Result<()> {
+        self.refuse(taken, why, Some(plan.node.as_str().into())).await?;
+        for displaced in &plan.displaced {
+            let key = Key::new(displaced.namespace(), displaced.name());
+            let patch = json!({"metadata": {"uid": displaced.uid()}, "status": {"nominatedNodeName": null}});
+            // It looks for another node whether this is written or not.
+            if let Err(error) = apis::patch_status::<Pod>(&self.client, &key, &patch).await {
+                tracing::debug!(pod = %key, "its nomination stays for now: {error}");
+            }
+        }
+        let evictions = plan.victims.iter().map(|victim| self.evict(taken, victim, &plan.node));
+        let mut evictions: FuturesUnordered<_> = evictions.collect();
+        let mut outcome = Ok(());
+        while let Some(result) = evictions.next().await {
+            outcome = outcome.and(result);
+        }
+        if outcome.is_err() {
+            // The node is not kept for what may never fit there.
+            self.lock().cluster.withdraw(taken.popped.pod.uid());
+        }
+        outcome
+    }
+
+    async fn evict(&self, taken: &Taken, victim: &PodInfo, node: &str) -> Result<()> {
+        let key = Key::new(victim.namespace(), victim.name());
+        let Some(pod) = self.current(&key, victim) else { return Ok(()) };
+        if pods::terminating(&pod) {
+            return Ok(());
+        }
+        let scheduler = self.current(&taken.key, &taken.popped.pod);
+        let scheduler = scheduler.and_then(|p| p.spec.as_ref().and_then(|s| s.scheduler_name.clone()));
+        let scheduler = scheduler.unwrap_or_else(|| "default-scheduler".to_owned());
+        let patch = json!({"metadata": {"uid": victim.uid()}, "status": {"conditions": [{
+            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+            "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
+            "lastTransitionTime": clock::rfc3339(clock::now()),
+        }]}});
+        match apis::patch_status::<Pod>(&self.client, &key, &patch).await {
+            Err(error) if error.is_gone() => return Ok(()),
+            other => other?,
+        }
+        apis::delete(&self.client, &*pod).await?;
+        let text = format!("Preempted by pod {} on node {node}", taken.popped.pod.uid());
+        self.events.normal(&*pod, "Preempted", text);
+        Ok(())
+    }
+}
