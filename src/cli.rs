@@ -64,6 +64,11 @@ pub(crate) enum Command {
     /// Manage tokens that nodes join with.
     #[command(subcommand)]
     Token(Token),
+    /// Move pods to where they run better, within bounds: fewer nodes in use, or evenly used ones.
+    Rebalance(Rebalance),
+    /// Play what the scheduler would do: a trace, a set of manifests or the cluster as it is, under a virtual clock.
+    #[command(subcommand)]
+    Simulate(Box<Simulate>),
     /// Print the version.
     Version(Output),
     /// Print a shell completion script.
@@ -536,4 +541,145 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("must have the form NAME=VALUE".to_owned()),
     }
+}
+
+/// `sampan simulate`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Simulate {
+    /// A trace in the openb format: fill its nodes with its pods in random order.
+    Openb(SimulateOpenb),
+    /// Nodes and workloads of manifests or of the running cluster, and what if.
+    Run(SimulateRun),
+}
+
+/// Pictures of a simulation.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Plot {
+    /// Also draw it into this file (.svg or .png). May be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Vec<PathBuf>,
+}
+
+/// `sampan simulate openb`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SimulateOpenb {
+    /// The nodes: CSV with the columns sn, cpu_milli, memory_mib, gpu, model.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nodes: PathBuf,
+    /// The pods: CSV with the columns name, cpu_milli, memory_mib, num_gpu, gpu_milli; gpu_spec and times where known.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pods: PathBuf,
+    /// A profile that ships: default, fragmentation, fgd, random. May be repeated.
+    #[arg(long, value_name = "NAME", default_value = "fragmentation")]
+    pub(crate) profile: Vec<String>,
+    /// How many seeds.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) seeds: u64,
+    /// The first of them.
+    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    pub(crate) first_seed: u64,
+    /// Play the trace as it happened instead: pods come and go when they did.
+    #[arg(long)]
+    pub(crate) by_time: bool,
+    /// With --by-time: seconds between samples.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600.0)]
+    pub(crate) every: f64,
+    /// With --by-time: also print every sample (JSON and YAML).
+    #[arg(long)]
+    pub(crate) samples: bool,
+    #[command(flatten)]
+    pub(crate) plot: Plot,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `sampan simulate run`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SimulateRun {
+    /// Manifests of nodes and workloads; - for standard input. May be repeated.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+    /// Start from the nodes and pods of the running cluster.
+    #[arg(long)]
+    pub(crate) from_cluster: bool,
+    /// A profile that ships: default, fragmentation, fgd, random. May be repeated, to compare.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Vec<String>,
+    /// Profiles of a KubeSchedulerConfiguration.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scheduler_config: Option<PathBuf>,
+    /// Decides among equals.
+    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Seconds between samples; 0 for each event.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    pub(crate) every: f64,
+    /// Stop after so many seconds of the simulation.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) until: Option<f64>,
+    /// What if this node, or all nodes with this LABEL=VALUE, were lost? May be repeated.
+    #[arg(long, value_name = "NODE|LABEL=VALUE")]
+    pub(crate) lose: Vec<String>,
+    /// What if N more nodes like NODE joined? May be repeated.
+    #[arg(long, value_name = "N:NODE", value_parser = parse_copies)]
+    pub(crate) add_nodes: Vec<(u32, String)>,
+    /// What if this score weighed otherwise? May be repeated.
+    #[arg(long, value_name = "PLUGIN=WEIGHT", value_parser = parse_pair)]
+    pub(crate) weight: Vec<(String, String)>,
+    /// When nodes are lost and join, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    pub(crate) at: f64,
+    /// Also print every sample (JSON and YAML).
+    #[arg(long)]
+    pub(crate) samples: bool,
+    #[command(flatten)]
+    pub(crate) plot: Plot,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+fn parse_copies(text: &str) -> Result<(u32, String), String> {
+    let (count, node) = text.split_once(':').ok_or("expected N:NODE")?;
+    let count = count.parse().map_err(|_| format!("{count:?} is not a number"))?;
+    if count > 100_000 {
+        return Err("at most 100000 nodes".to_owned());
+    }
+    Ok((count, node.to_owned()))
+}
+
+/// What a rebalancing is after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Aim {
+    /// No node much fuller than the others.
+    Even,
+    /// As many nodes without pods as possible; they are cordoned first.
+    Empty,
+}
+
+/// `sampan rebalance`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Rebalance {
+    /// Only show each move, what it gains and what it costs.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// What to aim at.
+    #[arg(long, value_enum, default_value_t = Aim::Even)]
+    pub(crate) aim: Aim,
+    /// Moves at most.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) moves: usize,
+    /// Cost at most. A move costs 1, more for pods of high priority and those that have just started.
+    #[arg(long, value_name = "COST", default_value_t = 40.0)]
+    pub(crate) cost: f64,
+    /// Gain that a unit of cost must bring, in hundredths of a node.
+    #[arg(long, value_name = "GAIN", default_value_t = 1.0)]
+    pub(crate) least_gain: f64,
+    /// With --aim even: how much fuller than the mean a node may be, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
+    pub(crate) tolerance: f64,
+    /// Do it again every so many seconds, until Ctrl-C; the bounds hold for each time.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "dry_run", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) every: Option<u64>,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }

@@ -14,11 +14,13 @@ mod image;
 pub(crate) use image::options as image_options;
 pub(crate) use registry::{directory as registry_dir, remembered_port as registry_port};
 mod kubeconfig;
+mod rebalance;
 mod registry;
 mod run;
 mod secrets;
 mod server;
 mod service;
+mod simulate;
 mod status;
 mod store;
 mod token;
@@ -46,6 +48,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Secrets(command) => wait(secrets::run(&data_dir, command)),
         Command::Token(command) => wait(token::run(&data_dir, command)),
         Command::Why(options) => wait(why::run(&data_dir, options)),
+        Command::Rebalance(options) => wait(rebalance::run(&data_dir, options)),
+        Command::Simulate(command) => wait(simulate::run(&data_dir, *command)),
         Command::Version(output) => version::run(output.output),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut std::io::stdout());

@@ -17,6 +17,7 @@ mod local;
 mod manage;
 mod node;
 mod platform;
+mod plot;
 mod store;
 mod terminal;
 

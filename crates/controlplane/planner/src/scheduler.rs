@@ -21,6 +21,7 @@ mod intern;
 mod interpod;
 mod labelsets;
 mod nodes;
+mod pack;
 mod pod;
 mod preempt;
 mod profile;
@@ -41,6 +42,8 @@ use crate::pods;
 
 pub use cluster::{Cluster, NodeFilter, NodeView, Placement};
 pub use explain::{Closest, Explanation, Refusal, Shortage};
+pub use gpu::{GPU, GPU_MILLI, GPU_MODEL};
+pub use pack::Packing;
 pub use pod::{GroupName, POD_GROUP, POD_GROUP_MIN, PodInfo};
 pub use preempt::{Budget, Preemption};
 pub use profile::{FilterSet, Profile, Strategy, Weighted, Weights};

@@ -82,46 +82,6 @@ impl Binder {
         self.caches.classes.on(move |_| two());
     }
 
-    /// The pod, confined to the nodes that its volumes allow.
-    ///
-    /// # Errors
-    /// They allow none: why not.
-    pub fn confined(&self, pod: &Pod, volumes: &PodVolumes) -> Result<Pod, String> {
-        let (taken, empty) = (self.taken(), Labels::new());
-        let nodes = self.caches.nodes.all();
-        let (mut allowed, mut conflict) = (Vec::new(), None);
-        for node in &nodes {
-            let name = pods::name(&node.metadata);
-            match volumes.on(name, node.metadata.labels.as_ref().unwrap_or(&empty), &taken) {
-                Ok(_) => allowed.push(name.to_owned()),
-                Err(why) => conflict = Some(why),
-            }
-        }
-        let Some(conflict) = conflict else { return Ok(pod.clone()) };
-        if allowed.is_empty() {
-            return Err(conflict.text().to_owned());
-        }
-        let mut pod = pod.clone();
-        let affinity = pod.spec.get_or_insert_default().affinity.get_or_insert_default();
-        let required = &mut affinity
-            .node_affinity
-            .get_or_insert_default()
-            .required_during_scheduling_ignored_during_execution;
-        let field = NodeSelectorRequirement {
-            key: "metadata.name".to_owned(),
-            operator: "In".to_owned(),
-            values: Some(allowed),
-        };
-        let terms = &mut required.get_or_insert_default().node_selector_terms;
-        if terms.is_empty() {
-            terms.push(NodeSelectorTerm::default());
-        }
-        for term in terms {
-            term.match_fields.get_or_insert_default().push(field.clone());
-        }
-        Ok(pod)
-    }
-
     /// What is to be done for the pod on the node; its volumes are spoken for from now on.
     pub fn choose(&self, pod: &Pod, volumes: &PodVolumes, node: &str) -> Choice {
         let labels = self.caches.nodes.get(&Key::new("", node)).and_then(|node| node.metadata.labels.clone());

@@ -9,6 +9,7 @@ use super::choose::{self, Judge};
 use super::classes::Classes;
 use super::labelsets::LabelSet;
 use super::nodes;
+use super::pack::Pack;
 use super::pod::{GroupName, PodInfo};
 use super::preempt::Budget;
 use super::profile::Profile;
@@ -58,6 +59,8 @@ pub struct Cluster {
     pub(super) profiles: Vec<Arc<Profile>>,
     /// How many members of each gang are placed.
     gangs: HashMap<(Box<str>, Box<str>), u32>,
+    /// What packs, by the place of its profile.
+    packs: Vec<Option<Pack>>,
     pub(super) budgets: Vec<Budget>,
     pub(super) budgets_version: u64,
     undo: Option<Vec<Undo>>,
@@ -83,6 +86,7 @@ impl Cluster {
             classes: Classes::default(),
             pods: HashMap::new(),
             nominated: HashMap::new(),
+            packs: profiles.iter().map(|p| p.packing.map(Pack::new)).collect(),
             profiles: profiles.into_iter().map(Arc::new).collect(),
             gangs: HashMap::new(),
             budgets: Vec::new(),
@@ -238,8 +242,9 @@ impl Cluster {
             }
         }
         self.world.touch(slot);
-        if let Some(undo) = &mut self.undo {
-            undo.push(Undo::Remove(pod.uid.clone()));
+        match &mut self.undo {
+            Some(undo) => undo.push(Undo::Remove(pod.uid.clone())),
+            None => self.learn(&pod),
         }
         let node = u32::try_from(slot).unwrap_or(u32::MAX);
         self.pods.insert(pod.uid.clone(), Bound { node, pod });
@@ -286,6 +291,24 @@ impl Cluster {
                 _ => (Ok(placements), true),
             }
         })
+    }
+
+    /// Tells profiles that pack which pods are usual. Otherwise they learn it from the pods that run.
+    pub fn expect<'a>(&mut self, pods: impl Iterator<Item = &'a PodInfo> + Clone) {
+        for pack in self.packs.iter_mut().flatten() {
+            pack.expect(pods.clone(), &self.world);
+        }
+    }
+
+    fn learn(&mut self, pod: &PodInfo) {
+        if self.packs.iter().all(Option::is_none) {
+            return;
+        }
+        let profile = self.profile_of(pod);
+        let at = self.profiles.iter().position(|known| Arc::ptr_eq(known, profile));
+        if let Some(pack) = at.and_then(|at| self.packs.get_mut(at)).and_then(Option::as_mut) {
+            pack.learn(pod, &self.world);
+        }
     }
 
     fn count_labels(&mut self, slot: usize, pod: &PodInfo, add: bool) {
@@ -463,6 +486,27 @@ impl Cluster {
         };
         let stays = |slot: &usize| world.nodes.live[*slot] && !judge.among(&[*slot]).is_empty();
         let kept = kept.filter(stays).filter(|slot| filter.is_none() || allows(*slot));
+        let at = self.profiles.iter().position(|known| Arc::ptr_eq(known, &profile));
+        if let Some(pack) = at.and_then(|at| self.packs.get_mut(at)).and_then(Option::as_mut) {
+            let able = match kept {
+                Some(slot) => vec![(slot, 0)],
+                None => {
+                    let all = || world.nodes.live_nodes().collect();
+                    let slots = pins.as_ref().map_or_else(all, |pins| pins.nodes.clone());
+                    let mut able = judge.among(&slots);
+                    able.retain(|(slot, _)| allows(*slot));
+                    able
+                }
+            };
+            if let Some((slot, devices)) = pack.choose(&able, pod, world, seed) {
+                let node = world.nodes.name[slot].to_string();
+                let score = able.iter().find(|(able, _)| *able == slot).map_or(0, |(_, score)| *score);
+                return Ok(Placement { node, score, feasible: able.len(), devices });
+            }
+            let mut unplaced = Unschedulable::of(class, &judge, world, pins.as_ref());
+            unplaced.veto(vetoes);
+            return Err(unplaced);
+        }
         let chosen = match (&pins, kept) {
             (_, Some(slot)) => Some((slot, 0, 1)),
             (None, None) if filter.is_none() => judge.best(seed),

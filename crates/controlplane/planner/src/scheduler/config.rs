@@ -9,9 +9,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::affinity::NodeAffinity;
+use super::pack::Packing;
 use super::profile::{FilterSet, Profile, Strategy, Weighted, Weights};
 use super::queue::Patience;
 use super::spread::Constraint;
+use crate::packing::Measure;
 use crate::selector::Labels;
 
 /// What the file says.
@@ -234,7 +236,7 @@ const POINTS: [&str; 13] = [
     "postBind",
 ];
 
-const PLUGINS: [&str; 21] = [
+const PLUGINS: [&str; 22] = [
     "SchedulingGates",
     "PrioritySort",
     "NodeUnschedulable",
@@ -256,6 +258,7 @@ const PLUGINS: [&str; 21] = [
     "DynamicResources",
     "GangScheduling",
     "NodeDeclaredFeatures",
+    "Fragmentation",
 ];
 
 /// Collects everything that is wrong.
@@ -427,6 +430,9 @@ fn switch(
             (true, weight) => weight,
         };
     }
+    if plugin == "Fragmentation" && at(score).is_some_and(|(on, _)| on) {
+        profile.pack(Packing::By(Measure::Prices));
+    }
     if plugin == "DefaultPreemption"
         && let Some((on, _)) = at(post)
     {
@@ -452,7 +458,7 @@ fn filter_slot<'a>(filters: &'a mut FilterSet, plugin: &str) -> Option<&'a mut b
     })
 }
 
-fn weight_slot<'a>(weights: &'a mut Weights, plugin: &str) -> Option<(&'a mut i64, i64)> {
+pub(super) fn weight_slot<'a>(weights: &'a mut Weights, plugin: &str) -> Option<(&'a mut i64, i64)> {
     let default = Weights::default();
     Some(match plugin {
         "TaintToleration" => (&mut weights.taint_toleration, default.taint_toleration),

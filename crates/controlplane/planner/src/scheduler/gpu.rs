@@ -1,7 +1,8 @@
 //! GPUs as devices that can be shared by thousandths.
 //!
 //! A node says `sampan.io/gpu: N`. A pod asks for whole devices (`sampan.io/gpu: 2`) or for a share of one
-//! (`sampan.io/gpu-milli: 250`); the model is an ordinary node label (`sampan.io/gpu-model`). Which devices a pod
+//! (`sampan.io/gpu-milli: 250`); the model is an ordinary node label
+//! (`sampan.io/gpu-model`). Which devices a pod
 //! got is written to its annotation `sampan.io/gpu-devices`, as `0,3`.
 
 use super::resources::Resources;
@@ -10,6 +11,8 @@ use super::resources::Resources;
 pub const GPU: &str = "sampan.io/gpu";
 /// Thousandths of one device.
 pub const GPU_MILLI: &str = "sampan.io/gpu-milli";
+/// The label of a node that names the model of its devices.
+pub const GPU_MODEL: &str = "sampan.io/gpu-model";
 /// The annotation that names the devices of a bound pod.
 pub const GPU_DEVICES: &str = "sampan.io/gpu-devices";
 /// What a whole device is.

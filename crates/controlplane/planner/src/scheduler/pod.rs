@@ -166,6 +166,24 @@ impl PodInfo {
         self
     }
 
+    /// The same pod made anew: with another uid, on no node.
+    #[must_use]
+    pub fn again(mut self, number: usize) -> Self {
+        self.uid = format!("{}+{number}", self.uid.split('+').next().unwrap_or_default()).into();
+        self.unbound()
+    }
+
+    /// The same pod, as on no node yet.
+    #[must_use]
+    pub fn unbound(&self) -> Self {
+        Self { node: "".into(), devices: Box::default(), terminating: false, ..self.clone() }
+    }
+
+    /// Whether it can run on no other node, as the pods of a DaemonSet.
+    pub fn is_bound_to_its_node(&self) -> bool {
+        self.shape.node.only_nodes().is_some()
+    }
+
     fn read(pod: &Pod) -> Self {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use super::affinity::NodeAffinity;
+use super::pack::Packing;
 use super::spread::Constraint;
+use crate::packing::Measure;
 
 /// How the amounts that a pod would leave are scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +133,8 @@ pub struct Profile {
     pub ignore_preferred_of_existing: bool,
     /// Whether pods may be preempted.
     pub preemption: bool,
+    /// Whether nodes are chosen by what a pod would spoil there. Scores then hold only what pods wish for.
+    pub packing: Option<Packing>,
     pub(super) added_affinity: NodeAffinity,
     pub(super) default_spread: Vec<Constraint>,
     /// Nodes without a label that a default constraint names take part all the same.
@@ -153,10 +157,42 @@ impl Profile {
             hard_pod_affinity_weight: 1,
             ignore_preferred_of_existing: false,
             preemption: true,
+            packing: None,
             added_affinity: NodeAffinity::default(),
             default_spread: Constraint::system_defaults(),
             system_spread: true,
         }
+    }
+
+    /// The names of the profiles that ship.
+    pub const SHIPPED: [&str; 4] = ["default", "fragmentation", "fgd", "random"];
+
+    /// A profile that ships, for pods of the default scheduler.
+    pub fn shipped(name: &str) -> Option<Self> {
+        let mut profile = Self::new("default-scheduler");
+        match name {
+            "default" => {}
+            "fragmentation" => profile.pack(Packing::By(Measure::Prices)),
+            "fgd" => profile.pack(Packing::By(Measure::Gradient)),
+            "random" => profile.pack(Packing::Random),
+            _ => return None,
+        }
+        Some(profile)
+    }
+
+    /// Chooses nodes by what a pod would spoil there, among those that its own wishes leave.
+    pub(super) fn pack(&mut self, packing: Packing) {
+        self.packing = Some(packing);
+        let weights = &mut self.weights;
+        (weights.resources_fit, weights.balanced_allocation, weights.image_locality) = (0, 0, 0);
+        self.default_spread.clear();
+        self.system_spread = false;
+    }
+
+    /// Sets the weight of a score by its plugin's name; false when there is no such score.
+    pub fn set_weight(&mut self, plugin: &str, weight: i64) -> bool {
+        let slot = super::config::weight_slot(&mut self.weights, plugin);
+        slot.map(|(slot, _)| *slot = weight).is_some()
     }
 
     /// Whether an extended resource is left unchecked.

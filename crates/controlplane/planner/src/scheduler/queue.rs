@@ -270,7 +270,8 @@ impl Queue {
         let State::Waiting { since } = entry.state else { return };
         // Where more than its own node decides, it may be woken in vain, and again and again.
         let sure = entry.pod.shape.group.is_none() && entry.pod.shape.claims.is_empty();
-        let until = since + self.delay(entry.attempts);
+        let attempts = entry.attempts;
+        let until = since + self.delay(attempts);
         self.leave(&uid);
         let state = if sure || until <= now { State::Active } else { State::BackingOff { until } };
         self.enter(&uid, state);

@@ -1,0 +1,89 @@
+//! A cluster's objects as a plan needs them.
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+
+use super::{Aim, Bounds, Movable, Plan, plan};
+use crate::pods;
+use crate::scheduler::{Cluster, Profile};
+use crate::selector::Selector;
+
+/// With `false`, the pod is never moved.
+const MAY_MOVE: &str = "sampan.io/may-move";
+
+/// Nodes, pods and budgets.
+#[derive(Debug)]
+pub struct Snapshot {
+    cluster: Cluster,
+    movable: Vec<Movable>,
+    allowed: Vec<i64>,
+}
+
+impl Snapshot {
+    /// Takes in the objects. Nodes that take no pods are no targets, by the scheduler's own filters.
+    pub fn new<'a>(
+        profiles: Vec<Profile>,
+        namespaces: impl IntoIterator<Item = &'a Namespace>,
+        nodes: impl IntoIterator<Item = &'a Node>,
+        all: impl IntoIterator<Item = &'a Pod>,
+        budgets: &[&PodDisruptionBudget],
+    ) -> Self {
+        let mut cluster = Cluster::with_profiles(profiles);
+        for namespace in namespaces {
+            let labels = namespace.metadata.labels.clone().unwrap_or_default();
+            cluster.set_namespace(pods::name(&namespace.metadata), Some(labels));
+        }
+        for node in nodes {
+            cluster.upsert_node(node);
+        }
+        let selectors: Vec<_> = budgets.iter().map(|b| selector(b)).collect();
+        let mut movable = Vec::new();
+        for pod in all {
+            cluster.upsert_pod(pod);
+            if !may_move(pod) {
+                continue;
+            }
+            let covers = |(at, (namespace, selector)): (usize, &(Option<&str>, Selector))| {
+                let same = pod.metadata.namespace.as_deref() == *namespace;
+                (same && selector.matches(pod.metadata.labels.as_ref())).then_some(at)
+            };
+            movable.push(Movable {
+                uid: pods::uid(&pod.metadata).to_owned(),
+                budgets: selectors.iter().enumerate().filter_map(covers).collect(),
+                started: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0.as_second()),
+            });
+        }
+        let allowed =
+            budgets.iter().map(|b| b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0));
+        let allowed = allowed.map(i64::from).collect();
+        Self { cluster, movable, allowed }
+    }
+
+    /// Plans.
+    pub fn plan(&mut self, aim: Aim, bounds: Bounds) -> Plan {
+        plan(&mut self.cluster, aim, &self.movable, &self.allowed, bounds)
+    }
+}
+
+fn selector(budget: &PodDisruptionBudget) -> (Option<&str>, Selector) {
+    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    (budget.metadata.namespace.as_deref(), Selector::new(selector))
+}
+
+/// Whether something makes the pod anew elsewhere, and it loses nothing by that which was on its node.
+fn may_move(pod: &Pod) -> bool {
+    let meta = &pod.metadata;
+    let made_anew =
+        pods::controller(meta).is_some_and(|owner| !matches!(owner.kind.as_str(), "DaemonSet" | "Node"));
+    let refused = |key: &str| pods::annotation(meta, key) == Some("false");
+    let safe = !refused(MAY_MOVE) && !refused("cluster-autoscaler.kubernetes.io/safe-to-evict");
+    let is_static = pods::annotation(meta, "kubernetes.io/config.mirror").is_some();
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let keeps = |volume: &k8s_openapi::api::core::v1::Volume| volume.host_path.is_some();
+    made_anew
+        && safe
+        && !is_static
+        && pods::active(pod)
+        && pods::ready(pod)
+        && !volumes.into_iter().any(keeps)
+}

@@ -1,0 +1,124 @@
+//! What a cluster looks like at one moment.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Play;
+use super::fairness::jain;
+use crate::packing::{Demand, Room, WHOLE, fragments};
+use crate::scheduler::{GPU, Resources};
+
+/// The cluster at one moment. Parts are percent of all that the nodes have.
+#[derive(Debug, Clone, Serialize)]
+pub struct Sample {
+    /// Seconds from the start.
+    pub time: f64,
+    /// Nodes.
+    pub nodes: usize,
+    /// Pods that run.
+    pub running: usize,
+    /// Pods that wait.
+    pub waiting: usize,
+    /// CPU promised.
+    pub cpu_pct: f64,
+    /// Memory promised.
+    pub memory_pct: f64,
+    /// Devices promised; 0 where there are none.
+    pub gpu_pct: f64,
+    /// Devices that are free but useless to the pods that run here usually.
+    pub gpu_frag_pct: f64,
+    /// Nodes on which nothing runs.
+    pub empty_nodes: usize,
+    /// Jain's index of the tenants' dominant shares, 1 for even. A tenant is a namespace with pods.
+    pub fairness: f64,
+}
+
+/// How long pods waited, in seconds.
+#[derive(Debug, Clone, Default)]
+pub struct Waits(Vec<f64>);
+
+impl Waits {
+    pub(super) fn add(&mut self, seconds: f64) {
+        self.0.push(seconds);
+    }
+
+    /// The wait that a part of the pods (0 to 1) did not exceed; 0 when there were none.
+    pub fn quantile(&self, part: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = (part * sorted.len().saturating_sub(1) as f64).round() as usize;
+        sorted.get(at).copied().unwrap_or(0.0)
+    }
+
+    /// The mean; 0 when there were none.
+    pub fn mean(&self) -> f64 {
+        if self.0.is_empty() { 0.0 } else { self.0.iter().sum::<f64>() / self.0.len() as f64 }
+    }
+}
+
+impl Play {
+    /// Notes what is now.
+    pub(super) fn sample(&mut self, time: f64) {
+        let (mut have, mut used) = (Resources::default(), Resources::default());
+        let (mut devices, mut free, mut rooms) = (0, 0, Vec::new());
+        let mut empty = 0;
+        for node in self.cluster.nodes() {
+            have.add(&node.allocatable());
+            used.add(&node.used());
+            empty += usize::from(node.pod_count() == 0);
+            let left: Vec<u16> = node.gpus().iter().map(|f| u16::try_from(*f).unwrap_or(0)).collect();
+            if !left.is_empty() {
+                devices += left.len();
+                free += left.iter().map(|f| u64::from(*f)).sum::<u64>();
+                let (have, used) = (node.allocatable(), node.used());
+                let room = Room::new(have.milli_cpu - used.milli_cpu, i64::MAX, 0, left);
+                rooms.push(room);
+            }
+        }
+        let percent = |part: f64, all: f64| if all > 0.0 { 100.0 * part / all } else { 0.0 };
+        let all = devices as f64 * f64::from(WHOLE);
+        let usual = if rooms.is_empty() { Vec::new() } else { self.usual() };
+        let useless: f64 = rooms.iter().map(|room| fragments(room, &usual)).sum();
+        let shares = self.dominant_shares(&have);
+        self.outcome.samples.push(Sample {
+            time,
+            nodes: self.cluster.len(),
+            running: self.running.len(),
+            waiting: self.waiting.len(),
+            cpu_pct: percent(used.milli_cpu as f64, have.milli_cpu as f64),
+            memory_pct: percent(used.memory as f64, have.memory as f64),
+            gpu_pct: percent(all - free as f64, all),
+            gpu_frag_pct: percent(useless, all),
+            empty_nodes: empty,
+            fairness: jain(&shares),
+        });
+    }
+
+    /// What usually runs here, and how likely each is.
+    fn usual(&self) -> Vec<(Demand, f64)> {
+        let mut counts: BTreeMap<(i64, u16, u16), f64> = BTreeMap::new();
+        for (pod, _) in self.running.values() {
+            let gpu = pod.gpu();
+            *counts.entry((pod.requests().milli_cpu, gpu.count, gpu.milli)).or_default() += 1.0;
+        }
+        let all: f64 = counts.values().sum();
+        let demand = |(cpu, count, milli): (i64, u16, u16)| Demand { cpu, count, milli, ..Demand::default() };
+        counts.into_iter().map(|(key, count)| (demand(key), count / all)).collect()
+    }
+
+    /// For each tenant the largest of its parts of CPU, memory and devices (Ghodsi et al., "Dominant Resource
+    /// Fairness", NSDI 2011).
+    fn dominant_shares(&self, have: &Resources) -> Vec<f64> {
+        let mut used: BTreeMap<&str, [f64; 3]> = self.tenants.iter().map(|t| (&**t, [0.0; 3])).collect();
+        for (pod, _) in self.running.values() {
+            let mine = used.entry(pod.namespace()).or_default();
+            mine[0] += pod.requests().milli_cpu as f64;
+            mine[1] += pod.requests().memory as f64;
+            mine[2] += f64::from(pod.gpu().total()) / f64::from(WHOLE);
+        }
+        let all = [have.milli_cpu as f64, have.memory as f64, have.get(GPU) as f64];
+        let part = |(used, all): (&f64, &f64)| if *all > 0.0 { used / all } else { 0.0 };
+        used.values().map(|mine| mine.iter().zip(&all).map(part).fold(0.0, f64::max)).collect()
+    }
+}

@@ -1,0 +1,131 @@
+#![allow(clippy::unwrap_used)]
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::json;
+
+use super::*;
+
+fn node(name: &str, zone: &str, cpu: u32) -> Node {
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "zone": zone}},
+        "status": {"allocatable": {"cpu": cpu.to_string(), "memory": "64Gi", "pods": "110"}},
+    }))
+    .unwrap()
+}
+
+fn pod(name: &str, namespace: &str, cpu: &str) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": namespace, "uid": format!("{namespace}/{name}")},
+        "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}}]},
+    }))
+    .unwrap()
+}
+
+fn arrival(at: f64, pod: Pod, lasts: Option<f64>) -> Arrival {
+    Arrival { at, pod, lasts }
+}
+
+fn options(seed: u64) -> Options {
+    Options { profiles: vec![Profile::new("default-scheduler")], seed, every: 0.0, until: None }
+}
+
+#[test]
+fn a_pod_waits_until_another_ends() {
+    let scenario = Scenario {
+        nodes: vec![node("a", "x", 4)],
+        arrivals: vec![
+            arrival(0.0, pod("first", "one", "3"), Some(100.0)),
+            arrival(10.0, pod("second", "one", "3"), Some(50.0)),
+        ],
+        ..Scenario::default()
+    };
+    let outcome = run(&scenario, &options(1));
+    assert_eq!((outcome.arrived, outcome.placed), (2, 2));
+    // It came at 10, the first ended at 100, and a waiting pod is looked at again after a pause of a second.
+    assert_eq!(outcome.waits.quantile(1.0), 91.0);
+    assert_eq!(outcome.end, 151.0);
+    assert!(outcome.waiting.is_empty());
+    let busiest = outcome.samples.iter().map(|s| s.cpu_pct).fold(0.0, f64::max);
+    assert_eq!(busiest, 75.0);
+}
+
+#[test]
+fn what_never_fits_is_told_with_its_reason() {
+    let scenario = Scenario {
+        nodes: vec![node("a", "x", 4)],
+        arrivals: vec![arrival(0.0, pod("huge", "one", "8"), None)],
+        ..Scenario::default()
+    };
+    let outcome = run(&scenario, &options(1));
+    assert_eq!(outcome.placed, 0);
+    let (why, count) = outcome.waiting.into_iter().next().unwrap();
+    assert_eq!(count, 1);
+    assert!(why.contains("Insufficient cpu"), "{why}");
+}
+
+#[test]
+fn a_lost_zone_displaces_its_pods_and_new_nodes_take_them() {
+    let scenario = Scenario {
+        nodes: vec![node("a", "x", 2), node("b", "y", 2)],
+        arrivals: (0..4).map(|n| arrival(0.0, pod(&format!("p{n}"), "one", "1"), None)).collect(),
+        changes: vec![
+            (60.0, Change::LoseLabelled("zone".into(), "x".into())),
+            (120.0, Change::Join(Box::new(node("c", "z", 2)))),
+        ],
+        ..Scenario::default()
+    };
+    let outcome = run(&scenario, &options(3));
+    assert_eq!((outcome.displaced, outcome.arrived, outcome.placed), (2, 6, 6));
+    let last = outcome.samples.last().unwrap();
+    assert_eq!((last.nodes, last.running, last.waiting), (2, 4, 0));
+    assert!(outcome.samples.iter().any(|s| s.waiting == 2));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_outcome() {
+    let arrivals = (0..200).map(|n| {
+        let lasts = Some(30.0 + f64::from(n % 17));
+        arrival(f64::from(n / 4), pod(&format!("p{n}"), if n % 3 == 0 { "a" } else { "b" }, "500m"), lasts)
+    });
+    let nodes = (0..10).map(|n| node(&format!("n{n}"), "x", 4)).collect();
+    let scenario = Scenario { nodes, arrivals: arrivals.collect(), ..Scenario::default() };
+    let text = |seed| serde_json::to_string(&run(&scenario, &options(seed)).samples).unwrap();
+    assert_eq!(text(5), text(5));
+}
+
+#[test]
+fn jains_index_has_its_bounds() {
+    assert_eq!(jain(&[1.0, 1.0, 1.0, 1.0]), 1.0);
+    assert_eq!(jain(&[1.0, 0.0, 0.0, 0.0]), 0.25);
+    assert_eq!(jain(&[]), 1.0);
+}
+
+const NODES: &str = "sn,cpu_milli,memory_mib,gpu,model\nn0,64000,262144,2,P100\nn1,96000,393216,8,G2\n";
+const PODS: &str = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\np0,4000,1000,1,500,\np1,4000,1000,1,500,P100|G2\np2,8000,1000,2,1000,G2\np3,1000,1000,0,,\n";
+
+#[test]
+fn traces_are_read_and_what_is_wrong_is_located() {
+    let nodes = Trace::read_nodes(NODES).unwrap();
+    assert_eq!((nodes[1].name.as_str(), nodes[1].gpus, nodes[1].model.as_str()), ("n1", 8, "G2"));
+    let pods = Trace::read_pods(PODS).unwrap();
+    assert_eq!(pods[1].models, ["P100", "G2"]);
+    assert_eq!((pods[3].gpus, pods[2].milli), (0, 1000));
+    let wrong = |text: &str| Trace::read_pods(text).unwrap_err().to_string();
+    assert!(wrong("a,b\n").contains("line 1: there is no column name"));
+    let header = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\n";
+    assert!(wrong(&format!("{header}p,1,1,1,1001\n")).contains("line 2: gpu_milli is 1001"));
+    assert!(wrong(&format!("{header}\np,x,1,1,10\n")).contains("line 3: cpu_milli is \"x\""));
+}
+
+#[test]
+fn filling_a_trace_keeps_to_its_nodes_and_counts_what_fails() {
+    let trace = Trace { nodes: Trace::read_nodes(NODES).unwrap(), pods: Trace::read_pods(PODS).unwrap() };
+    for name in Profile::SHIPPED {
+        let profile = Profile::shipped(name).unwrap();
+        let outcome = trace.fill(&profile, 11);
+        let (half, full) = (outcome.gpu_alloc_pct[&50], outcome.gpu_alloc_pct[&130]);
+        assert!((50.0..=100.0).contains(&full) && half <= full, "{name}: {half} {full}");
+        assert!(outcome.failed[&130] > 0);
+        assert_eq!(outcome, trace.fill(&profile, 11), "{name}");
+    }
+}

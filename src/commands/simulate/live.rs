@@ -1,0 +1,21 @@
+//! The cluster as it is.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use kube::{Api, ResourceExt, api::ListParams};
+use sampan_planner::simulator::Scenario;
+
+use crate::{instance::Instance, local};
+
+pub(super) async fn add(instance: &Instance, scenario: &mut Scenario) -> Result<()> {
+    let client = local::client(instance)?;
+    let all = ListParams::default();
+    let nodes = Api::<Node>::all(client.clone()).list(&all).await.context("list the nodes")?;
+    let pods = Api::<Pod>::all(client.clone()).list(&all).await.context("list the pods")?;
+    let namespaces = Api::<Namespace>::all(client).list(&all).await.context("list the namespaces")?;
+    scenario.nodes.extend(nodes);
+    scenario.pods.extend(pods);
+    let labels = |namespace: &Namespace| (namespace.name_any(), namespace.labels().clone());
+    scenario.namespaces.extend(namespaces.iter().map(labels));
+    Ok(())
+}
