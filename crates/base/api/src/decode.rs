@@ -8,6 +8,7 @@ mod yaml;
 
 use serde_json::Value;
 
+pub(crate) use self::walk::Words;
 use crate::kinds::{self, Gvk, Resource};
 use crate::schema;
 use crate::status::{Status, go_quote};
@@ -132,7 +133,7 @@ pub fn decode_kind(
     let mut found = walk::Problems::new(duplicates);
     let schema = schema::get();
     if let Some(id) = schema.by_kind(&kind) {
-        walk::object(schema, schema.type_of(id), &mut value, &mut found)
+        walk::object(schema, schema.type_of(id), &mut value, Words::Decoder, &mut found)
             .map_err(|why| cannot_be_handled(kind.kind, kind.version, kind.kind, &why))?;
     }
     let problems = found.into_sentences();
@@ -158,13 +159,14 @@ pub(crate) fn check_patched(
     kind: Gvk,
     parsed: Parsed,
     validation: FieldValidation,
+    words: Words,
 ) -> Result<(Value, Vec<String>), String> {
     let Parsed { mut value, duplicates } = parsed;
     check_kind(&kind, &mut value).map_err(|status| status.message)?;
     let mut found = walk::Problems::new(duplicates);
     let schema = schema::get();
     if let Some(id) = schema.by_kind(&kind) {
-        walk::object(schema, schema.type_of(id), &mut value, &mut found)?;
+        walk::object(schema, schema.type_of(id), &mut value, words, &mut found)?;
     }
     let problems = found.into_sentences();
     match validation {

@@ -7,6 +7,7 @@ mod custom;
 mod descriptions;
 mod operations;
 mod paths;
+mod published;
 mod schemas;
 
 use std::sync::OnceLock;

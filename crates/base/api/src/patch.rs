@@ -7,7 +7,7 @@ mod strategic;
 
 use serde_json::Value;
 
-use crate::decode::{FieldValidation, Parsed, check_patched, parse_json};
+use crate::decode::{FieldValidation, Parsed, Words, check_patched, parse_json};
 use crate::kinds::{Gvk, Resource};
 use crate::status::{FieldError, Status};
 
@@ -52,11 +52,26 @@ pub fn checked(
     patch_bytes: &[u8],
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    check_patched(kind, Parsed { value: patched, duplicates }, validation).map_err(|why| {
-        const SHOWN: usize = 4096;
-        let shown = String::from_utf8_lossy(&patch_bytes[..patch_bytes.len().min(SHOWN)]).into_owned();
-        Status::invalid(("", ""), "", &[FieldError::invalid("patch", shown, why)])
-    })
+    let parsed = Parsed { value: patched, duplicates };
+    check_patched(kind, parsed, validation, Words::Decoder).map_err(|why| unfit(patch_bytes, why))
+}
+
+/// Like [`checked`], for a strategic merge patch, whose result upstream converts where it decodes that of others.
+pub fn checked_strategic(
+    kind: Gvk,
+    patched: Value,
+    duplicates: Vec<String>,
+    patch_bytes: &[u8],
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), Status> {
+    let parsed = Parsed { value: patched, duplicates };
+    check_patched(kind, parsed, validation, Words::Converter).map_err(|why| unfit(patch_bytes, why))
+}
+
+fn unfit(patch: &[u8], why: String) -> Status {
+    const SHOWN: usize = 4096;
+    let shown = String::from_utf8_lossy(&patch[..patch.len().min(SHOWN)]).into_owned();
+    Status::invalid(("", ""), "", &[FieldError::invalid("patch", shown, why)])
 }
 
 #[cfg(test)]

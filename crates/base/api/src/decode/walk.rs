@@ -50,18 +50,28 @@ impl Problems {
     }
 }
 
+/// In whose words a value of the wrong type is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// Those of a JSON decoder.
+    Decoder,
+    /// Those of what makes an object out of a strategic merge patch's result.
+    Converter,
+}
+
 /// Checks an object of that type in place; `Err` is Go's message about the first wrong type.
 pub(super) fn object(
     schema: &Schema,
     kind: &Type,
     value: &mut Value,
+    words: Words,
     found: &mut Problems,
 ) -> Result<(), String> {
     let Value::Object(members) = value else {
         let to = format!("v1.{}", kind.short_name());
         return Err(format!("json: cannot unmarshal {} into Go value of type {to}", json_type(value)));
     };
-    let mut walk = Walk { schema, fields: String::new(), path: String::new(), found };
+    let mut walk = Walk { schema, words, fields: String::new(), path: String::new(), found };
     walk.members(kind, members)
 }
 
@@ -78,13 +88,15 @@ pub(super) fn metadata(value: &mut Value, prefix: &str) -> Result<Vec<String>, S
         ));
     };
     let mut found = Problems::new(Vec::new());
-    let mut walk = Walk { schema, fields: String::new(), path: prefix.to_owned(), found: &mut found };
+    let (fields, path) = (String::new(), prefix.to_owned());
+    let mut walk = Walk { schema, words: Words::Decoder, fields, path, found: &mut found };
     walk.members(kind, members)?;
     Ok(found.into_sentences())
 }
 
 struct Walk<'a> {
     schema: &'a Schema,
+    words: Words,
     /// The dotted path without indices.
     fields: String,
     /// The path with indices and keys.
@@ -234,6 +246,9 @@ impl Walk<'_> {
 
     /// Go's message about a value of the wrong type.
     fn mismatch(&self, owner: &Type, field: &Field, shape: &Shape, value: &Value) -> String {
+        if self.words == Words::Converter {
+            return unconverted(shape, value);
+        }
         let to = if *shape == field.shape {
             go_types::of_field(self.schema, owner, field)
         } else {
@@ -247,6 +262,32 @@ impl Walk<'_> {
             self.fields
         )
     }
+}
+
+/// A converter's message about a value of the wrong type.
+fn unconverted(shape: &Shape, value: &Value) -> String {
+    let from = match value {
+        Value::Object(_) => "map",
+        Value::Array(_) => "slice",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        other => json_type(other),
+    };
+    let to = match shape {
+        Shape::Map(_) => return format!("cannot restore map from {from}"),
+        Shape::List(_) | Shape::Bytes => return format!("cannot restore slice from {from}"),
+        Shape::Object(_) => return format!("cannot restore struct from: {from}"),
+        Shape::Int32 => "int32",
+        Shape::Int64 => "int64",
+        Shape::Number => "float64",
+        Shape::Bool => "bool",
+        _ => "string",
+    };
+    // Go can convert numbers to each other and to text, only not as JSON has it.
+    if value.is_number() && to != "bool" {
+        return format!("cannot convert {from} to {to}");
+    }
+    format!("unrecognized type: {to}")
 }
 
 fn push(path: &mut String, name: &str) {

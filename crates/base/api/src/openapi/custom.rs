@@ -4,17 +4,13 @@
 use serde_json::{Map, Value, json};
 
 use super::descriptions::Descriptions;
+use super::published::{self, API_VERSION, KIND, metadata};
 use super::schemas::{self, reference};
 use super::{Dialect, Document, TITLE, VERSION, paths, security};
 use crate::custom::Kind;
 use crate::kinds::{Gvk, Resource};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should \
-     convert recognized schemas to the latest internal value, and may reject unrecognized values.";
-const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this \
-     from the endpoint the client submits requests to. Cannot be updated. In CamelCase.";
-
 /// The name of a custom kind's type: the group backwards, the version, the kind.
 pub(super) fn name_of(group: &str, version: &str, kind: &str) -> String {
     let mut parts: Vec<&str> = group.split('.').rev().collect();
@@ -74,28 +70,21 @@ fn gvk(resource: &Resource, kind: &str) -> Value {
     json!([{ "group": resource.group, "kind": kind, "version": resource.version }])
 }
 
-fn metadata(name: &str, dialect: Dialect) -> Value {
-    let target = reference(&format!("{META}.{name}"), dialect);
-    match dialect {
-        Dialect::V2 => target,
-        Dialect::V3 => json!({ "allOf": [target] }),
+fn object(kind: &Kind, dialect: Dialect) -> Value {
+    let resource = kind.resource();
+    let mut out = published::object(kind.published(), dialect);
+    out.insert("x-kubernetes-group-version-kind".into(), gvk(resource, resource.kind));
+    if let Some(fields) = selectable(resource).filter(|_| dialect == Dialect::V2) {
+        out.insert("x-kubernetes-selectable-fields".into(), fields);
     }
+    Value::Object(out)
 }
 
-fn object(kind: &Kind, dialect: Dialect) -> Value {
-    let mut out = published(kind.published(), dialect, true);
-    let Some(members) = out.as_object_mut() else { return out };
-    members.entry("type").or_insert_with(|| "object".into());
-    let properties = members.entry("properties").or_insert_with(|| json!({}));
-    if let Some(properties) = properties.as_object_mut() {
-        properties.insert("apiVersion".into(), json!({ "type": "string", "description": API_VERSION }));
-        properties.insert("kind".into(), json!({ "type": "string", "description": KIND }));
-        let mut meta = metadata("ObjectMeta", dialect);
-        meta["description"] = "Standard object's metadata.".into();
-        properties.insert("metadata".into(), meta);
-    }
-    members.insert("x-kubernetes-group-version-kind".into(), gvk(kind.resource(), kind.resource().kind));
-    out
+/// Version 2 says which fields may be selected by, beside the names in metadata.
+fn selectable(resource: &Resource) -> Option<Value> {
+    let fields: Vec<Value> =
+        resource.fields.iter().map(|field| json!({ "fieldPath": field.label })).collect();
+    (!fields.is_empty()).then_some(Value::Array(fields))
 }
 
 fn list(resource: &Resource, name: &str, dialect: Dialect) -> Value {
@@ -104,7 +93,7 @@ fn list(resource: &Resource, name: &str, dialect: Dialect) -> Value {
         Dialect::V3 => json!({ "allOf": [reference(name, dialect)] }),
     };
     let kind = resource.list_kind();
-    json!({
+    let mut out = json!({
         "description": format!("{} is a list of {}", kind, resource.kind),
         "type": "object",
         "required": ["items"],
@@ -115,34 +104,9 @@ fn list(resource: &Resource, name: &str, dialect: Dialect) -> Value {
             "metadata": metadata("ListMeta", dialect),
         },
         "x-kubernetes-group-version-kind": gvk(resource, &kind),
-    })
-}
-
-/// A schema as it is published: version 2 leaves out what it has no words for, and what lies under something that takes
-/// unknown members.
-fn published(schema: &Value, dialect: Dialect, root: bool) -> Value {
-    let Some(members) = schema.as_object() else { return schema.clone() };
-    if dialect == Dialect::V3 {
-        return schema.clone();
+    });
+    if let Some(fields) = selectable(resource).filter(|_| dialect == Dialect::V2) {
+        out["x-kubernetes-selectable-fields"] = fields;
     }
-    let flag = |name: &str| members.get(name) == Some(&Value::Bool(true));
-    let mut out = Map::new();
-    let open = flag("x-kubernetes-preserve-unknown-fields");
-    for (name, value) in members {
-        let kept = match name.as_str() {
-            "oneOf" | "anyOf" | "not" | "nullable" | "x-kubernetes-validations" => continue,
-            "allOf" | "default" | "required" if open && !root => continue,
-            "properties" | "items" | "additionalProperties" if open && !root => continue,
-            "type" if flag("nullable") || flag("x-kubernetes-int-or-string") || (open && !root) => continue,
-            "allOf" => continue,
-            "items" | "additionalProperties" => published(value, dialect, false),
-            "properties" => {
-                let inner = value.as_object().into_iter().flatten();
-                inner.map(|(name, value)| (name.clone(), published(value, dialect, false))).collect()
-            }
-            _ => value.clone(),
-        };
-        out.insert(name.clone(), kept);
-    }
-    Value::Object(out)
+    out
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Dialect;
 use super::schemas::{list_name_of, name_of, reference};
-use crate::kinds::{Gvk, Resource, Subresource};
+use crate::kinds::{self, Gvk, Resource, Subresource};
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,11 +86,11 @@ const STREAMS: Parameters = &[
 ];
 const PORTS: Parameters = &[("ports", "integer")];
 
-const PATCH_TYPES: [&str; 5] = [
-    "application/apply-patch+cbor",
+const PATCH_TYPES: [&str; 4] = [
     "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
+    // Custom kinds do without the last: clients choose by what is listed here.
     "application/strategic-merge-patch+json",
 ];
 
@@ -103,6 +103,16 @@ pub(super) fn parameter(name: &str, place: &str, kind: &str, dialect: Dialect) -
 }
 
 impl Operation {
+    fn consumes(self) -> &'static [&'static str] {
+        let custom =
+            !self.resource.group.is_empty() && !kinds::serves(self.resource.group, self.resource.version);
+        match self.action {
+            Action::Patch if custom => &PATCH_TYPES[..PATCH_TYPES.len() - 1],
+            Action::Patch => &PATCH_TYPES,
+            _ => &["*/*"],
+        }
+    }
+
     pub(super) fn to_value(self, dialect: Dialect) -> Value {
         let kind = self.sub.map_or(self.resource.gvk(), Subresource::gvk);
         let mut parameters: Vec<Value> =
@@ -116,8 +126,8 @@ impl Operation {
                     "name": "body", "in": "body", "required": required, "schema": reference(&name, dialect),
                 })),
                 Dialect::V3 => {
-                    let types: &[&str] = if self.action == Action::Patch { &PATCH_TYPES } else { &["*/*"] };
-                    let content = types
+                    let content = self
+                        .consumes()
                         .iter()
                         .map(|t| ((*t).to_owned(), json!({ "schema": reference(&name, dialect) })));
                     let content: Map<String, Value> = content.collect();
@@ -126,8 +136,7 @@ impl Operation {
             }
         }
         if dialect == Dialect::V2 {
-            let consumes: &[&str] = if self.action == Action::Patch { &PATCH_TYPES } else { &["*/*"] };
-            out.insert("consumes".into(), json!(consumes));
+            out.insert("consumes".into(), json!(self.consumes()));
             out.insert("produces".into(), json!(["application/json"]));
             out.insert("schemes".into(), json!(["https"]));
         }

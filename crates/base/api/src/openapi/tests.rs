@@ -105,3 +105,88 @@ fn descriptions_are_there() {
     let field = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"]["description"];
     assert!(field.as_str().is_some_and(|text| text.len() > 20));
 }
+
+fn custom(schema: &Value) -> std::sync::Arc<crate::custom::Kind> {
+    let definition = json!({
+        "metadata": { "name": "waldos.example.com" },
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": { "plural": "waldos", "singular": "waldo", "kind": "Waldo", "listKind": "WaldoList" },
+            "versions": [{
+                "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema },
+                "selectableFields": [{ "jsonPath": ".spec.colour" }],
+            }],
+        },
+    });
+    crate::custom::Definition::compile(&definition).unwrap().versions[0].kind.clone()
+}
+
+const WALDO: &str = "/definitions/com.example.v1.Waldo";
+
+/// What version 2 shows of a schema's member `x`.
+fn shown(x: &Value) -> Value {
+    let schema = json!({ "type": "object", "properties": { "x": x, "spec": { "type": "object", "properties": { "colour": { "type": "string" } } } } });
+    let kind = custom(&schema);
+    let whole = parsed(&v2_with(&[&kind]));
+    assert_whole(&whole);
+    let object = whole.pointer(WALDO).unwrap();
+    assert_eq!(object["x-kubernetes-selectable-fields"], json!([{ "fieldPath": "spec.colour" }]));
+    assert_eq!(
+        object["properties"]["metadata"]["$ref"],
+        "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+    );
+    object["properties"]["x"].clone()
+}
+
+#[test]
+fn version_2_leaves_out_what_it_has_no_words_for() {
+    let plain = json!({ "type": "object", "description": "d", "required": ["a"],
+        "properties": { "a": { "type": "string", "enum": ["b"], "minLength": 1 } } });
+    assert_eq!(shown(&plain), plain);
+    let open = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true, "description": "d",
+        "required": ["a"], "properties": { "a": { "type": "string" } } });
+    assert_eq!(
+        shown(&open),
+        json!({ "x-kubernetes-preserve-unknown-fields": true, "description": "d", "required": ["a"] })
+    );
+    let nullable = json!({ "type": "object", "required": ["a", "b"], "properties": {
+        "a": { "type": "array", "nullable": true, "items": { "type": "string" } }, "b": { "type": "string" } } });
+    assert_eq!(
+        shown(&nullable),
+        json!({ "type": "object", "required": ["b"], "properties": { "a": {}, "b": { "type": "string" } } })
+    );
+    let junctors = json!({ "type": "object", "properties": { "a": { "type": "integer" } },
+        "anyOf": [{ "required": ["a"] }], "not": { "required": ["b"] },
+        "x-kubernetes-validations": [{ "rule": "has(self.a)" }] });
+    let rest = json!({ "type": "object", "properties": { "a": { "type": "integer" } },
+        "x-kubernetes-validations": [{ "rule": "has(self.a)" }] });
+    assert_eq!(shown(&junctors), rest);
+    let either = json!({ "x-kubernetes-int-or-string": true, "default": 1 });
+    assert_eq!(shown(&either), json!({ "x-kubernetes-int-or-string": true }));
+    let embedded =
+        shown(&json!({ "type": "object", "x-kubernetes-embedded-resource": true, "properties": {} }));
+    assert_eq!(embedded["required"], json!(["kind", "apiVersion"]));
+    assert!(embedded["properties"]["metadata"]["$ref"].is_string());
+}
+
+#[test]
+fn a_root_that_takes_anything_lists_nothing() {
+    let open =
+        custom(&json!({ "type": "object", "description": "d", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": { "spec": { "type": "object", "properties": { "colour": { "type": "string" } } } } }));
+    let whole = parsed(&v2_with(&[&open]));
+    let mut object = whole.pointer(WALDO).unwrap().as_object().unwrap().clone();
+    object.retain(|name, _| !name.starts_with("x-kubernetes"));
+    assert_eq!(Value::Object(object), json!({ "type": "object" }));
+    let third = parsed(&v3_custom(&[&open]));
+    let patch = &third["paths"]["/apis/example.com/v1/namespaces/{namespace}/waldos/{name}"]["patch"];
+    let types: Vec<&String> = patch["requestBody"]["content"].as_object().unwrap().keys().collect();
+    assert_eq!(
+        types,
+        ["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"],
+        "kubectl would send a strategic patch if it were listed"
+    );
+    let object = &third["components"]["schemas"]["com.example.v1.Waldo"];
+    assert_eq!(object["description"], "d");
+    assert!(object["properties"]["metadata"].is_object());
+}

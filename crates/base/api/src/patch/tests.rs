@@ -46,3 +46,28 @@ fn what_is_no_object_is_refused() {
         "error decoding patch: unexpected end of JSON input"
     );
 }
+
+#[test]
+fn a_strategic_patch_of_the_wrong_type_cannot_be_restored() {
+    let deployments = by_kind("apps", "v1", "Deployment").unwrap();
+    for (text, wanted) in [
+        (r#"{"metadata":{"labels":"invalid"}}"#, "cannot restore map from string"),
+        (r#"{"spec":{"template":{"spec":{"containers":{"a":1}}}}}"#, "cannot restore slice from map"),
+        (r#"{"spec":{"strategy":[1]}}"#, "cannot restore struct from: slice"),
+        (r#"{"metadata":{"labels":{"a":1}}}"#, "cannot convert int64 to string"),
+        (r#"{"spec":{"replicas":"3"}}"#, "unrecognized type: int32"),
+    ] {
+        let object = json!({"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": "a"}});
+        let patch = patch_of(text);
+        let kind = deployments.gvk();
+        let told = strategic(deployments, &object, &patch).and_then(|out| {
+            checked_strategic(kind, out, Vec::new(), text.as_bytes(), FieldValidation::Ignore)
+        });
+        let told = told.unwrap_err();
+        assert!(told.message.ends_with(wanted), "{text}: {}", told.message);
+    }
+}
+
+fn patch_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}

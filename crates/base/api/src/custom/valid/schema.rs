@@ -375,8 +375,10 @@ fn standard(out: &mut Errors, schema: &Value, path: &FieldPath, is_root: bool, p
     }
     if !additional.is_null() {
         let path_at = path.child("additionalProperties");
-        if properties(schema).next().is_some() && additional != &Value::Bool(false) {
-            out.push(FieldError::forbidden(path, "additionalProperties and properties are mutual exclusive"));
+        // Saying that others are allowed too contradicts nothing.
+        if properties(schema).next().is_some() && additional != &Value::Bool(true) {
+            let sentence = "additionalProperties and properties are mutual exclusive";
+            out.push(FieldError::forbidden(&path_at, sentence));
         }
         if additional == &Value::Bool(false) {
             out.push(FieldError::forbidden(&path_at, "additionalProperties cannot be set to false"));
