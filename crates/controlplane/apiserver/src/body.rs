@@ -1,5 +1,7 @@
 //! Request and response bodies.
 
+pub(crate) mod rope;
+
 use std::{
     io::Write,
     pin::Pin,
@@ -12,6 +14,8 @@ use futures::Stream;
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 
+use self::rope::Rope;
+
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -23,7 +27,7 @@ pub struct Body(Inner);
 
 enum Inner {
     Full(Bytes),
-    Chunks(Box<dyn Iterator<Item = Bytes> + Send>, usize),
+    Chunks(Box<dyn Iterator<Item = Rope> + Send>, usize),
     Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
     Node { incoming: hyper::body::Incoming, _held: Box<dyn Send + Sync> },
 }
@@ -42,7 +46,7 @@ impl Body {
     }
 
     /// Bytes that are made when they are about to be sent, `about` so many in all.
-    pub(crate) fn chunks(chunks: impl Iterator<Item = Bytes> + Send + 'static, about: usize) -> Self {
+    pub(crate) fn chunks(chunks: impl Iterator<Item = Rope> + Send + 'static, about: usize) -> Self {
         Self(Inner::Chunks(Box::new(chunks), about))
     }
 
@@ -64,13 +68,16 @@ impl Body {
     pub(crate) fn compress(self, above: usize) -> (Self, bool) {
         match self.0 {
             Inner::Full(bytes) if bytes.len() > above => {
-                let packed = Packed::new(std::iter::once(bytes)).fold(Vec::new(), |mut all, chunk| {
-                    all.extend_from_slice(&chunk);
-                    all
-                });
+                let packed =
+                    Packed::new(std::iter::once(Rope::from(bytes))).fold(Vec::new(), |mut all, chunk| {
+                        all.extend_from_slice(&chunk);
+                        all
+                    });
                 (Self::full(packed), true)
             }
-            Inner::Chunks(chunks, about) if about > above => (Self::chunks(Packed::new(chunks), about), true),
+            Inner::Chunks(chunks, about) if about > above => {
+                (Self::chunks(Packed::new(chunks).map(Rope::from), about), true)
+            }
             _ => (self, false),
         }
     }
@@ -118,7 +125,7 @@ impl http_body::Body for Body {
         match &mut self.0 {
             Inner::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Inner::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Inner::Chunks(chunks, _) => Poll::Ready(chunks.next().map(|chunk| Ok(Frame::data(chunk)))),
+            Inner::Chunks(chunks, _) => Poll::Ready(chunks.next().map(|chunk| Ok(Frame::data(chunk.flat())))),
             Inner::Stream(stream) => {
                 stream.as_mut().poll_next(cx).map(|next| next.map(|b| Ok(Frame::data(b))))
             }
@@ -145,6 +152,33 @@ impl http_body::Body for Body {
     }
 }
 
+/// A body on its way to the network: its pieces go out as they are, from where they lie.
+pub(crate) struct Wire(pub(crate) Body);
+
+impl http_body::Body for Wire {
+    type Data = Rope;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Rope>, BoxError>>> {
+        if let Inner::Chunks(chunks, _) = &mut self.0.0 {
+            return Poll::Ready(chunks.next().map(|chunk| Ok(Frame::data(chunk))));
+        }
+        let frame = Pin::new(&mut self.0).poll_frame(cx);
+        frame.map(|next| next.map(|frame| frame.map(|frame| frame.map_data(Rope::from))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
 /// Packed bytes are given out in chunks of about this size.
 const PACKED: usize = 16 << 10;
 
@@ -160,14 +194,14 @@ impl<I> Packed<I> {
     }
 }
 
-impl<I: Iterator<Item = Bytes>> Iterator for Packed<I> {
+impl<I: Iterator<Item = Rope>> Iterator for Packed<I> {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
         while let Some(encoder) = &mut self.encoder {
             // Writing to a Vec cannot fail.
             match self.chunks.next() {
-                Some(chunk) => encoder.write_all(&chunk).ok()?,
+                Some(chunk) => chunk.pieces().try_for_each(|piece| encoder.write_all(piece)).ok()?,
                 None => return self.encoder.take()?.finish().ok().map(Bytes::from),
             }
             if encoder.get_ref().len() >= PACKED {

@@ -10,7 +10,7 @@ use sampan_api::{kinds, status::Status};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use crate::{endpoint::Endpoint, protobuf};
+use crate::{body::rope::Builder, endpoint::Endpoint, protobuf};
 
 /// How the client wants objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,19 +102,36 @@ fn push_field(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) -> 
 
 /// Appends a stored object with its resourceVersion.
 pub(crate) fn push_stored(out: &mut Vec<u8>, endpoint: &Endpoint, stored: &[u8], revision: i64) {
-    if endpoint.foreign()
-        && let Ok(object) = parse(endpoint, stored, revision)
-        && serde_json::to_writer(&mut *out, &object).is_ok()
-    {
+    if endpoint.foreign() && push_foreign(out, endpoint, stored, revision) {
         return;
     }
+    let head = push_head(out, endpoint, stored, revision);
+    out.extend_from_slice(&stored[head..]);
+}
+
+/// The same, without a copy of the most of it.
+pub(crate) fn share_stored(out: &mut Builder, endpoint: &Endpoint, stored: Bytes, revision: i64) {
+    if endpoint.foreign() && push_foreign(out.text(), endpoint, &stored, revision) {
+        return;
+    }
+    let head = push_head(out.text(), endpoint, &stored, revision);
+    out.share(stored.slice(head..));
+}
+
+/// Appends an object that is kept as another version.
+fn push_foreign(out: &mut Vec<u8>, endpoint: &Endpoint, stored: &[u8], revision: i64) -> bool {
+    parse(endpoint, stored, revision).is_ok_and(|object| serde_json::to_writer(out, &object).is_ok())
+}
+
+/// Appends the head of a stored object and its resourceVersion; says where the rest begins.
+fn push_head(out: &mut Vec<u8>, endpoint: &Endpoint, stored: &[u8], revision: i64) -> usize {
     let head = endpoint.head.len().min(stored.len());
     out.extend_from_slice(&stored[..head]);
     push_revision(out, revision);
     if stored.get(head) != Some(&b'}') {
         out.push(b',');
     }
-    out.extend_from_slice(&stored[head..]);
+    head
 }
 
 fn push_revision(out: &mut Vec<u8>, revision: i64) {

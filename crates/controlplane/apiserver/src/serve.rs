@@ -19,13 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     authn,
-    body::Body,
+    body::{Body, Wire},
     core::Core,
     handler::{Peer, Source},
 };
 
 /// How long open requests may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Bytes of a connection that are encrypted at once, before the kernel takes them: about two chunks of a list.
+const ENCRYPTED: usize = 128 << 10;
 
 /// Streams of one HTTP/2 connection at once.
 const STREAMS: u32 = 250;
@@ -61,7 +64,7 @@ async fn accept(core: &Arc<Core>, listener: &TcpListener) -> Result<(), std::io:
 async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, tcp: TcpStream, _place: OwnedSemaphorePermit) {
     // Best effort: without it, small answers wait for the peer's acknowledgement.
     let _ = tcp.set_nodelay(true);
-    let tls = match tokio::time::timeout(core.options.limits.handshake, acceptor.accept(tcp)).await {
+    let mut tls = match tokio::time::timeout(core.options.limits.handshake, acceptor.accept(tcp)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
@@ -69,6 +72,7 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, tcp: TcpStream, _pla
         }
         Err(_) => return,
     };
+    tls.get_mut().1.set_buffer_limit(Some(ENCRYPTED));
     let source = tls.get_ref().0.peer_addr().ok().map(|address| Source(address.ip()));
     let certificate = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let user = certificate.and_then(|der| authn::Certificate::of(der)).map(Arc::new);
@@ -82,7 +86,7 @@ async fn connection(core: Arc<Core>, acceptor: TlsAcceptor, tcp: TcpStream, _pla
                 request.extensions_mut().insert(source);
             }
             let (core, peer) = (core.clone(), peer.clone());
-            async move { Ok::<_, Infallible>(respond(core, request, peer).await) }
+            async move { Ok::<_, Infallible>(respond(core, request, peer).await.map(Wire)) }
         }
     });
     let mut builder = Builder::new(TokioExecutor::new());

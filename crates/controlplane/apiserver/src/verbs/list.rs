@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    body::Body,
+    body::{
+        Body,
+        rope::{Builder, Rope},
+    },
     call::Call,
     core::Core,
     encode::{self, Form},
@@ -181,8 +184,9 @@ pub(crate) async fn read(
         if revision == 0 {
             revision = response.revision;
         }
-        let (done, last) = take(endpoint, selection, &response, page.limit, &mut items);
-        let left = response.count.saturating_sub(done);
+        let count = response.count;
+        let (done, last) = take(endpoint, selection, response, page.limit, &mut items);
+        let left = count.saturating_sub(done);
         if left == 0 {
             return Ok(Listed { revision, items, next: None, remaining: None });
         }
@@ -200,21 +204,28 @@ pub(crate) async fn read(
 fn take(
     endpoint: &Endpoint,
     selection: &Selection,
-    response: &RangeResponse,
+    response: RangeResponse,
     limit: usize,
     items: &mut Vec<KeyValue>,
 ) -> (usize, Bytes) {
-    let mut last = Bytes::new();
-    for (seen, kv) in response.kvs.iter().enumerate() {
+    if selection.is_everything() && limit == 0 && items.is_empty() {
+        *items = response.kvs;
+        return (items.len(), items.last().map(|kv| kv.key.clone()).unwrap_or_default());
+    }
+    let (mut seen, mut last) = (0, Bytes::new());
+    for kv in response.kvs {
         if limit > 0 && items.len() >= limit {
-            return (seen, last);
+            break;
         }
-        last = kv.key.clone();
-        if selection.selects(endpoint, kv) {
-            items.push(kv.clone());
+        seen += 1;
+        if selection.selects(endpoint, &kv) {
+            last = kv.key.clone();
+            items.push(kv);
+        } else {
+            last = kv.key;
         }
     }
-    (response.kvs.len(), last)
+    (seen, last)
 }
 
 /// What follows the resource's prefix in a key.
@@ -265,7 +276,7 @@ fn write(call: &Call, form: Form, listed: Listed) -> Result<Response<Body>, Stat
         return Ok(response);
     }
     let whole = chunks.fold(Vec::with_capacity(about + 256), |mut whole, chunk| {
-        whole.extend_from_slice(&chunk);
+        chunk.pieces().for_each(|piece| whole.extend_from_slice(piece));
         whole
     });
     Ok(respond::json_bytes(StatusCode::OK, whole))
@@ -321,7 +332,7 @@ fn protobuf_list(endpoint: &Endpoint, form: Form, listed: &Listed) -> Result<Res
     Ok(respond::typed(StatusCode::OK, protobuf::CONTENT_TYPE, out))
 }
 
-/// A list in JSON, made while it is sent: no more of it than a chunk is ever in memory, besides what the store holds.
+/// A list in JSON, made while it is sent, in chunks; what the store holds is not copied.
 struct Chunks {
     head: Option<Vec<u8>>,
     endpoint: Arc<Endpoint>,
@@ -331,37 +342,44 @@ struct Chunks {
     ended: bool,
 }
 
-impl Iterator for Chunks {
-    type Item = Bytes;
+impl Chunks {
+    fn push(&self, out: &mut Builder, kv: KeyValue) -> Result<(), Status> {
+        let KeyValue { value, mod_revision, .. } = kv;
+        match self.form {
+            Form::Object => encode::share_stored(out, &self.endpoint, value, mod_revision),
+            Form::Partial => encode::push_partial(out.text(), &value, mod_revision)?,
+            Form::Table(include) => {
+                encode::push_row(out.text(), include, &self.endpoint, &value, mod_revision)?;
+            }
+        }
+        Ok(())
+    }
+}
 
-    fn next(&mut self) -> Option<Bytes> {
+impl Iterator for Chunks {
+    type Item = Rope;
+
+    fn next(&mut self) -> Option<Rope> {
         if self.ended {
             return None;
         }
-        let mut out = self.head.take().unwrap_or_default();
-        out.reserve(CHUNK + CHUNK / 4);
+        let mut out = Builder::new(self.head.take().unwrap_or_default());
         while out.len() < CHUNK {
             let Some(kv) = self.items.next() else {
                 self.ended = true;
-                out.extend_from_slice(b"]}");
+                out.text().extend_from_slice(b"]}");
                 break;
             };
             if !std::mem::take(&mut self.first) {
-                out.push(b',');
+                out.text().push(b',');
             }
-            let pushed = match self.form {
-                Form::Table(include) => {
-                    encode::push_row(&mut out, include, &self.endpoint, &kv.value, kv.mod_revision)
-                }
-                form => encode::push_form(&mut out, form, &self.endpoint, &kv.value, kv.mod_revision, false),
-            };
-            if let Err(status) = pushed {
+            if let Err(status) = self.push(&mut out, kv) {
                 // The answer has begun: all that is left is to end it where the client cannot take it for whole.
                 tracing::error!("a list is cut off: {status}");
                 self.ended = true;
                 return None;
             }
         }
-        Some(out.into())
+        Some(out.build())
     }
 }

@@ -169,7 +169,11 @@ fn apply(
     object: &Value,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), Status> {
-    let (patched, duplicates) = patched(kind, call.endpoint.resource.gvk(), &call.body, object)?;
+    let gvk = call.endpoint.resource.gvk();
+    let (patched, duplicates) = patched(kind, gvk, &call.body, object)?;
+    if kind == Kind::Strategic {
+        return patch::checked_strategic(gvk, patched, duplicates, &call.body, validation);
+    }
     call.endpoint.patched(patched, duplicates, &call.body, validation)
 }
 
