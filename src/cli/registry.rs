@@ -10,7 +10,7 @@ use super::Output;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Registry {
     /// Run a registry alone. (`sampan up` has one already.)
-    Serve(RegistryServe),
+    Serve(Box<RegistryServe>),
     /// Show what is in it.
     Status(RegistryAt),
     /// Ask the administration: METHOD PATH [JSON], for everything that has no command of its own.

@@ -157,12 +157,14 @@ impl Caller {
     }
 }
 
+/// User, a keyed hash of the password, and the stored hash it was right for; remembered until a time.
+type Remembered = (String, Vec<u8>, String);
+
 /// Checks who somebody is.
 #[derive(Debug)]
 pub(crate) struct Auth {
     key: hmac::Key,
-    /// User, a keyed hash of the password, and the stored hash it was right for: until when.
-    remembered: Mutex<HashMap<(String, Vec<u8>, String), i64>>,
+    remembered: Mutex<HashMap<Remembered, i64>>,
     failures: Mutex<HashMap<IpAddr, (u32, i64)>>,
 }
 

@@ -18,6 +18,8 @@
 //! token.key             signs tokens
 //! ```
 //! With a bucket the first three are objects there. Floors: `daemon` and `store`, nothing else of ours.
+// A refusal carries all that the client is told, and is rare; boxing it would help nobody.
+#![allow(clippy::result_large_err)]
 
 mod audit;
 mod auth;

@@ -75,6 +75,9 @@ pub struct Popped {
     pub attempts: u32,
 }
 
+/// Uids in their order.
+type Ordered = BTreeMap<Order, Box<str>>;
+
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Queue {
@@ -86,7 +89,7 @@ pub struct Queue {
     groups: HashMap<usize, Group>,
     leftovers: BTreeSet<(u64, Box<str>)>,
     /// The members of gangs that are not placed.
-    gangs: HashMap<(Box<str>, Box<str>), BTreeMap<Order, Box<str>>>,
+    gangs: HashMap<(Box<str>, Box<str>), Ordered>,
     serial: u64,
 }
 

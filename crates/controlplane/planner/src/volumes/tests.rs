@@ -64,6 +64,8 @@ fn found(claim: &Arc<PersistentVolumeClaim>, volumes: &[Arc<PersistentVolume>], 
     matching::best(claim, volumes, delayed).map_or("none", |v| v.metadata.name.as_deref().unwrap()).to_owned()
 }
 
+// A table.
+#[allow(clippy::too_many_lines)]
 #[test]
 fn the_best_volume() {
     let plain = || pvc("c", "5Gi", json!({}));

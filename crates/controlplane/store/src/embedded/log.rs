@@ -163,7 +163,7 @@ fn read_into(dir: &Path, contents: &mut Contents) -> Result<()> {
         contents.length = read_log(&file, last, &mut contents.records)?;
         contents.bytes += contents.length;
         let size = fs::metadata(&file).map_err(|e| failed(&file, &e))?.len();
-        contents.torn = (size > contents.length).then(|| (file, contents.length));
+        contents.torn = (size > contents.length).then_some((file, contents.length));
     }
     contents.last = live.last().copied();
     Ok(())

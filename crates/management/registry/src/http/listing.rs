@@ -40,7 +40,10 @@ pub(super) async fn catalog(ask: &Ask) -> Answer {
     let mut names: Vec<String> = Vec::new();
     let mut more = false;
     let mut project = (String::new(), None);
-    'pages: while n > 0 {
+    'pages: loop {
+        if n == 0 {
+            break;
+        }
         let found = ask.core.meta.repositories(&last, n + 1).await?;
         let ended = found.len() <= n;
         for (name, repository) in found {

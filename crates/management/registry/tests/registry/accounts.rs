@@ -191,11 +191,7 @@ fn labels_search_and_what_is_in_a_project() {
     let digest = c.push_image("shop/cart", "v1", &[b"a"]);
     c.push_image("shop/Pay".to_lowercase().as_str(), "v2-beta", &[b"b"]);
     server
-        .admin(
-            "PATCH",
-            &format!("artifacts?repository=shop/cart&reference=v1"),
-            json!({ "labels": ["audited"] }),
-        )
+        .admin("PATCH", "artifacts?repository=shop/cart&reference=v1", json!({ "labels": ["audited"] }))
         .is(200);
     server
         .admin(
