@@ -36,7 +36,7 @@ pub(crate) fn run(data_dir: &Path, command: cli::Registry) -> Result<ExitCode> {
             .thread_name("registry")
             .enable_all()
             .build()?;
-        let outcome = runtime.block_on(serve(data_dir, options));
+        let outcome = runtime.block_on(serve(data_dir, *options));
         runtime.shutdown_timeout(Duration::from_secs(2));
         return outcome;
     }
