@@ -55,8 +55,9 @@ fn a_service_of_addresses_that_somebody_else_keeps() {
     ));
     c.k("run client --image=busybox:1 -- sleep infinity");
     c.wait_ready("client");
-    until("the page by the Service's name", || {
-        let ran = c.sh("kubectl exec client -- wget -qO- -T 2 http://outside/");
+    let ip = c.k("get service outside -o jsonpath={.spec.clusterIP}");
+    until("the page behind the Service's address", || {
+        let ran = c.sh(&format!("kubectl exec client -- wget -qO- -T 2 http://{ip}/"));
         if ran.out == "from outside" { Ok(()) } else { Err(ran.err) }
     });
 }

@@ -147,10 +147,17 @@ async fn volumes_that_an_administrator_made() {
         s.claim(&format!("race-{number}"), "5Gi", plain.clone()).await;
     }
     s.volume_is("large", "Bound").await;
-    s.event("race-0", "FailedBinding").await;
-    let all = s.claims.list(&ListParams::default()).await.unwrap();
-    let winners = all.items.iter().filter(|claim| bound_to(claim) == "large").count();
-    assert_eq!(winners, 1);
+    let loser = s
+        .cluster
+        .until("one winner", || async {
+            let all = s.claims.list(&ListParams::default()).await.unwrap().items;
+            let races = |c: &PersistentVolumeClaim| c.metadata.name.as_ref().unwrap().starts_with("race-");
+            let (winners, losers): (Vec<_>, Vec<_>) =
+                all.into_iter().filter(races).partition(|claim| bound_to(claim) == "large");
+            (winners.len() == 1 && losers.len() == 7).then(|| losers[0].metadata.name.clone().unwrap())
+        })
+        .await;
+    s.event(&loser, "FailedBinding").await;
     // The next one is found at once.
     s.volume("late", "5Gi", json!({})).await;
     s.volume_is("late", "Bound").await;

@@ -69,6 +69,13 @@ pub(super) struct Node {
     orphans: bool,
 }
 
+impl Node {
+    /// Whether this is a seen object of a namespace that is not the dependent's: it cannot own that one.
+    fn is_elsewhere(&self, dependent: &Self) -> bool {
+        !self.is_virtual && self.id.namespace.is_some() && self.id.namespace != dependent.id.namespace
+    }
+}
+
 /// All objects that own or are owned, and all others, too, since each may come to be.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
@@ -151,6 +158,11 @@ impl Graph {
             }
         }
         let before = old.filter(|n| !n.is_virtual);
+        if before.is_none() {
+            // Seen at last, and not where they took it to be.
+            let wrong = self.dependent_nodes(&uid).filter(|dependent| node.is_elsewhere(dependent));
+            work.extend(wrong.map(|dependent| Work::Collect(dependent.id.uid.to_string())));
+        }
         if node.orphans && before.as_ref().is_none_or(|n| !n.orphans) {
             work.push(Work::Orphan(uid.to_string()));
         }
@@ -210,7 +222,9 @@ impl Graph {
                 Some(Work::Collect(owner.uid.clone()))
             }
             // Born to an owner that is going away.
-            Some(known) if is_new && known.deletes_dependents => Some(Work::Collect(node.id.uid.to_string())),
+            Some(known) if is_new && (known.deletes_dependents || known.is_elsewhere(node)) => {
+                Some(Work::Collect(node.id.uid.to_string()))
+            }
             Some(_) => None,
         }
     }
@@ -275,6 +289,17 @@ mod tests {
         assert_eq!(observe(&mut graph, "owner", json!({})), [""; 0]);
         assert_eq!(words(graph.gone("owner")), ["collect child", "collect child2"]);
         assert_eq!(words(graph.gone("child")), [""; 0]);
+    }
+
+    #[test]
+    fn an_owner_in_another_namespace_is_looked_into_whoever_comes_first() {
+        let elsewhere = || Identity { namespace: Some("other".into()), ..id("owner") };
+        let mut graph = Graph::default();
+        graph.observe(elsewhere(), &ObjectMeta::default());
+        assert_eq!(observe(&mut graph, "child", owned_by("owner")), ["collect child"]);
+        let mut graph = Graph::default();
+        assert_eq!(observe(&mut graph, "child", owned_by("owner")), ["collect owner"]);
+        assert_eq!(words(graph.observe(elsewhere(), &ObjectMeta::default())), ["collect child"]);
     }
 
     #[test]
