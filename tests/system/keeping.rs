@@ -57,7 +57,7 @@ fn a_service_of_addresses_that_somebody_else_keeps() {
     c.wait_ready("client");
     let ip = c.k("get service outside -o jsonpath={.spec.clusterIP}");
     until("the page behind the Service's address", || {
-        let ran = c.sh(&format!("kubectl exec client -- wget -qO- -T 2 http://{ip}/"));
+        let ran = c.sh(&format!("kubectl exec client -- wget -q -O - http://{ip}/"));
         if ran.out == "from outside" { Ok(()) } else { Err(ran.err) }
     });
 }
