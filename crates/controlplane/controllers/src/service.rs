@@ -217,9 +217,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         caches.synced().await;
         worker::run(&inner, "accounts", 4, accounts);
         worker::run(&inner, "tokens", 2, tokens);
-        if let Some(scheduler) = scheduler {
-            scheduler.run(&inner);
-        }
+        scheduler.into_iter().for_each(|scheduler| scheduler.run(&inner));
         worker::run(&inner, "replicasets", 8, replica_sets);
         worker::run(&inner, "replicationcontrollers", 4, controllers);
         worker::run(&inner, "budgets", 4, budgets);
@@ -234,9 +232,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "statefulsets", 8, stateful_sets);
         worker::run(&inner, "daemonsets", 4, daemon_sets);
         worker::run(&inner, "nodes", 8, nodes);
-        if let Some(ipam) = ipam {
-            worker::run(&inner, "ipam", 4, ipam);
-        }
+        ipam.into_iter().for_each(|ipam| worker::run(&inner, "ipam", 4, ipam));
         worker::run(&inner, "evictions", 8, evictions);
         worker::run(&inner, "pod-gc", 1, pod_gc);
         worker::run(&inner, "clusterroles", 2, cluster_roles);

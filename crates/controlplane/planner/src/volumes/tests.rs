@@ -64,14 +64,19 @@ fn found(claim: &Arc<PersistentVolumeClaim>, volumes: &[Arc<PersistentVolume>], 
     matching::best(claim, volumes, delayed).map_or("none", |v| v.metadata.name.as_deref().unwrap()).to_owned()
 }
 
-// A table.
-#[allow(clippy::too_many_lines)]
+type Case = (&'static str, Arc<PersistentVolumeClaim>, Vec<Arc<PersistentVolume>>, &'static str);
+
+fn check(cases: Vec<Case>) {
+    for (what, claim, volumes, want) in cases {
+        assert_eq!(found(&claim, &volumes, false), want, "{what}");
+    }
+}
+
 #[test]
 fn the_best_volume() {
     let plain = || pvc("c", "5Gi", json!({}));
     let labelled = json!({"spec": {"selector": {"matchLabels": {"disk": "ssd"}}}});
     let wide = json!({"spec": {"accessModes": ["ReadWriteOnce", "ReadOnlyMany"]}});
-    type Case = (&'static str, Arc<PersistentVolumeClaim>, Vec<Arc<PersistentVolume>>, &'static str);
     let cases: Vec<Case> = vec![
         (
             "the smallest that is large enough",
@@ -122,6 +127,14 @@ fn the_best_volume() {
             "b",
         ),
         ("no such labels", pvc("c", "5Gi", labelled), vec![pv("a", "6Gi", json!({}))], "none"),
+    ];
+    check(cases);
+}
+
+#[test]
+fn the_best_volume_when_some_are_taken() {
+    let plain = || pvc("c", "5Gi", json!({}));
+    let cases: Vec<Case> = vec![
         (
             "reserved by name, larger",
             plain(),
@@ -172,9 +185,7 @@ fn the_best_volume() {
             "none",
         ),
     ];
-    for (what, claim, volumes, want) in cases {
-        assert_eq!(found(&claim, &volumes, false), want, "{what}");
-    }
+    check(cases);
     let volumes = [pv("a", "6Gi", json!({})), pv("b", "50Gi", claimed("c", ""))];
     assert_eq!(found(&plain(), &volumes, true), "b", "waiting claims take what is reserved");
     assert_eq!(found(&plain(), &volumes[..1], true), "none", "and nothing else");
