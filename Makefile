@@ -43,7 +43,7 @@ fuzz: export SAMPAN_FUZZ_SEED ?= $(shell date +%s)
 fuzz:
 	@scripts/install-tools test
 	@scripts/say "Hostile inputs from seed $$SAMPAN_FUZZ_SEED"
-	@$(CARGO) test --locked --lib -p sampan-api -p sampan-cel -p sampan-store -p sampan-daemon -p sampan-apiserver -- fuzz:: --nocapture
+	@$(CARGO) test --locked --lib -p sampan-api -p sampan-cel -p sampan-store -p sampan-daemon -p sampan-apiserver -p sampan-registry -- fuzz:: --nocapture
 
 bench: build
 	@scripts/install-tools test
