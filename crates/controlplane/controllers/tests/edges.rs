@@ -296,6 +296,17 @@ async fn a_stale_mark_of_disruption_is_taken_back() {
         .await;
 }
 
+async fn until_create_failed(cluster: &Cluster, set: &str) {
+    let sets = cluster.api::<ReplicaSet>("default");
+    cluster
+        .until("the condition", || async {
+            let conditions = sets.get(set).await.unwrap().status?.conditions?;
+            let failure = conditions.iter().find(|c| c.type_.as_deref() == Some("ReplicaFailure"))?;
+            (failure.reason.as_deref() == Some("FailedCreate")).then_some(())
+        })
+        .await;
+}
+
 /// Each of these fails for ever, in its own way. All of them say so, the healthy one beside them comes up, and the API is
 /// asked ever more rarely.
 #[tokio::test]
@@ -363,14 +374,7 @@ async fn what_cannot_work_is_told_and_costs_next_to_nothing() {
     ] {
         until_event(&cluster, name, reason, message).await;
     }
-    let sets = cluster.api::<ReplicaSet>("default");
-    cluster
-        .until("the condition", || async {
-            let conditions = sets.get("rs").await.unwrap().status?.conditions?;
-            let failure = conditions.iter().find(|c| c.type_.as_deref() == Some("ReplicaFailure"))?;
-            (failure.reason.as_deref() == Some("FailedCreate")).then_some(())
-        })
-        .await;
+    until_create_failed(&cluster, "rs").await;
     let deployments = cluster.api::<Deployment>("default");
     cluster
         .until("the healthy one", || async {

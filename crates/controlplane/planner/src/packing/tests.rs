@@ -1,3 +1,4 @@
+//! What packing keeps to, on shapes like those of a shared training cluster.
 #![allow(clippy::unwrap_used)]
 
 use super::prices::DevicePrices;

@@ -1,3 +1,4 @@
+//! Plans on small clusters.
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::core::v1::{Node, Pod};

@@ -1,3 +1,4 @@
+//! Scenarios and traces whose outcome is known.
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::core::v1::{Node, Pod};
