@@ -76,11 +76,12 @@ impl Remote {
             "etcds" | "https" => true,
             _ => return Err(bad("neither embedded nor an etcd")),
         };
-        let (hosts, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        // etcdctl's way of writing several repeats the scheme.
+        let rest = rest.replace(",https://", ",").replace(",http://", ",");
+        let (hosts, prefix) = rest.split_once('/').unwrap_or((&rest, ""));
         let prefix = prefix.trim_matches('/');
         let mut members = Vec::new();
         for host in hosts.split(',') {
-            let host = host.trim_start_matches("https://").trim_start_matches("http://");
             if host.contains('@') {
                 return Err(bad(
                     "a password does not belong here; use --store-user and SAMPAN_STORE_PASSWORD",
