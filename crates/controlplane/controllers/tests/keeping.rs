@@ -298,7 +298,7 @@ async fn a_silent_node_is_lost_and_its_pods_move_on() {
     cluster.node("b", "0").await;
     cluster.supervisor.spawn("heartbeats", heartbeats(cluster.client.clone(), "b"));
     let pod = |name: &str, seconds: Value| {
-        json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}], "tolerations": [
+        json!({"metadata": {"name": name}, "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "i"}], "tolerations": [
             {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]}})
     };
     cluster.create::<Pod>("default", pod("leaves", json!(0))).await;
