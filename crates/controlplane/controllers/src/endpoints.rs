@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{try_join, try_join_all};
+use futures::future::try_join;
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
@@ -129,18 +129,9 @@ impl ServiceEndpoints {
             .collect();
         let plan = slices::plan(service, backends, families, &existing);
         let api = apis::namespaced::<EndpointSlice>(&self.client, &key.namespace);
-        let params = PostParams::default();
         let what = || format!("writing EndpointSlices of Service {key}");
-        try_join_all(plan.create.iter().map(|slice| api.create(&params, slice))).await.during(what)?;
-        let updates =
-            plan.update.iter().map(|slice| api.replace(pods::name(&slice.metadata), &params, slice));
-        for updated in try_join_all(updates).await.during(what)? {
-            self.caches.slices.absorb(updated);
-        }
-        for slice in plan.delete {
-            apis::delete(&self.client, &*slice).await?;
-        }
-        Ok(())
+        plan.create(&api).await.during(what)?;
+        plan.settle(&self.client, &self.caches, &api, what).await
     }
 
     async fn write_endpoints(&self, service: &Service, backends: &[Backend]) -> Result<()> {

@@ -1,6 +1,5 @@
 //! Claims and volumes that are in use stay: the finalizers that admission gives them go once nobody uses them.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,28 +15,11 @@ use crate::cache::{Caches, claim_of, uses_claim};
 use crate::error::{Context, Result, gone_is_fine};
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
+use crate::volumes::Work;
 use crate::worker::Reconciler;
 
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
-
-/// One piece of work.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Work {
-    /// A claim that goes, or has no finalizer yet.
-    Claim(Key),
-    /// A volume that goes, or has no finalizer yet.
-    Volume(String),
-}
-
-impl fmt::Display for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Claim(key) => write!(f, "claim {key}"),
-            Self::Volume(name) => write!(f, "volume {name}"),
-        }
-    }
-}
 
 /// The controller.
 pub(crate) struct Protection {

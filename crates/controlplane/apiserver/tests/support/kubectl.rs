@@ -6,7 +6,7 @@ use sampan_daemon::tls;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, process::Command};
 
-use super::Server;
+use crate::support::Server;
 
 /// kubectl with a home of its own and a certificate in a user's name.
 #[allow(dead_code)]

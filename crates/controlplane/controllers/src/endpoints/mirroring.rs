@@ -5,17 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort as LegacyPort, EndpointSubset, Endpoints, Service,
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::api::PostParams;
 use sampan_planner::pods;
 
-use super::slices::port_key;
+use super::slices::{Plan, port_key};
 use super::{MANAGED_BY, legacy};
 use crate::apis;
 use crate::cache::{Caches, SERVICE_NAME, of_service};
@@ -192,14 +190,6 @@ fn metadata(endpoints: &Endpoints) -> ObjectMeta {
     }
 }
 
-/// What to write.
-#[derive(Debug, Default)]
-struct Plan {
-    create: Vec<EndpointSlice>,
-    update: Vec<EndpointSlice>,
-    delete: Vec<Arc<EndpointSlice>>,
-}
-
 fn plan(endpoints: &Endpoints, wanted: Wanted, existing: &[Arc<EndpointSlice>]) -> Plan {
     let meta = metadata(endpoints);
     let mut left: Vec<&Arc<EndpointSlice>> = existing.iter().collect();
@@ -273,21 +263,13 @@ impl Reconciler for Mirroring {
         }
         let plan = plan(&endpoints, wanted, &self.existing(key));
         let api = apis::namespaced::<EndpointSlice>(&self.client, &key.namespace);
-        let params = PostParams::default();
         let what = || format!("mirroring Endpoints {key}");
-        match try_join_all(plan.create.iter().map(|slice| api.create(&params, slice))).await {
+        match plan.create(&api).await {
             // The namespace goes away and takes no new objects.
             Err(error) if code(&error) == 403 => return Ok(None),
-            other => drop(other.during(what)?),
+            other => other.during(what)?,
         }
-        let updates =
-            plan.update.iter().map(|slice| api.replace(pods::name(&slice.metadata), &params, slice));
-        for updated in try_join_all(updates).await.during(what)? {
-            self.caches.slices.absorb(updated);
-        }
-        for slice in plan.delete {
-            apis::delete(&self.client, &*slice).await?;
-        }
+        plan.settle(&self.client, &self.caches, &api, what).await?;
         Ok(None)
     }
 }

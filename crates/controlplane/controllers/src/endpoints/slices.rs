@@ -3,14 +3,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PostParams;
+use kube::{Api, Client};
 use sampan_planner::pods;
 
 use super::backends::{Backend, Family};
 use super::{CONTROLLER, HEADLESS, MANAGED_BY, SERVICE_NAME, is_headless};
+use crate::apis;
+use crate::cache::Caches;
 use crate::claim::controller_reference;
+use crate::error::{Context, Result};
 
 /// The most endpoints in one slice.
 pub(super) const MAX_ENDPOINTS: usize = 100;
@@ -21,6 +27,34 @@ pub(super) struct Plan {
     pub create: Vec<EndpointSlice>,
     pub update: Vec<EndpointSlice>,
     pub delete: Vec<Arc<EndpointSlice>>,
+}
+
+impl Plan {
+    /// Makes those that are missing.
+    pub async fn create(&self, api: &Api<EndpointSlice>) -> kube::Result<()> {
+        let params = PostParams::default();
+        try_join_all(self.create.iter().map(|slice| api.create(&params, slice))).await.map(drop)
+    }
+
+    /// Brings the others in line, and takes away those that are too many.
+    pub async fn settle(
+        self,
+        client: &Client,
+        caches: &Caches,
+        api: &Api<EndpointSlice>,
+        what: impl FnOnce() -> String,
+    ) -> Result<()> {
+        let params = PostParams::default();
+        let updates =
+            self.update.iter().map(|slice| api.replace(pods::name(&slice.metadata), &params, slice));
+        for updated in try_join_all(updates).await.during(what)? {
+            caches.slices.absorb(updated);
+        }
+        for slice in self.delete {
+            apis::delete(client, &*slice).await?;
+        }
+        Ok(())
+    }
 }
 
 /// Compares what should be with the slices that are there.

@@ -4,6 +4,7 @@ use super::class::{Class, FIRST_COUNTER};
 use super::counter::{ABSENT, Counter, Role};
 use super::nodes::Nodes;
 use super::score;
+use crate::random::Random;
 
 /// Why a bucket's place among other nodes forbids it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -216,7 +217,7 @@ impl<'a> Judge<'a> {
         }
         let (total, ties) = best?;
         let all: usize = ties.iter().map(|t| t.len()).sum();
-        let mut at = usize::try_from(mix(seed) % all.max(1) as u64).unwrap_or(0);
+        let mut at = usize::try_from(Random::new(seed).bits() % all.max(1) as u64).unwrap_or(0);
         for level in ties {
             if let Some(node) = level.get(at) {
                 return Some((*node as usize, total, count));
@@ -253,14 +254,6 @@ impl<'a> Judge<'a> {
 pub(super) fn pick(scored: &[(usize, i64)], seed: u64) -> Option<(usize, i64, usize)> {
     let most = scored.iter().map(|(_, score)| *score).max()?;
     let ties: Vec<usize> = scored.iter().filter(|(_, s)| *s == most).map(|(n, _)| *n).collect();
-    let at = usize::try_from(mix(seed) % ties.len() as u64).unwrap_or(0);
+    let at = usize::try_from(Random::new(seed).bits() % ties.len() as u64).unwrap_or(0);
     Some((ties[at], most, scored.len()))
-}
-
-/// A well mixed number of a seed (splitmix64).
-fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

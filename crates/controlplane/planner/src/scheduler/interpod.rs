@@ -109,10 +109,6 @@ impl PodTerms {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.affinity.is_empty() && self.anti_affinity.is_empty() && self.preferred.is_empty()
-    }
-
     /// Every term with the labels that it reads.
     pub fn all(&self) -> impl Iterator<Item = &Term> {
         self.affinity.iter().chain(&self.anti_affinity).chain(self.preferred.iter().map(|w| &w.term))

@@ -134,20 +134,22 @@ pub(super) struct Terms {
     pub epoch: u64,
 }
 
+/// What a pod says about other pods, and in which sense.
+fn terms_of(shape: &Shape) -> impl Iterator<Item = (TermKind, &Term)> {
+    let terms = &shape.terms;
+    let required = terms.affinity.iter().map(|t| (TermKind::Affinity, t));
+    let against = terms.anti_affinity.iter().map(|t| (TermKind::AntiAffinity, t));
+    let preferred = terms.preferred.iter().map(|t| (TermKind::Preferred(t.weight), &t.term));
+    required.chain(against).chain(preferred)
+}
+
 /// Beyond so many terms that no pod has any more they are forgotten.
 const UNUSED: usize = 1024;
 
 impl Terms {
     /// Counts the terms of a pod.
     pub fn add(&mut self, shape: &Shape) -> Vec<TermId> {
-        let terms = &shape.terms;
-        if terms.is_empty() {
-            return Vec::new();
-        }
-        let required = terms.affinity.iter().map(|t| (TermKind::Affinity, t));
-        let against = terms.anti_affinity.iter().map(|t| (TermKind::AntiAffinity, t));
-        let preferred = terms.preferred.iter().map(|t| (TermKind::Preferred(t.weight), &t.term));
-        required.chain(against).chain(preferred).map(|(kind, term)| self.count(kind, term)).collect()
+        terms_of(shape).map(|(kind, term)| self.count(kind, term)).collect()
     }
 
     fn count(&mut self, kind: TermKind, term: &Term) -> TermId {
@@ -176,15 +178,8 @@ impl Terms {
 
     /// Takes the terms of a pod away.
     pub fn remove(&mut self, shape: &Shape) -> Vec<TermId> {
-        let terms = &shape.terms;
-        if terms.is_empty() {
-            return Vec::new();
-        }
-        let required = terms.affinity.iter().map(|t| (TermKind::Affinity, t));
-        let against = terms.anti_affinity.iter().map(|t| (TermKind::AntiAffinity, t));
-        let preferred = terms.preferred.iter().map(|t| (TermKind::Preferred(t.weight), &t.term));
         let mut ids = Vec::new();
-        for (kind, term) in required.chain(against).chain(preferred) {
+        for (kind, term) in terms_of(shape) {
             if let Some(id) = self.ids.get(&BoundTerm { kind, term: term.clone() }) {
                 self.pods[*id as usize] -= 1;
                 self.unused += usize::from(self.pods[*id as usize] == 0);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Play;
 use super::fairness::jain;
 use crate::packing::{Demand, Room, WHOLE, fragments};
-use crate::scheduler::{GPU, Resources};
+use crate::scheduler::{GPU, NodeView, Resources};
 
 /// The cluster at one moment. Parts are percent of all that the nodes have.
 #[derive(Debug, Clone, Serialize)]
@@ -57,6 +57,13 @@ impl Waits {
     }
 }
 
+/// What is free on a node, whose devices are of that model.
+pub(super) fn room(node: &NodeView<'_>, model: u8) -> Room {
+    let (have, used) = (node.allocatable(), node.used());
+    let devices = node.gpus().iter().map(|free| u16::try_from(*free).unwrap_or(0)).collect();
+    Room::new(have.milli_cpu - used.milli_cpu, (have.memory - used.memory) >> 20, model, devices)
+}
+
 impl Play {
     /// Notes what is now.
     pub(super) fn sample(&mut self, time: f64) {
@@ -67,12 +74,10 @@ impl Play {
             have.add(&node.allocatable());
             used.add(&node.used());
             empty += usize::from(node.pod_count() == 0);
-            let left: Vec<u16> = node.gpus().iter().map(|f| u16::try_from(*f).unwrap_or(0)).collect();
-            if !left.is_empty() {
-                devices += left.len();
-                free += left.iter().map(|f| u64::from(*f)).sum::<u64>();
-                let (have, used) = (node.allocatable(), node.used());
-                let room = Room::new(have.milli_cpu - used.milli_cpu, i64::MAX, 0, left);
+            if !node.gpus().is_empty() {
+                let room = room(&node, 0);
+                devices += room.devices().len();
+                free += u64::from(room.free());
                 rooms.push(room);
             }
         }

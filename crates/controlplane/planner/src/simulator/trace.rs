@@ -9,12 +9,15 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::packing::{Demand, Models, Room, Workload, fragments};
+use super::sample::room;
+use crate::packing::{Demand, Models, Workload, fragments};
 use crate::random::Random;
-use crate::scheduler::{Cluster, GPU, GPU_MILLI, GPU_MODEL, PodInfo, Profile};
+use crate::scheduler::{Cluster, GPU, GPU_MILLI, GPU_MODEL, NodeView, PodInfo, Profile};
 
 /// Loads at which is measured: percent of all devices that the pods that came have asked for.
 const LOADS: [u32; 8] = [50, 80, 90, 95, 100, 110, 120, 130];
+/// The number of models that no node has, and of those beyond the first.
+const OTHER_MODEL: u8 = 63;
 /// Pods that one node may run: the trace knows no such limit.
 const MAX_PODS: u32 = 100_000;
 
@@ -188,8 +191,8 @@ impl Trace {
         }
         let infos: Vec<PodInfo> = self.pods.iter().map(|pod| PodInfo::pending(&pod.object())).collect();
         cluster.expect(infos.iter());
-        let usual: Workload = self.pods.iter().map(|pod| self.demand(pod)).collect();
-        let usual = usual.usual();
+        let models = self.models();
+        let usual = self.pods.iter().map(|pod| demand(pod, &models)).collect::<Workload>().usual();
         let capacity = 1000.0 * self.nodes.iter().map(|node| f64::from(node.gpus)).sum::<f64>();
         let mut random = Random::new(seed);
         let mut outcome = TraceOutcome::default();
@@ -197,7 +200,7 @@ impl Trace {
         while let Some(load) = loads.peek() {
             if asked >= capacity * f64::from(**load) / 100.0 {
                 let percent = |part: f64, all: f64| if all > 0.0 { 100.0 * part / all } else { 0.0 };
-                let useless = self.useless(&cluster, &usual);
+                let useless = useless(&cluster, &models, &usual);
                 outcome.gpu_alloc_pct.insert(**load, percent(given, capacity));
                 outcome.frag_pct.insert(**load, percent(useless, capacity));
                 outcome.frag_of_free_pct.insert(**load, percent(useless, capacity - given));
@@ -226,32 +229,28 @@ impl Trace {
         outcome
     }
 
-    fn useless(&self, cluster: &Cluster, usual: &[(Demand, f64)]) -> f64 {
-        let models = self.models();
-        let rooms = cluster.nodes().map(|node| {
-            let (have, used) = (node.allocatable(), node.used());
-            let model = node.labels().get(GPU_MODEL).and_then(|model| models.get(model.as_str()));
-            let devices = node.gpus().iter().map(|free| u16::try_from(*free).unwrap_or(0)).collect();
-            let memory = (have.memory - used.memory) >> 20;
-            Room::new(have.milli_cpu - used.milli_cpu, memory, model.copied().unwrap_or(63), devices)
-        });
-        rooms.map(|room| fragments(&room, usual)).sum()
-    }
-
     /// The models by name.
     fn models(&self) -> BTreeMap<&str, u8> {
         let names: std::collections::BTreeSet<&str> =
             self.nodes.iter().map(|node| node.model.as_str()).collect();
-        names.into_iter().zip(0..63).collect()
+        names.into_iter().zip(0..OTHER_MODEL).collect()
     }
+}
 
-    fn demand(&self, pod: &TracePod) -> Demand {
-        let models = self.models();
-        let bit = |model: &String| models.get(model.as_str()).map_or(1 << 63, |at| 1_u64 << at);
-        let models = Models(pod.models.iter().map(bit).fold(0, |all, bit| all | bit));
-        let milli = if pod.gpus == 0 { 0 } else { pod.milli };
-        Demand { cpu: pod.cpu, memory: pod.memory, count: pod.gpus, milli, models }
-    }
+/// Thousandths of devices that are free but useless to a usual pod.
+fn useless(cluster: &Cluster, models: &BTreeMap<&str, u8>, usual: &[(Demand, f64)]) -> f64 {
+    let of = |node: NodeView<'_>| {
+        let model = node.labels().get(GPU_MODEL).and_then(|model| models.get(model.as_str()));
+        fragments(&room(&node, model.copied().unwrap_or(OTHER_MODEL)), usual)
+    };
+    cluster.nodes().map(of).sum()
+}
+
+fn demand(pod: &TracePod, models: &BTreeMap<&str, u8>) -> Demand {
+    let bit = |model: &String| 1_u64 << models.get(model.as_str()).copied().unwrap_or(OTHER_MODEL);
+    let models = Models(pod.models.iter().map(bit).fold(0, |all, bit| all | bit));
+    let milli = if pod.gpus == 0 { 0 } else { pod.milli };
+    Demand { cpu: pod.cpu, memory: pod.memory, count: pod.gpus, milli, models }
 }
 
 impl TraceNode {

@@ -1,0 +1,195 @@
+//! Parts of pods and namespaces that are changed by themselves: debuggers, resources, finalizers.
+
+use crate::kubectl::Kubectl;
+use crate::support::{Answer, Server};
+use serde_json::{Value, json};
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{
+        "name": "c", "image": "i",
+        "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
+    }]}})
+}
+
+fn message(answer: &Answer) -> &str {
+    answer.body["message"].as_str().unwrap_or_default()
+}
+
+async fn made(server: &Server, name: &str) -> Value {
+    server.account("default").await;
+    let made = server.post(PODS, &pod(name)).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    made.body
+}
+
+#[tokio::test]
+async fn debuggers_come_and_stay() {
+    let server = Server::start().await;
+    let old = made(&server, "p").await;
+    let path = format!("{PODS}/p/ephemeralcontainers");
+    let debugger = json!({"name": "d", "image": "busybox", "targetContainerName": "c"});
+    let change = json!({
+        "metadata": {"labels": {"not": "kept"}},
+        "spec": {"ephemeralContainers": [debugger], "nodeName": "not-kept"},
+    });
+    let kind = "application/strategic-merge-patch+json";
+    let changed = server.send("PATCH", &path, kind, change.to_string()).await;
+    assert_eq!(changed.code, 200, "{}", changed.body);
+    assert_eq!(
+        (&old["metadata"]["generation"], &changed.body["metadata"]["generation"]),
+        (&json!(1), &json!(2))
+    );
+    let container = &changed.body["spec"]["ephemeralContainers"][0];
+    assert_eq!((&container["name"], &container["imagePullPolicy"]), (&json!("d"), &json!("Always")));
+    assert_eq!(container["terminationMessagePolicy"], "File");
+    assert!(changed.body["metadata"]["labels"].is_null() && changed.body["spec"]["nodeName"].is_null());
+    assert_eq!(server.get(&path).await.body, changed.body);
+    // Neither changed nor taken away, and never with what a debugger may not have.
+    let mut other = changed.body.clone();
+    other["spec"]["ephemeralContainers"][0]["image"] = json!("other");
+    let refused = server.put(&path, &other).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert!(
+        message(&refused).contains("existing ephemeral containers \"d\" may not be changed"),
+        "{}",
+        refused.body
+    );
+    other["spec"]["ephemeralContainers"] = json!([]);
+    let refused = server.put(&path, &other).await;
+    assert!(
+        message(&refused).contains("existing ephemeral containers \"d\" may not be removed"),
+        "{}",
+        refused.body
+    );
+    let change = json!({"spec": {"ephemeralContainers": [
+        {"name": "e", "image": "i", "resources": {"limits": {"cpu": "1"}}}, {"name": "c", "image": "i"},
+    ]}});
+    let refused = server.send("PATCH", &path, kind, change.to_string()).await;
+    assert!(
+        message(&refused).contains("].resources: Forbidden: cannot be set for an Ephemeral Container"),
+        "{}",
+        refused.body
+    );
+    assert!(message(&refused).contains("].name: Duplicate value: \"c\""), "{}", refused.body);
+    // The pod itself does not take them.
+    let mut whole = server.get(&format!("{PODS}/p")).await.body;
+    whole["spec"]["ephemeralContainers"] = json!([]);
+    let refused = server.put(&format!("{PODS}/p"), &whole).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert!(message(&refused).contains("pod updates may not change fields other than"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn resources_are_resized_and_nothing_else() {
+    let server = Server::start().await;
+    let old = made(&server, "p").await;
+    assert_eq!(old["status"]["qosClass"], "Burstable");
+    let path = format!("{PODS}/p/resize");
+    let kubectl = Kubectl::new(&server, "root", &["system:masters"]);
+    let patch = r#"{"spec":{"containers":[{"name":"c","image":"not-kept","resources":{"requests":{"cpu":"200m"}}}]}}"#;
+    let (code, _, err) =
+        kubectl.run(&["patch", "pod", "p", "--subresource", "resize", "-p", patch], "").await;
+    assert_eq!(code, 0, "{err}");
+    let new = server.get(&path).await.body;
+    let container = &new["spec"]["containers"][0];
+    assert_eq!(container["image"], "i");
+    assert_eq!(container["resources"]["requests"], json!({"cpu": "200m", "memory": "64Mi"}));
+    // Who resizes owns what that sets, and nothing else of the body.
+    let entries = new["metadata"]["managedFields"].as_array().unwrap();
+    let own = entries.iter().find(|entry| entry["subresource"] == "resize").unwrap();
+    let owned = &own["fieldsV1"]["f:spec"]["f:containers"]["k:{\"name\":\"c\"}"];
+    assert_eq!(owned, &json!({"f:resources": {"f:requests": {"f:cpu": {}}}}));
+    assert_eq!((&new["metadata"]["generation"], &new["status"]["phase"]), (&json!(2), &json!("Pending")));
+    let resized = async |resources: Value| {
+        let mut wanted = new.clone();
+        wanted["spec"]["containers"][0]["resources"] = resources;
+        server.put(&path, &wanted).await
+    };
+    let refused = resized(json!({"requests": {"memory": "64Mi"}, "limits": {"memory": "128Mi"}})).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert!(
+        message(&refused).contains(
+            "spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed"
+        ),
+        "{}",
+        refused.body
+    );
+    let refused =
+        resized(json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}))
+            .await;
+    assert!(
+        message(&refused).contains("Pod QOS Class may not change as a result of resizing"),
+        "{}",
+        refused.body
+    );
+    let refused =
+        resized(json!({"requests": {"cpu": "1", "memory": "256Mi"}, "limits": {"memory": "128Mi"}})).await;
+    assert!(message(&refused).contains("must be less than or equal to memory limit"), "{}", refused.body);
+    // The pod itself takes no other resources.
+    let mut whole = new.clone();
+    whole["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("1");
+    assert_eq!(server.put(&format!("{PODS}/p"), &whole).await.code, 422);
+    // A node that says nothing of what its containers have cannot resize them.
+    let running = json!({"status": {"containerStatuses": [{
+        "name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}},
+    }]}});
+    assert_eq!(server.merge(&format!("{PODS}/p/status"), &running).await.code, 200);
+    let change = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "300m"}}}]}});
+    let kind = "application/strategic-merge-patch+json";
+    let refused = server.send("PATCH", &path, kind, change.to_string()).await;
+    assert!(message(&refused).contains("Pod running on node without support for resize"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn a_quota_is_charged_for_a_resize() {
+    let server = Server::start().await;
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
+                       "spec": {"hard": {"requests.cpu": "300m"}}});
+    assert_eq!(server.post("/api/v1/namespaces/default/resourcequotas", &quota).await.code, 201);
+    let used = json!({"status": {"hard": {"requests.cpu": "300m"}, "used": {"requests.cpu": "0"}}});
+    assert_eq!(server.merge("/api/v1/namespaces/default/resourcequotas/q/status", &used).await.code, 200);
+    made(&server, "p").await;
+    let path = format!("{PODS}/p/resize");
+    let kind = "application/strategic-merge-patch+json";
+    let cpu = |cpu: &str| {
+        json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}).to_string()
+    };
+    let refused = server.send("PATCH", &path, kind, cpu("400m")).await;
+    assert_eq!(refused.code, 403, "{}", refused.body);
+    assert!(
+        message(&refused).contains("exceeded quota: q, requested: requests.cpu=300m"),
+        "{}",
+        refused.body
+    );
+    assert_eq!(server.send("PATCH", &path, kind, cpu("300m")).await.code, 200);
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_its_last_finalizer() {
+    let server = Server::start().await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}});
+    let made = server.post("/api/v1/namespaces", &namespace).await.body;
+    assert_eq!(made["spec"]["finalizers"], json!(["kubernetes"]));
+    let path = "/api/v1/namespaces/n";
+    // Only the subresource changes them.
+    let mut wanted = made.clone();
+    wanted["spec"]["finalizers"] = json!([]);
+    assert_eq!(server.put(path, &wanted).await.body["spec"]["finalizers"], json!(["kubernetes"]));
+    wanted["metadata"]["resourceVersion"] =
+        server.get(path).await.body["metadata"]["resourceVersion"].clone();
+    wanted["spec"]["finalizers"] = json!(["kubernetes", "not qualified/at all/"]);
+    let refused = server.put(&format!("{path}/finalize"), &wanted).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert!(message(&refused).contains("spec.finalizers[1]: Invalid value"), "{}", refused.body);
+    assert_eq!(server.get(&format!("{path}/finalize")).await.code, 405);
+    let deleted = server.delete(path, &Value::Null).await;
+    assert_eq!((deleted.code, &deleted.body["status"]["phase"]), (200, &json!("Terminating")));
+    let mut last = server.get(path).await.body;
+    last["spec"]["finalizers"] = json!([]);
+    last["status"]["phase"] = json!("Active");
+    let gone = server.put(&format!("{path}/finalize"), &last).await;
+    assert_eq!((gone.code, &gone.body["status"]["phase"]), (200, &json!("Terminating")), "{}", gone.body);
+    assert_eq!(server.get(path).await.code, 404);
+}

@@ -1,0 +1,24 @@
+//! The controllers over a real API server in one process. What measures its own process stands beside this folder.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "../support/counted.rs"]
+mod counted;
+#[path = "../../../apiserver/tests/support/https.rs"]
+mod https;
+#[path = "../support/cluster.rs"]
+mod support;
+
+mod autoscale;
+mod budgets;
+mod certificates;
+mod edges;
+mod election;
+mod endpoints;
+mod joining;
+mod keeping;
+mod protection;
+mod quotas;
+mod roles;
+mod scheduling;
+mod volumes;
+mod workloads;
