@@ -1,7 +1,9 @@
 //! The watch cache: one store watch per resource, a bounded ring of its last events, and bounded queues to watchers.
 
+mod watchers;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -18,6 +20,9 @@ use crate::{
     options::Limits,
     select::{self, Selection},
 };
+
+pub(crate) use self::watchers::Pin;
+use self::watchers::{Watcher, Watchers};
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,14 +132,7 @@ struct State {
     since: Revision,
     /// All events up to this revision have passed.
     latest: Revision,
-    watchers: HashMap<u64, Watcher>,
-    next: u64,
-}
-
-struct Watcher {
-    scope: Bytes,
-    selection: Arc<Selection>,
-    queue: mpsc::Sender<Arc<CachedEvent>>,
+    watchers: Watchers,
 }
 
 /// A watcher's end: what it missed, then what comes. Leaves the cache when dropped.
@@ -142,6 +140,7 @@ pub(crate) struct Subscription {
     pub(crate) missed: VecDeque<Arc<CachedEvent>>,
     pub(crate) queue: mpsc::Receiver<Arc<CachedEvent>>,
     cache: Arc<Cache>,
+    pin: Option<Pin>,
     id: u64,
 }
 
@@ -154,7 +153,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.cache.lock().watchers.remove(&self.id);
+        self.cache.lock().watchers.remove(self.id, self.pin.as_ref());
     }
 }
 
@@ -206,8 +205,10 @@ impl Cache {
     /// Begins anew at a revision: watchers are ended, for they may have missed something.
     fn reset(&self, revision: Revision) {
         let mut state = self.lock();
-        let next = state.next;
-        *state = State { since: revision, latest: revision, next, ..State::default() };
+        // The watchers' numbers go on: the old ones still take themselves out.
+        let mut watchers = std::mem::take(&mut state.watchers);
+        watchers.clear();
+        *state = State { since: revision, latest: revision, watchers, ..State::default() };
     }
 
     async fn pump(&self, endpoint: &Endpoint, mut watch: Watch) -> sampan_store::Result<()> {
@@ -224,13 +225,7 @@ impl Cache {
         let mut guard = self.lock();
         let state = &mut *guard;
         for event in events {
-            // Who does not hear of it is not woken. A watcher that is full or gone is forgotten; its stream ends after
-            // what it still holds.
-            state.watchers.retain(|_, watcher| {
-                !event.key.starts_with(&watcher.scope)
-                    || watcher.selection.shows(endpoint, &event).is_none()
-                    || watcher.queue.try_send(event.clone()).is_ok()
-            });
+            state.watchers.tell(endpoint, &event);
             state.bytes += event.size();
             state.ring.push_back(event);
         }
@@ -245,10 +240,12 @@ impl Cache {
     /// Joins the watchers of `scope` after a revision; none when the ring does not reach back that far.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
+        endpoint: &Endpoint,
         scope: Bytes,
         selection: Arc<Selection>,
         after: Revision,
     ) -> Option<Subscription> {
+        let pin = selection.pin(endpoint);
         let mut state = self.lock();
         if after < state.since {
             return None;
@@ -262,12 +259,10 @@ impl Cache {
             .cloned()
             .collect::<Vec<_>>();
         let (sender, queue) = mpsc::channel(self.limits.watch_queue.max(1));
-        let id = state.next;
-        state.next += 1;
-        state.watchers.insert(id, Watcher { scope, selection, queue: sender });
+        let id = state.watchers.insert(Watcher { scope, selection, queue: sender }, pin.as_ref());
         drop(state);
         let missed = missed.into_iter().rev().collect();
-        Some(Subscription { missed, queue, cache: self.clone(), id })
+        Some(Subscription { missed, queue, cache: self.clone(), pin, id })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -11,7 +11,7 @@ use sampan_store::KeyValue;
 use serde_json::Value;
 
 use crate::{
-    cache::{CachedEvent, Change},
+    cache::{CachedEvent, Change, Pin},
     endpoint::Endpoint,
     request::{Query, Target},
 };
@@ -58,6 +58,16 @@ impl Selection {
         let name = target.name.clone().or_else(|| selected.map(str::to_owned));
         let everything = labels.is_everything() && fields.is_everything() && name.is_none();
         Ok(Self { labels, fields, name, everything })
+    }
+
+    /// The one value that what is selected has in a field by which watchers are found.
+    pub(crate) fn pin(&self, endpoint: &Endpoint) -> Option<Pin> {
+        if let Some(name) = &self.name {
+            return Some(Pin::Name(name.clone()));
+        }
+        // Fields of custom kinds need not be text.
+        let node = self.fields.exact("spec.nodeName").filter(|_| endpoint.custom.is_none())?;
+        Some(Pin::Node(node.to_owned()))
     }
 
     /// All objects.

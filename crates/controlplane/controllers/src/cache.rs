@@ -10,9 +10,9 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, EphemeralVolumeSource, Namespace, Node, PersistentVolume,
-    PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
-    Volume,
+    ConfigMap, Container, ContainerStatus, Endpoints, EphemeralVolumeSource, Namespace, Node,
+    PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Secret, Service,
+    ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -159,22 +159,18 @@ fn index_slice(slice: &EndpointSlice) -> Vec<String> {
     service.map(|name| of_service(namespace, name)).into_iter().collect()
 }
 
-/// Of a pod, controllers read where it runs and how it is; how it is run concerns its node alone.
+/// Pods that are kept as they are. More than one Deployment of ten thousand that is rolled out.
+const WHOLE_PODS: usize = 16_384;
+
+/// Conditions of a pod that its node reports and nobody here reads.
+const UNREAD_CONDITIONS: [&str; 3] = ["Initialized", "PodReadyToStartContainers", "ContainersReady"];
+
+/// Of a pod, controllers read where it runs and how it is; how it is run concerns its node alone. There may be a
+/// hundred thousand: what is left is also given no more room than it needs.
 fn slim_pod(pod: &mut Pod) {
-    let slim = |c: &mut Container| {
-        let full = std::mem::take(c);
-        *c = Container {
-            name: full.name,
-            image: full.image,
-            ports: full.ports,
-            resources: full.resources,
-            restart_policy: full.restart_policy,
-            ..Container::default()
-        };
-    };
     if let Some(spec) = &mut pod.spec {
-        spec.containers.iter_mut().for_each(slim);
-        spec.init_containers.iter_mut().flatten().for_each(slim);
+        slim_containers(&mut spec.containers);
+        spec.init_containers.iter_mut().for_each(slim_containers);
         spec.ephemeral_containers = None;
         let volumes = spec.volumes.take().into_iter().flatten();
         let claims = volumes.filter_map(|volume| {
@@ -188,17 +184,56 @@ fn slim_pod(pod: &mut Pod) {
             })
         });
         spec.volumes = Some(claims.collect::<Vec<_>>()).filter(|claims| !claims.is_empty());
+        spec.tolerations.iter_mut().for_each(Vec::shrink_to_fit);
         spec.dns_config = None;
         spec.host_aliases = None;
         spec.security_context = None;
     }
     if let Some(status) = &mut pod.status {
         status.ephemeral_container_statuses = None;
-        for container in status.container_statuses.iter_mut().flatten() {
-            container.volume_mounts = None;
-            container.resources = None;
-            container.last_state = None;
+        slim_statuses([&mut status.container_statuses, &mut status.init_container_statuses]);
+        if let Some(conditions) = &mut status.conditions {
+            conditions.retain(|condition| !UNREAD_CONDITIONS.contains(&condition.type_.as_str()));
+            conditions.shrink_to_fit();
         }
+        status.host_ip = None;
+        status.host_ips = None;
+        status.pod_ips.iter_mut().for_each(Vec::shrink_to_fit);
+    }
+}
+
+fn slim_containers(containers: &mut Vec<Container>) {
+    for container in containers.iter_mut() {
+        let full = std::mem::take(container);
+        *container = Container {
+            name: full.name,
+            image: full.image,
+            ports: full.ports,
+            resources: full.resources,
+            restart_policy: full.restart_policy,
+            ..Container::default()
+        };
+        container.ports.iter_mut().for_each(Vec::shrink_to_fit);
+    }
+    containers.shrink_to_fit();
+}
+
+/// Of a pod whose containers all simply run there is nothing to tell.
+fn slim_statuses(lists: [&mut Option<Vec<ContainerStatus>>; 2]) {
+    let is_telling = |status: &ContainerStatus| {
+        status.restart_count > 0 || status.state.as_ref().is_none_or(|state| state.running.is_none())
+    };
+    let tells = lists.iter().any(|list| list.iter().flatten().any(is_telling));
+    for list in lists {
+        if !tells {
+            *list = None;
+        }
+        for status in list.iter_mut().flatten() {
+            status.volume_mounts = None;
+            status.resources = None;
+            status.last_state = None;
+        }
+        list.iter_mut().for_each(Vec::shrink_to_fit);
     }
 }
 
@@ -229,7 +264,7 @@ impl Caches {
             Arc::new(Informer::new(Rules { slim: |_| {}, index: |object: &K| by_owner(object.meta()) }))
         }
         Self {
-            pods: Arc::new(Informer::new(Rules { slim: slim_pod, index: index_pod })),
+            pods: Arc::new(Informer::new(Rules { slim: slim_pod, index: index_pod }).packing(WHOLE_PODS)),
             nodes: plain(),
             leases: plain(),
             namespaces: plain(),
@@ -265,7 +300,7 @@ impl Caches {
         let all = Config::default;
         follow(supervisor, "pods", &self.pods, Api::all(client.clone()), all());
         follow(supervisor, "nodes", &self.nodes, Api::all(client.clone()), all());
-        follow(supervisor, "leases", &self.leases, Api::namespaced(client.clone(), NODE_LEASES), all());
+        follow(supervisor, "leases", &self.leases, Api::all(client.clone()), all());
         follow(supervisor, "namespaces", &self.namespaces, Api::all(client.clone()), all());
         follow(supervisor, "services", &self.services, Api::all(client.clone()), all());
         follow(supervisor, "endpointslices", &self.slices, Api::all(client.clone()), all());

@@ -189,6 +189,9 @@ fn is_headless(service: &Service) -> bool {
 impl Reconciler for ServiceEndpoints {
     type Key = Key;
 
+    /// Of ten thousand endpoints a second's changes are written together.
+    const LONGEST_REST: Duration = Duration::from_secs(1);
+
     fn queue(&self) -> &Queue<Key> {
         &self.queue
     }

@@ -1,6 +1,6 @@
 //! One kind of object, kept in memory: a watch fills it, handlers hear of each change, indexes find objects.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -81,17 +82,47 @@ impl<K> Rules<K> {
 
 type Handler<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
 
+/// How objects are kept that were not heard of for a while.
+struct Packing<K> {
+    pack: fn(&K) -> Option<Box<[u8]>>,
+    unpack: fn(&[u8]) -> Option<K>,
+    /// So many of those heard of last are kept as they are.
+    whole: usize,
+}
+
 /// The cache of one kind.
 pub(crate) struct Informer<K> {
     rules: Rules<K>,
+    packing: Option<Packing<K>>,
     state: RwLock<State<K>>,
     handlers: RwLock<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
 }
 
+/// Each key is kept once, shared by the objects and their index entries.
 struct State<K> {
-    objects: HashMap<Key, Arc<K>>,
-    index: HashMap<String, BTreeSet<Key>>,
+    objects: HashMap<Arc<Key>, Kept<K>>,
+    index: HashMap<String, BTreeSet<Arc<Key>>>,
+    /// What is kept whole, in the order in which it was heard of; a later entry of a key counts.
+    whole: VecDeque<(Arc<Key>, u64)>,
+    heard: u64,
+}
+
+/// An object in the cache.
+enum Kept<K> {
+    /// As it is, heard of at that point.
+    Whole(Arc<K>, u64),
+    /// Its JSON: a fifth of the memory, read again when somebody asks for it.
+    Packed(Box<[u8]>),
+}
+
+impl<K> Kept<K> {
+    fn get(&self, packing: Option<&Packing<K>>) -> Option<Arc<K>> {
+        match self {
+            Self::Whole(object, _) => Some(object.clone()),
+            Self::Packed(bytes) => (packing?.unpack)(bytes).map(Arc::new),
+        }
+    }
 }
 
 impl<K> Informer<K>
@@ -99,13 +130,28 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
 {
     pub fn new(rules: Rules<K>) -> Self {
-        let state = State { objects: HashMap::new(), index: HashMap::new() };
+        let (objects, index) = (HashMap::new(), HashMap::new());
+        let state = State { objects, index, whole: VecDeque::new(), heard: 0 };
         Self {
             rules,
+            packing: None,
             state: RwLock::new(state),
             handlers: RwLock::new(Vec::new()),
             synced: watch::Sender::new(false),
         }
+    }
+
+    /// Keeps only so many objects as they are, those heard of last, and of the others their JSON.
+    pub fn packing(mut self, whole: usize) -> Self
+    where
+        K: Serialize,
+    {
+        self.packing = Some(Packing {
+            pack: |object| serde_json::to_vec(object).ok().map(Vec::into_boxed_slice),
+            unpack: |bytes| serde_json::from_slice(bytes).ok(),
+            whole,
+        });
+        self
     }
 
     /// Calls the handler on each change from now on. It runs on the task of the watch: it must be quick.
@@ -122,18 +168,19 @@ where
     }
 
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.read().objects.get(key).cloned()
+        self.read().objects.get(key)?.get(self.packing.as_ref())
     }
 
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.read().objects.values().cloned().collect()
+        self.read().objects.values().filter_map(|kept| kept.get(self.packing.as_ref())).collect()
     }
 
     /// The objects under an index entry, in the order of their keys.
     pub fn indexed(&self, entry: &str) -> Vec<Arc<K>> {
         let state = self.read();
         let keys = state.index.get(entry);
-        keys.into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
+        let objects = keys.into_iter().flatten().filter_map(|key| state.objects.get(key));
+        objects.filter_map(|kept| kept.get(self.packing.as_ref())).collect()
     }
 
     /// The objects of a namespace.
@@ -150,15 +197,17 @@ where
     /// Follows the API for ever.
     pub async fn run(&self, api: Api<K>, config: watcher::Config) {
         let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-        let mut listing: Option<Vec<K>> = None;
+        let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
             match event {
-                Ok(Event::Init) => listing = Some(Vec::new()),
+                Ok(Event::Init) => listed.clear(),
+                // Taken in one by one: all at once they would need far more memory than the cache does.
                 Ok(Event::InitApply(object)) => {
-                    listing.get_or_insert_default().push(self.slimmed(object));
+                    listed.insert(Key::of(object.meta()));
+                    self.apply(self.slimmed(object));
                 }
                 Ok(Event::InitDone) => {
-                    self.replace(listing.take().unwrap_or_default());
+                    self.retain(&std::mem::take(&mut listed));
                     self.synced.send_replace(true);
                 }
                 Ok(Event::Apply(object)) => self.apply(self.slimmed(object)),
@@ -171,7 +220,11 @@ where
     }
 
     fn slimmed(&self, mut object: K) -> K {
-        object.meta_mut().managed_fields = None;
+        let meta = object.meta_mut();
+        meta.managed_fields = None;
+        // Lists grow by doubling, and of these there is one per object.
+        meta.owner_references.iter_mut().for_each(Vec::shrink_to_fit);
+        meta.finalizers.iter_mut().for_each(Vec::shrink_to_fit);
         (self.rules.slim)(&mut object);
         object
     }
@@ -204,10 +257,13 @@ where
         let new = Arc::new(object);
         let old = {
             let mut state = self.write();
-            if state.objects.get(&key).is_some_and(|known| is_older(new.meta(), known.meta())) {
+            let known = state.objects.get_key_value(&key);
+            let old = known.and_then(|(_, kept)| kept.get(self.packing.as_ref()));
+            if old.as_ref().is_some_and(|known| is_older(new.meta(), known.meta())) {
                 return;
             }
-            let old = state.objects.insert(key.clone(), new.clone());
+            let key = known.map_or_else(|| Arc::new(key), |(key, _)| key.clone());
+            state.insert(&key, new.clone(), self.packing.as_ref());
             let old_entries = old.as_ref().map(|old| self.entries(&key, old)).unwrap_or_default();
             state.reindex(&key, &old_entries, &self.entries(&key, &new));
             old
@@ -227,10 +283,11 @@ where
         let key = Key::of(object.meta());
         let known = {
             let mut state = self.write();
-            let known = state.objects.remove(&key);
-            if let Some(known) = &known {
-                let entries = self.entries(&key, known);
-                state.reindex(&key, &entries, &[]);
+            let known = state.objects.remove_entry(&key);
+            if let Some((key, kept)) = &known {
+                let object = kept.get(self.packing.as_ref());
+                let entries = object.map(|object| self.entries(key, &object)).unwrap_or_default();
+                state.reindex(key, &entries, &[]);
             }
             known
         };
@@ -240,18 +297,15 @@ where
         }
     }
 
-    fn replace(&self, objects: Vec<K>) {
-        let listed: HashSet<Key> = objects.iter().map(|o| Key::of(o.meta())).collect();
+    /// A list was complete: what was not in it is gone.
+    fn retain(&self, listed: &HashSet<Key>) {
         let gone: Vec<Arc<K>> = {
             let state = self.read();
-            let missing = state.objects.iter().filter(|(key, _)| !listed.contains(key));
-            missing.map(|(_, object)| object.clone()).collect()
+            let missing = state.objects.iter().filter(|(key, _)| !listed.contains(&***key));
+            missing.filter_map(|(_, kept)| kept.get(self.packing.as_ref())).collect()
         };
         for object in gone {
             self.delete((*object).clone());
-        }
-        for object in objects {
-            self.apply(object);
         }
     }
 }
@@ -263,7 +317,26 @@ fn is_older(a: &ObjectMeta, b: &ObjectMeta) -> bool {
 }
 
 impl<K> State<K> {
-    fn reindex(&mut self, key: &Key, old: &[String], new: &[String]) {
+    /// Keeps an object, and packs those that nothing was heard of for the longest time.
+    fn insert(&mut self, key: &Arc<Key>, object: Arc<K>, packing: Option<&Packing<K>>) {
+        self.heard += 1;
+        self.objects.insert(key.clone(), Kept::Whole(object, self.heard));
+        let Some(packing) = packing else { return };
+        self.whole.push_back((key.clone(), self.heard));
+        while self.whole.len() > packing.whole {
+            let Some((key, heard)) = self.whole.pop_front() else { return };
+            let Some(kept) = self.objects.get_mut(&key) else { continue };
+            let packed = match kept {
+                Kept::Whole(object, at) if *at == heard => (packing.pack)(object),
+                _ => None,
+            };
+            if let Some(bytes) = packed {
+                *kept = Kept::Packed(bytes);
+            }
+        }
+    }
+
+    fn reindex(&mut self, key: &Arc<Key>, old: &[String], new: &[String]) {
         for entry in old.iter().filter(|e| !new.contains(e)) {
             if let Some(keys) = self.index.get_mut(entry) {
                 keys.remove(key);
@@ -301,6 +374,49 @@ mod tests {
         ConfigMap { metadata, ..ConfigMap::default() }
     }
 
+    /// As a list tells of objects.
+    fn list(informer: &Informer<ConfigMap>, objects: Vec<ConfigMap>) {
+        let listed = objects.iter().map(|object| Key::of(&object.metadata)).collect();
+        objects.into_iter().for_each(|object| informer.apply(object));
+        informer.retain(&listed);
+    }
+
+    #[test]
+    fn what_is_packed_is_found_like_everything_else() {
+        let rules = Rules { slim: |_| {}, index: |o: &ConfigMap| vec![o.metadata.uid.clone().unwrap()] };
+        let informer = Informer::new(rules).packing(2);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = seen.clone();
+        informer.on(move |change| {
+            let version = |o: &Arc<ConfigMap>| o.metadata.resource_version.clone().unwrap();
+            log.lock().unwrap().push((change.old().map(version), version(change.object())));
+        });
+        for name in ["a", "b", "c", "d"] {
+            informer.apply(object(name, name, "1"));
+        }
+        let packed = || {
+            let state = informer.read();
+            let packed = state.objects.iter().filter(|(_, kept)| matches!(kept, Kept::Packed(_)));
+            let mut names: Vec<String> = packed.map(|(key, _)| key.name.clone()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(packed(), ["a", "b"]);
+        assert_eq!((informer.all().len(), informer.in_namespace("ns").len()), (4, 4));
+        assert_eq!(informer.indexed("a")[0].metadata.name.as_deref(), Some("a"));
+        informer.apply(object("a", "a", "2"));
+        assert_eq!(packed(), ["b", "c"]);
+        // An older state of a packed object is not believed; the same changes nothing.
+        informer.apply(object("b", "b", "0"));
+        informer.delete(object("b", "b", "3"));
+        assert!(informer.get(&Key::new("ns", "b")).is_none() && informer.indexed("b").is_empty());
+        list(&informer, vec![object("a", "a", "2"), object("d", "d", "1")]);
+        assert_eq!(informer.all().len(), 2);
+        let seen = seen.lock().unwrap();
+        let one = |old: Option<&str>, new: &str| (old.map(str::to_owned), new.to_owned());
+        assert_eq!(seen[4..], [one(Some("1"), "2"), one(None, "3"), one(None, "1")]);
+    }
+
     #[test]
     fn tells_of_changes_once_and_keeps_indexes() {
         let rules = Rules { slim: |_| {}, index: |o: &ConfigMap| vec![o.metadata.uid.clone().unwrap()] };
@@ -315,14 +431,14 @@ mod tests {
             };
             log.lock().unwrap().push(format!("{word}{}", change.object().metadata.uid.clone().unwrap()));
         });
-        informer.replace(vec![object("a", "1", "1"), object("b", "2", "1")]);
+        list(&informer, vec![object("a", "1", "1"), object("b", "2", "1")]);
         informer.absorb(object("a", "1", "2"));
         informer.apply(object("a", "1", "1"));
         informer.apply(object("a", "1", "2"));
         informer.absorb(object("unknown", "9", "9"));
         // Another list: b is gone, a was made anew.
-        informer.replace(vec![object("a", "3", "5")]);
-        assert_eq!(*seen.lock().unwrap(), ["+1", "+2", "~1", "-2", "-1", "+3"]);
+        list(&informer, vec![object("a", "3", "5")]);
+        assert_eq!(*seen.lock().unwrap(), ["+1", "+2", "~1", "-1", "+3", "-2"]);
         assert!(informer.indexed("1").is_empty() && informer.indexed("2").is_empty());
         assert_eq!(informer.indexed("3").len(), 1);
         assert_eq!(informer.in_namespace("ns").len(), 1);

@@ -1,4 +1,6 @@
 //! A work queue of keys: each at most once in it, never worked on twice at a time, retried ever more slowly.
+//!
+//! A key whose work takes long is not worked on all the time: see [`Queue::rest`].
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -10,6 +12,10 @@ use tokio::time::Instant;
 
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Work this short never makes its key rest.
+const SHORT: Duration = Duration::from_millis(2);
+/// A key rests this many times as long as its work took.
+const RESTS: u32 = 3;
 
 /// The queue. Its size is bounded by the number of distinct keys.
 #[derive(Debug)]
@@ -27,6 +33,9 @@ struct State<K> {
     timers: BTreeMap<(Instant, u64), K>,
     timer_of: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
+    /// Keys that rest, by the end of it.
+    resting: BTreeMap<(Instant, u64), K>,
+    rests: HashMap<K, (Instant, u64)>,
     serial: u64,
 }
 
@@ -39,6 +48,8 @@ impl<K: Hash + Eq + Clone> Queue<K> {
             timers: BTreeMap::new(),
             timer_of: HashMap::new(),
             failures: HashMap::new(),
+            resting: BTreeMap::new(),
+            rests: HashMap::new(),
             serial: 0,
         };
         Self { state: Mutex::new(state), wake: Notify::new() }
@@ -92,15 +103,33 @@ impl<K: Hash + Eq + Clone> Queue<K> {
         self.lock().failures.remove(key);
     }
 
-    /// Ends the work on a key; if it was asked for meanwhile, it is ready again.
+    /// Ends the work on a key; if it was asked for meanwhile, it is ready again, after the rest that it is due.
     pub fn done(&self, key: &K) {
         let mut state = self.lock();
         state.working.remove(key);
-        if state.dirty.contains(key) {
+        let rests = state.rests.contains_key(key);
+        if !rests && state.dirty.contains(key) {
             state.ready.push_back(key.clone());
             drop(state);
             self.wake.notify_one();
         }
+    }
+
+    /// Lets a key that is being worked on rest afterwards, in proportion to the processor time that its work took, but no
+    /// longer than that. What happens meanwhile is looked at together: a Service whose ten thousand pods get ready one by one is not computed
+    /// ten thousand times, and keeps nobody else from the processor. Short work is repeated at once.
+    pub fn rest(&self, key: &K, took: Duration, longest: Duration) {
+        if took < SHORT {
+            return;
+        }
+        let mut state = self.lock();
+        let until = Instant::now() + took.saturating_mul(RESTS).min(longest);
+        state.serial += 1;
+        let id = (until, state.serial);
+        state.resting.insert(id, key.clone());
+        state.rests.insert(key.clone(), id);
+        drop(state);
+        self.wake.notify_one();
     }
 
     /// The next key to work on. Whoever takes it must call [`Queue::done`].
@@ -115,7 +144,8 @@ impl<K: Hash + Eq + Clone> Queue<K> {
                     }
                     return key;
                 }
-                state.timers.keys().next().map(|(at, _)| *at)
+                let next = |timers: &BTreeMap<(Instant, u64), K>| timers.keys().next().map(|(at, _)| *at);
+                [next(&state.timers), next(&state.resting)].into_iter().flatten().min()
             };
             match timer {
                 None => woken.await,
@@ -133,13 +163,21 @@ impl<K: Hash + Eq + Clone> State<K> {
         if let Some(id) = self.timer_of.remove(&key) {
             self.timers.remove(&id);
         }
-        if self.dirty.insert(key.clone()) && !self.working.contains(&key) {
+        let is_held = self.working.contains(&key) || self.rests.contains_key(&key);
+        if self.dirty.insert(key.clone()) && !is_held {
             self.ready.push_back(key);
         }
     }
 
     fn take(&mut self) -> Option<K> {
         let now = Instant::now();
+        while let Some(entry) = self.resting.first_entry().filter(|e| e.key().0 <= now) {
+            let key = entry.remove();
+            self.rests.remove(&key);
+            if self.dirty.contains(&key) && !self.working.contains(&key) {
+                self.ready.push_back(key);
+            }
+        }
         while let Some(entry) = self.timers.first_entry().filter(|e| e.key().0 <= now) {
             let key = entry.remove();
             self.add(key);
@@ -168,6 +206,31 @@ mod tests {
         assert!(waiting.is_err(), "a is being worked on");
         queue.done(&"a");
         assert_eq!(queue.next().await, "a");
+    }
+
+    #[tokio::test]
+    async fn long_work_makes_its_key_rest_and_no_other() {
+        let queue = Queue::new();
+        queue.add("long");
+        assert_eq!(queue.next().await, "long");
+        queue.rest(&"long", Duration::from_millis(20), Duration::from_millis(50));
+        queue.add("long");
+        queue.done(&"long");
+        queue.add("other");
+        let start = Instant::now();
+        assert_eq!(queue.next().await, "other");
+        queue.done(&"other");
+        // Asked for while it was worked on, and again while it rests: once.
+        queue.add("long");
+        assert_eq!(queue.next().await, "long");
+        assert!(start.elapsed() >= Duration::from_millis(50));
+        queue.rest(&"long", Duration::from_millis(1), Duration::from_millis(50));
+        queue.add("long");
+        queue.done(&"long");
+        assert_eq!(queue.next().await, "long");
+        queue.done(&"long");
+        let state = queue.lock();
+        assert!(state.rests.is_empty() && state.resting.is_empty() && state.ready.is_empty());
     }
 
     #[tokio::test]

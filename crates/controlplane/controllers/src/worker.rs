@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::hash::Hash;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use sampan_daemon::{Backoff, Policy, Supervisor};
@@ -15,6 +17,10 @@ use crate::queue::Queue;
 pub(crate) trait Reconciler: Send + Sync + 'static {
     /// What names one piece of work.
     type Key: Hash + Eq + Clone + std::fmt::Display + Send + Sync + 'static;
+
+    /// A key whose work took long rests before it is worked on again, at most this long ([`Queue::rest`]). What writes
+    /// many objects in bursts should not lose much by it.
+    const LONGEST_REST: Duration = Duration::from_millis(100);
 
     /// What waits to be worked on.
     fn queue(&self) -> &Queue<Self::Key>;
@@ -65,9 +71,34 @@ impl<K: Hash + Eq + Clone> Drop for Working<'_, K> {
     }
 }
 
+/// A future with the time that it was not waiting.
+struct Metered<F> {
+    future: Pin<Box<F>>,
+    took: Duration,
+}
+
+impl<F: Future> Metered<F> {
+    fn new(future: F) -> Self {
+        Self { future: Box::pin(future), took: Duration::ZERO }
+    }
+}
+
+impl<F: Future> Future for Metered<F> {
+    type Output = (F::Output, Duration);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let began = Instant::now();
+        let polled = self.future.as_mut().poll(cx);
+        self.took += began.elapsed();
+        polled.map(|output| (output, self.took))
+    }
+}
+
 async fn one<R: Reconciler>(name: &'static str, reconciler: &R, working: Working<'_, R::Key>) {
     let (queue, key) = (working.queue, working.key.clone());
-    match reconciler.reconcile(&key).await {
+    let (result, took) = Metered::new(reconciler.reconcile(&key)).await;
+    queue.rest(&key, took, R::LONGEST_REST);
+    match result {
         Ok(again) => {
             queue.forget(&key);
             if let Some(delay) = again {

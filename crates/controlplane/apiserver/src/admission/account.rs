@@ -50,9 +50,8 @@ async fn find(core: &Arc<Core>, namespace: &str, name: &str) -> Result<Option<Va
     let cache = core.cache(&endpoint).await?;
     let revision = crate::verbs::list::current(core, &endpoint).await?;
     let all = Arc::new(crate::select::Selection::everything());
-    let Some(mut events) = cache.subscribe(endpoint.key(Some(namespace), name), all, revision) else {
-        return Ok(None);
-    };
+    let key = endpoint.key(Some(namespace), name);
+    let Some(mut events) = cache.subscribe(&endpoint, key, all, revision) else { return Ok(None) };
     let found = look(core, namespace, name).await?;
     if found.is_some() {
         return Ok(found);

@@ -65,7 +65,7 @@ pub(crate) async fn watch(core: &Arc<Core>, call: &mut Call) -> Result<Response<
         timeout: options.timeout.unwrap_or_else(timeout).min(LONGEST),
     };
     let scope = call.endpoint.scope(call.namespace());
-    let source = match cache.subscribe(scope, selection, after) {
+    let source = match cache.subscribe(&call.endpoint, scope, selection, after) {
         Some(subscription) => Source::Cache(subscription),
         None => match own_watch(core, call, after).await {
             Ok(source) => source,

@@ -43,6 +43,45 @@ async fn a_watch_follows_what_happens() {
 }
 
 #[tokio::test]
+async fn a_node_hears_of_its_own_pods_and_of_no_others() {
+    let server = Server::start().await;
+    server.account("default").await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let now = revision(&server.get(pods).await.body);
+    let watch = |fields: &str| format!("{pods}?watch=1&resourceVersion={now}&fieldSelector={fields}");
+    let mut own = server.watch(&watch("spec.nodeName%3Dn1")).await;
+    let mut other = server.watch(&watch("spec.nodeName%3Dn2")).await;
+    let mut free = server.watch(&watch("spec.nodeName%3D")).await;
+    let mut bound = server.watch(&watch("spec.nodeName%21%3D")).await;
+    let mut named = server.watch(&watch("metadata.name%3Db")).await;
+    for (name, node) in [("a", "n1"), ("b", "n2")] {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        assert_eq!(server.post(pods, &pod).await.code, 201);
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
+        assert_eq!(server.post(&format!("{pods}/{name}/binding"), &binding).await.code, 201);
+        let done = server.delete(&format!("{pods}/{name}"), &json!({"gracePeriodSeconds": 0})).await;
+        assert_eq!(done.code, 200, "{}", done.body);
+    }
+    for (watch, name) in [(&mut own, "a"), (&mut other, "b")] {
+        assert_eq!(watch.brief().await, pair("ADDED", name));
+        assert_eq!(watch.brief().await, pair("DELETED", name));
+    }
+    for watch in [&mut free, &mut bound] {
+        for name in ["a", "b"] {
+            assert_eq!(watch.brief().await, pair("ADDED", name));
+            assert_eq!(watch.brief().await, pair("DELETED", name));
+        }
+    }
+    assert_eq!(named.brief().await, pair("ADDED", "b"));
+    // Who went is not told of any more, and is no harm to those who came.
+    drop((own, named));
+    let mut again = server.watch(&watch("spec.nodeName%3Dn1")).await;
+    assert_eq!(again.brief().await, pair("ADDED", "a"));
+}
+
+#[tokio::test]
 async fn selectors_turn_changes_into_coming_and_going() {
     let server = Server::start().await;
     let now = revision(&server.get(MAPS).await.body);

@@ -104,6 +104,8 @@ fn is_ignored(resource: &ApiResource) -> bool {
 pub(super) fn listen(garbage: &Arc<Garbage>, caches: &Caches) {
     listen_to(garbage, &caches.pods);
     listen_to(garbage, &caches.nodes);
+    // With thousands of nodes the busiest of all kinds: a watch more would be felt.
+    listen_to(garbage, &caches.leases);
     listen_to(garbage, &caches.namespaces);
     listen_to(garbage, &caches.services);
     listen_to(garbage, &caches.slices);
