@@ -1,11 +1,12 @@
 //! Who did what, when, with what result: `audit.k8s.io/v1` events, one JSON line each.
 //!
-//! Nothing is done for a request when auditing is off. When it is on, a request queues finished lines and never waits
-//! for the disk; what finds no room is counted in `apiserver_audit_error_total` and lost. Lists that are made while they
+//! Nothing is done for a request when auditing is off. When it is on, a request queues finished events and never waits
+//! for the disk or a receiver; what finds no room is counted in `apiserver_audit_error_total` and lost. Lists that are made while they
 //! are sent, and streams, are recorded without their bodies.
 
 mod log;
 mod policy;
+mod webhook;
 
 use std::{
     net::IpAddr,
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 use sampan_daemon::clock;
 use serde_json::{Map, Value, json};
 
+use self::webhook::Webhook;
 use self::{
     log::Log,
     policy::{Scope, Stage},
@@ -28,8 +30,9 @@ use self::{
 pub use self::{
     log::LogOptions,
     policy::{Level, Policy},
+    webhook::WebhookOptions,
 };
-use crate::{authz::Attributes, user::UserInfo};
+use crate::{authz::Attributes, core::Core, user::UserInfo};
 
 /// A body that is longer is not recorded.
 const MOST_BODY: usize = 3 << 20;
@@ -37,9 +40,11 @@ const MOST_BODY: usize = 3 << 20;
 /// Auditing, once it is on.
 pub(crate) struct Audit {
     policy: Policy,
-    log: Log,
+    log: Option<Log>,
+    webhook: Option<Webhook>,
     events: AtomicU64,
     lost: AtomicU64,
+    lost_by_webhook: AtomicU64,
 }
 
 /// Why auditing cannot be switched on.
@@ -51,33 +56,66 @@ pub struct AuditError {
 }
 
 impl Audit {
+    /// Nothing is recorded anywhere yet.
+    pub(crate) fn new(policy: Policy) -> Self {
+        let none = AtomicU64::default;
+        Self { policy, log: None, webhook: None, events: none(), lost: none(), lost_by_webhook: none() }
+    }
+
     /// Opens the log.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(crate) fn open(policy: Policy, log: LogOptions) -> Result<Self, AuditError> {
+    pub(crate) fn log_to(&mut self, log: LogOptions) -> Result<(), AuditError> {
         let path = log.path.display().to_string();
-        let log = Log::open(log).map_err(|source| AuditError { path, source })?;
-        Ok(Self { policy, log, events: AtomicU64::new(0), lost: AtomicU64::new(0) })
+        self.log = Some(Log::open(log).map_err(|source| AuditError { path, source })?);
+        Ok(())
+    }
+
+    /// Sends events, once it is [started](Audit::start).
+    pub(crate) fn post_to(&mut self, webhook: WebhookOptions) {
+        self.webhook = Some(Webhook::new(webhook));
+    }
+
+    /// Starts what needs the server.
+    pub(crate) fn start(self: &Arc<Self>, core: &Arc<Core>) {
+        if let Some(webhook) = &self.webhook {
+            webhook.start(core, self);
+        }
     }
 
     fn push(&self, event: &Value) {
         let mut line = event.to_string().into_bytes();
-        line.push(b'\n');
         self.events.fetch_add(1, Ordering::Relaxed);
-        if !self.log.push(line) && self.lost.fetch_add(1, Ordering::Relaxed) == 0 {
+        if let Some(webhook) = &self.webhook
+            && !webhook.push(line.clone().into())
+            && self.lost_by_webhook.fetch_add(1, Ordering::Relaxed) == 0
+        {
+            tracing::error!("audit events are lost: their receiver does not keep up");
+        }
+        let Some(log) = &self.log else { return };
+        line.push(b'\n');
+        if !log.push(line) && self.lost.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::error!("audit events are lost: the disk does not keep up");
         }
     }
 
     /// What is measured.
     pub(crate) fn metrics(&self) -> String {
-        format!(
+        let mut out = format!(
             "# TYPE apiserver_audit_event_total counter\napiserver_audit_event_total {}\n\
-             # TYPE apiserver_audit_error_total counter\napiserver_audit_error_total{{plugin=\"log\"}} {}\n",
+             # TYPE apiserver_audit_error_total counter\n",
             self.events.load(Ordering::Relaxed),
-            self.lost.load(Ordering::Relaxed),
-        )
+        );
+        let plugins = [
+            ("log", self.log.is_some(), &self.lost),
+            ("webhook", self.webhook.is_some(), &self.lost_by_webhook),
+        ];
+        for (plugin, _, lost) in plugins.into_iter().filter(|(_, is_on, _)| *is_on) {
+            let lost = lost.load(Ordering::Relaxed);
+            out.push_str(&format!("apiserver_audit_error_total{{plugin=\"{plugin}\"}} {lost}\n"));
+        }
+        out
     }
 }
 

@@ -53,7 +53,10 @@ mod user;
 mod verbs;
 mod watch;
 
-pub use audit::{AuditError, Level as AuditLevel, LogOptions as AuditLog, Policy as AuditPolicy};
+pub use audit::{
+    AuditError, Level as AuditLevel, LogOptions as AuditLog, Policy as AuditPolicy,
+    WebhookOptions as AuditWebhook,
+};
 pub use authn::Authentication;
 pub use body::{Body, BoxError};
 pub use crypt::{ConfigError, Encrypted, Encryption, Rules as EncryptionRules};

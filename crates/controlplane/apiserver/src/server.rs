@@ -9,7 +9,9 @@ use tokio::net::TcpListener;
 use crate::{
     admission::{self, state::State},
     aggregate,
-    audit::{Audit, AuditError, LogOptions as AuditLog, Policy as AuditPolicy},
+    audit::{
+        Audit, AuditError, LogOptions as AuditLog, Policy as AuditPolicy, WebhookOptions as AuditWebhook,
+    },
     authn::Authentication,
     authz, bootstrap, compact,
     core::Core,
@@ -87,13 +89,17 @@ impl ApiServer {
         self.shared = true;
     }
 
-    /// Records requests as the policy says, from the start on.
+    /// Records requests as the policy says in a file, from the start on.
     ///
     /// # Errors
     /// The log cannot be written.
     pub fn audit(&mut self, policy: AuditPolicy, log: AuditLog) -> Result<(), AuditError> {
-        self.audit = Some(Audit::open(policy, log)?);
-        Ok(())
+        self.audit.get_or_insert_with(|| Audit::new(policy)).log_to(log)
+    }
+
+    /// Sends records of requests away, from the start on; under the policy of [`ApiServer::audit`] where both are asked for.
+    pub fn audit_webhook(&mut self, policy: AuditPolicy, webhook: AuditWebhook) {
+        self.audit.get_or_insert_with(|| Audit::new(policy)).post_to(webhook);
     }
 
     /// Who is believed besides this server itself, and whether anybody may come without credentials.
@@ -111,6 +117,9 @@ impl ApiServer {
         core.audit = self.audit.map(Arc::new);
         core.shared = self.shared;
         let core = Arc::new(core);
+        if let Some(audit) = &core.audit {
+            audit.start(&core);
+        }
         core.authn.believe(self.authentication);
         let state = State::open(&core).await.map_err(Error::Bootstrap)?;
         // Nobody else has the core yet.

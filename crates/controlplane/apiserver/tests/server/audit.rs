@@ -1,10 +1,18 @@
 //! The audit log: what the policy wants is there, in order, in a file that is turned over.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use crate::support::Server;
+use crate::{https, support::Server};
 use http_body_util::Full;
-use sampan_apiserver::{AuditLog, AuditPolicy, UserInfo};
+use sampan_apiserver::{AuditLog, AuditPolicy, AuditWebhook, UserInfo};
+use sampan_daemon::{Supervisor, tls};
 use serde_json::{Value, json};
 
 const POLICY: &str = r#"
@@ -143,4 +151,72 @@ fn what_is_wrong_with_a_policy_is_said() {
         let why = AuditPolicy::parse(text.as_bytes()).unwrap_err();
         assert!(why.contains(wanted), "{why}");
     }
+}
+
+/// Somebody who takes events: refuses the first batch, and notes the others and how they came.
+async fn receiver(ca: &tls::Ca, supervisor: &Supervisor) -> (String, Arc<Mutex<Vec<Value>>>) {
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let (log, refused) = (taken.clone(), AtomicBool::new(false));
+    let address = https::serve(supervisor, ca, &["localhost"], None, move |request, body| {
+        assert_eq!(request.headers()["authorization"], "Bearer of-the-auditor");
+        let code = if refused.swap(true, Ordering::SeqCst) { 200 } else { 500 };
+        if code == 200 {
+            log.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+        }
+        http::Response::builder().status(code).body(Full::default()).unwrap()
+    })
+    .await;
+    let config = format!(
+        "current-context: a\ncontexts: [{{name: a, context: {{cluster: b, user: c}}}}]\n\
+         clusters: [{{name: b, cluster: {{server: \"https://localhost:{}/events\", certificate-authority: ca.crt}}}}]\n\
+         users: [{{name: c, user: {{token: of-the-auditor}}}}]\n",
+        address.port()
+    );
+    (config, taken)
+}
+
+fn items(lists: &Mutex<Vec<Value>>) -> Vec<Value> {
+    let lists = lists.lock().unwrap();
+    assert!(lists.iter().all(|list| list["kind"] == "EventList" && list["apiVersion"] == "audit.k8s.io/v1"));
+    lists.iter().flat_map(|list| list["items"].as_array().unwrap().clone()).collect()
+}
+
+#[tokio::test]
+async fn events_are_posted_in_batches_and_again_when_refused() {
+    let (dir, outside) = (tempfile::tempdir().unwrap(), Supervisor::new());
+    let ca = tls::Ca::load_or_create(dir.path(), "audit-ca").unwrap();
+    let (config, taken) = receiver(&ca, &outside).await;
+    let mut webhook = AuditWebhook::parse(config.as_bytes(), |path| {
+        assert_eq!(path, "ca.crt");
+        Ok(ca.cert_pem().as_bytes().to_vec())
+    })
+    .unwrap();
+    webhook.initial_backoff = Duration::from_millis(10);
+    webhook.max_wait = Duration::from_millis(50);
+    let policy = AuditPolicy::parse(POLICY.as_bytes()).unwrap();
+    let server = Server::believing(|server| server.audit_webhook(policy, webhook)).await;
+    server.config_map("map").await;
+    let is_there = |name: &str| {
+        let ends = |event: &Value| {
+            event["objectRef"]["name"] == name || event["responseObject"]["metadata"]["name"] == name
+        };
+        items(&taken).iter().any(ends)
+    };
+    let found = tokio::time::timeout(Duration::from_secs(60), async {
+        while !is_there("map") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    found.await.expect("what was refused at first came again");
+    let metrics = server.get("/metrics").await;
+    assert!(
+        metrics.body.to_string().contains("apiserver_audit_error_total{plugin=\\\"webhook\\\"} 0"),
+        "{}",
+        metrics.body
+    );
+    // What is queued when the server ends is sent before it is gone.
+    assert_eq!(server.get("/api/v1/namespaces/last").await.code, 404);
+    let _dir = end(server).await;
+    assert!(is_there("last"), "{:?}", items(&taken));
+    outside.shutdown(Duration::from_secs(5)).await;
 }

@@ -38,6 +38,10 @@ pub(crate) struct Remote {
     url: Result<Uri, String>,
     service: Option<Service>,
     tls: Result<TlsConnector, String>,
+    /// What is sent as `Authorization`.
+    authorization: Option<HeaderValue>,
+    /// Connections end with whoever holds this, and not with the server.
+    lasting: bool,
     pool: Mutex<Pool>,
 }
 
@@ -81,10 +85,21 @@ impl Remote {
             let why = "webhook configuration must have either service or URL";
             if usable { Ok(uri) } else { Err(why.to_owned()) }
         });
-        Self { tls: connector(config, service.is_some()), url, service, pool: Mutex::default() }
+        let tls = connector(config, service.is_some());
+        Self { tls, url, service, authorization: None, lasting: false, pool: Mutex::default() }
     }
 
-    /// Sends a body and returns what comes back with status 200.
+    /// At an address, known by these authorities; as whom is said by a certificate, a token, or neither. It can be asked
+    /// while the server ends, too.
+    pub(crate) fn fixed(url: &str, ca: &str, identity: Option<&tls::Issued>, token: Option<&str>) -> Self {
+        let url = url.parse::<Uri>().map_err(|error| format!("Unparsable URL: {error}"));
+        let authorization = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+        let tls = tls::client_config(ca, identity).map_err(|error| error.to_string());
+        let tls = tls.map(|config| TlsConnector::from(speaking(&config, true)));
+        Self { url, service: None, tls, authorization, lasting: true, pool: Mutex::default() }
+    }
+
+    /// Sends a body and returns what comes back with success.
     ///
     /// # Errors
     /// A sentence: what was called, and why there is no reply.
@@ -103,13 +118,13 @@ impl Remote {
     async fn exchange(&self, core: &Core, url: &Uri, whole: &str, body: Bytes) -> Result<Bytes, Trouble> {
         // A kept connection may have been closed by the other side in this very moment: then a new one is opened.
         if let Some(sender) = self.take().await
-            && let Ok((response, sender)) = send(sender, request(url, whole, body.clone())?).await
+            && let Ok((response, sender)) = send(sender, self.request(url, whole, body.clone())?).await
         {
             return self.answer(response, sender).await;
         }
         let sender = self.dial(core, url).await.map_err(Trouble::Transport)?;
         let (response, sender) =
-            send(sender, request(url, whole, body)?).await.map_err(Trouble::Transport)?;
+            send(sender, self.request(url, whole, body)?).await.map_err(Trouble::Transport)?;
         self.answer(response, sender).await
     }
 
@@ -122,7 +137,7 @@ impl Remote {
         let bytes = bytes.to_bytes();
         self.give(sender);
         match parts.status {
-            StatusCode::OK => Ok(bytes),
+            code if (200..=206).contains(&code.as_u16()) => Ok(bytes),
             StatusCode::NOT_FOUND => {
                 Err(Trouble::Answer("the server could not find the requested resource".to_owned()))
             }
@@ -135,6 +150,23 @@ impl Remote {
                 )))
             }
         }
+    }
+
+    fn request(&self, url: &Uri, whole: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Trouble> {
+        let transport = |error: &dyn std::fmt::Display| Trouble::Transport(error.to_string());
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = whole.parse().map_err(|error| transport(&error))?;
+        let authority = url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+        let host = HeaderValue::from_str(authority).map_err(|error| transport(&error))?;
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, host);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(authorization) = &self.authorization {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        Ok(request)
     }
 
     /// A connection that was used before.
@@ -185,11 +217,11 @@ impl Remote {
         if many {
             let (sender, connection) =
                 http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.map_err(failed)?;
-            drive(core, label, connection);
+            drive(core, label, connection, self.lasting);
             return Ok(Sender::Many(sender));
         }
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(failed)?;
-        drive(core, label, connection);
+        drive(core, label, connection, self.lasting);
         Ok(Sender::One(sender))
     }
 }
@@ -200,9 +232,15 @@ enum Trouble {
     Answer(String),
 }
 
-/// Runs a connection until it ends or the server does.
-fn drive(core: &Core, label: String, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
-    let closing = core.closing.clone();
+/// Runs a connection until it ends or, unless it is lasting, the server does: requests that are answered while no new ones
+/// are taken may still need it.
+fn drive(
+    core: &Core,
+    label: String,
+    connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
+    lasting: bool,
+) {
+    let stop = core.supervisor.token();
     core.supervisor.spawn(label, async move {
         tokio::select! {
             ended = connection => {
@@ -210,7 +248,7 @@ fn drive(core: &Core, label: String, connection: impl Future<Output = hyper::Res
                     tracing::debug!(%error, "connection to a webhook ended");
                 }
             }
-            () = closing.cancelled() => {}
+            () = stop.cancelled(), if !lasting => {}
         }
     });
 }
@@ -232,20 +270,6 @@ async fn send(sender: Sender, request: Request<Full<Bytes>>) -> Result<(Response
     }
 }
 
-fn request(url: &Uri, whole: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Trouble> {
-    let transport = |error: &dyn std::fmt::Display| Trouble::Transport(error.to_string());
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = whole.parse().map_err(|error| transport(&error))?;
-    let authority = url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
-    let host = HeaderValue::from_str(authority).map_err(|error| transport(&error))?;
-    let headers = request.headers_mut();
-    headers.insert(header::HOST, host);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    Ok(request)
-}
-
 /// The system's reason in the words that Go gives it.
 fn plain(error: &std::io::Error) -> String {
     match error.kind() {
@@ -260,12 +284,17 @@ fn connector(config: &Value, service: bool) -> Result<TlsConnector, String> {
     let bundle = STANDARD.decode(text(config, "/caBundle")).map_err(|error| format!("caBundle: {error}"))?;
     let pem = String::from_utf8(bundle).map_err(|error| format!("caBundle: {error}"))?;
     let config = tls::client_config(&pem, None).map_err(|error| error.to_string())?;
-    let mut config = rustls::ClientConfig::clone(&config);
+    Ok(TlsConnector::from(speaking(&config, !service)))
+}
+
+/// The same, offering HTTP/1.1, and before it HTTP/2 where that is wanted.
+fn speaking(config: &rustls::ClientConfig, second: bool) -> Arc<rustls::ClientConfig> {
+    let mut config = config.clone();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    if !service {
+    if second {
         config.alpn_protocols.insert(0, b"h2".to_vec());
     }
-    Ok(TlsConnector::from(Arc::new(config)))
+    Arc::new(config)
 }
 
 impl Service {
