@@ -244,11 +244,20 @@ pub(crate) struct PlaneArgs {
     #[arg(long, value_name = "CIDR")]
     pub(crate) service_cidr: Option<sampan_network::Cidr>,
     /// Record requests to the Kubernetes API as this audit.k8s.io/v1 Policy says.
-    #[arg(long, value_name = "FILE", requires = "audit_log")]
+    #[arg(long, value_name = "FILE", requires = "audited")]
     pub(crate) audit_policy: Option<PathBuf>,
     /// Where they are recorded, one JSON line each.
-    #[arg(long, value_name = "FILE", requires = "audit_policy")]
+    #[arg(long, value_name = "FILE", requires = "audit_policy", group = "audited")]
     pub(crate) audit_log: Option<PathBuf>,
+    /// Where they are sent, as EventLists in batches: a kubeconfig.
+    #[arg(long, value_name = "FILE", requires = "audit_policy", group = "audited")]
+    pub(crate) audit_webhook_config_file: Option<PathBuf>,
+    /// Seconds to wait before events that could not be sent are sent again.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) audit_webhook_initial_backoff: u64,
+    /// Seconds that an event waits for others to go with it.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) audit_webhook_batch_max_wait: u64,
     /// Megabytes after which a new audit log is begun; 0 for never.
     #[arg(long, value_name = "MB", default_value_t = 100)]
     pub(crate) audit_log_max_size: u64,

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, api::PostParams};
-use sampan_apiserver::{ApiServer, AuditLog, AuditPolicy, Authentication, UserInfo};
+use sampan_apiserver::{ApiServer, AuditLog, AuditPolicy, AuditWebhook, Authentication, UserInfo};
 use sampan_daemon::{Backoff, Policy, Supervisor, tls};
 use serde_json::json;
 
@@ -29,6 +29,14 @@ use crate::{
 /// How long open requests may take to end when the service ends.
 const DRAIN_BOUND: Duration = Duration::from_secs(3);
 
+/// What requests are recorded, and where to.
+#[derive(Clone, Debug)]
+pub(crate) struct Auditing {
+    pub(crate) policy: AuditPolicy,
+    pub(crate) log: Option<AuditLog>,
+    pub(crate) webhook: Option<AuditWebhook>,
+}
+
 /// What is decided beside the instance.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -38,8 +46,8 @@ pub(crate) struct Settings {
     pub(crate) advertise: Option<IpAddr>,
     /// Further names of this server.
     pub(crate) names: Vec<String>,
-    /// What requests are recorded, and where.
-    pub(crate) audit: Option<(AuditPolicy, AuditLog)>,
+    /// What requests are recorded.
+    pub(crate) audit: Option<Auditing>,
     /// An `EncryptionConfiguration` instead of our own keys.
     pub(crate) encryption: Option<std::path::PathBuf>,
     /// How pods are placed.
@@ -234,8 +242,13 @@ async fn start_api(
     if shared {
         server.share();
     }
-    if let Some((policy, log)) = settings.audit.clone() {
-        server.audit(policy, log)?;
+    if let Some(Auditing { policy, log, webhook }) = settings.audit.clone() {
+        if let Some(webhook) = webhook {
+            server.audit_webhook(policy.clone(), webhook);
+        }
+        if let Some(log) = log {
+            server.audit(policy, log)?;
+        }
     }
     if let Some(authentication) = authentication {
         server.believe(authentication);

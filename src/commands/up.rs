@@ -3,14 +3,14 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
-use sampan_apiserver::{AuditLog, AuditPolicy};
+use sampan_apiserver::{AuditLog, AuditPolicy, AuditWebhook};
 use sampan_controllers::SchedulerConfig;
 use sampan_daemon::Supervisor;
 
 use super::service::{self, Service};
 use crate::{
     cli::{PlaneArgs, Up},
-    controlplane::Settings,
+    controlplane::{Auditing, Settings},
     instance::{self, Choices, Instance},
     node::ImageSettings,
     platform::{Addresses, Platform},
@@ -64,18 +64,30 @@ pub(super) fn settings(options: &PlaneArgs) -> Result<Settings> {
 }
 
 /// What is to be recorded of requests, and where.
-fn audit(options: &PlaneArgs) -> Result<Option<(AuditPolicy, AuditLog)>> {
-    let (Some(policy), Some(log)) = (&options.audit_policy, &options.audit_log) else { return Ok(None) };
-    let text = std::fs::read(policy).with_context(|| policy.display().to_string())?;
+fn audit(options: &PlaneArgs) -> Result<Option<Auditing>> {
+    let Some(file) = &options.audit_policy else { return Ok(None) };
+    let text = std::fs::read(file).with_context(|| file.display().to_string())?;
     let policy = AuditPolicy::parse(&text)
-        .map_err(|why| anyhow::anyhow!("{} is no audit policy: {why}", policy.display()))?;
-    let log = AuditLog {
-        path: log.clone(),
+        .map_err(|why| anyhow::anyhow!("{} is no audit policy: {why}", file.display()))?;
+    let log = options.audit_log.as_ref().map(|path| AuditLog {
+        path: path.clone(),
         max_size: options.audit_log_max_size << 20,
-        max_age: Duration::from_secs(options.audit_log_max_age * 24 * 3600),
+        max_age: Duration::from_secs(options.audit_log_max_age.saturating_mul(24 * 3600)),
         max_backups: options.audit_log_max_backups,
-    };
-    Ok(Some((policy, log)))
+    });
+    let webhook = options.audit_webhook_config_file.as_ref().map(|file| audit_webhook(file, options));
+    Ok(Some(Auditing { policy, log, webhook: webhook.transpose()? }))
+}
+
+/// Who is sent records of requests; files that the kubeconfig names are found from where it lies.
+fn audit_webhook(file: &Path, options: &PlaneArgs) -> Result<AuditWebhook> {
+    let text = std::fs::read(file).with_context(|| file.display().to_string())?;
+    let beside = |path: &str| std::fs::read(file.parent().unwrap_or(Path::new("")).join(path));
+    let mut webhook = AuditWebhook::parse(&text, beside)
+        .map_err(|why| anyhow::anyhow!("{} names no audit webhook: {why}", file.display()))?;
+    webhook.initial_backoff = Duration::from_secs(options.audit_webhook_initial_backoff);
+    webhook.max_wait = Duration::from_secs(options.audit_webhook_batch_max_wait);
+    Ok(webhook)
 }
 
 /// Read `--scheduler-config`; everything that is wrong with it is said at once.

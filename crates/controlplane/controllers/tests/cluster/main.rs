@@ -5,6 +5,8 @@
 mod counted;
 #[path = "../../../apiserver/tests/support/https.rs"]
 mod https;
+#[path = "../support/plane.rs"]
+mod plane;
 #[path = "../support/cluster.rs"]
 mod support;
 
@@ -19,6 +21,7 @@ mod keeping;
 mod protection;
 mod quotas;
 mod roles;
+mod scale;
 mod scheduling;
 mod volumes;
 mod workloads;

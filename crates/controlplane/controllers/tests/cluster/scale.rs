@@ -1,9 +1,5 @@
 //! The whole of benches/scale in small: hollow nodes with certificates of their own speak TLS to the API, and all
 //! controllers work for them.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
-
-#[path = "support/plane.rs"]
-mod plane;
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -19,7 +15,7 @@ use sampan_hollow::{Access, Options};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use self::plane::{Plane, TOKEN};
+use crate::plane::{Plane, TOKEN};
 
 async fn until<T, F: Future<Output = Result<T, String>>>(what: &str, mut check: impl FnMut() -> F) -> T {
     let start = Instant::now();
