@@ -37,6 +37,11 @@ impl Error {
         matches!(self.code(), 404 | 409)
     }
 
+    /// The namespace goes, and its objects with it: nobody has to hear of it.
+    pub fn is_end_of_namespace(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if namespace_ends(source))
+    }
+
     /// What the API said, or what is wrong with the object: for conditions and Events.
     pub fn said(&self) -> String {
         match self {

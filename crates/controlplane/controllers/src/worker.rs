@@ -106,7 +106,7 @@ async fn one<R: Reconciler>(name: &'static str, reconciler: &R, working: Working
             }
         }
         Err(error) => {
-            if error.is_race() {
+            if error.is_race() || error.is_end_of_namespace() {
                 tracing::debug!(controller = name, %key, "will retry: {error}");
             } else {
                 tracing::warn!(controller = name, %key, "will retry: {error}");

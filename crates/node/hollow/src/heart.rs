@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashSet},
     ops::Range,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
@@ -30,6 +30,8 @@ const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/le
 enum Beat {
     Lease,
     Status,
+    /// The status once more, after missed renewals.
+    Back,
     Register,
 }
 
@@ -41,6 +43,9 @@ pub(crate) struct Heart {
     fleet: Arc<Fleet>,
     due: BinaryHeap<Due>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Nodes that missed a renewal: the control plane may have declared them lost, so they say that they are well after
+    /// the next one.
+    missed: HashSet<usize>,
     began: Instant,
 }
 
@@ -48,7 +53,7 @@ impl Heart {
     pub(crate) fn new(fleet: Arc<Fleet>, nodes: Range<usize>) -> Self {
         let began = Instant::now();
         let due = nodes.map(|node| Reverse((began, Beat::Register, node))).collect();
-        Self { fleet, due, running: FuturesUnordered::new(), began }
+        Self { fleet, due, running: FuturesUnordered::new(), missed: HashSet::new(), began }
     }
 
     /// Beats for ever.
@@ -70,6 +75,7 @@ impl Heart {
         {
             self.due.pop();
             if self.fleet.nodes[node].is_silent() {
+                self.missed.insert(node);
                 self.due.push(Reverse((now + AGAIN, beat, node)));
                 continue;
             }
@@ -78,7 +84,7 @@ impl Heart {
                 let result = match beat {
                     Beat::Register => register(&fleet, node).await,
                     Beat::Lease => renew(&fleet, node).await,
-                    Beat::Status => status(&fleet, node).await,
+                    Beat::Status | Beat::Back => status(&fleet, node).await,
                 };
                 (beat, node, at, result)
             }));
@@ -106,7 +112,11 @@ impl Heart {
                 counts.latest.fetch_max(late, Ordering::Relaxed);
                 let next = at + self.fleet.options.renewal;
                 self.due.push(Reverse((next.max(now), Beat::Lease, node)));
+                if self.missed.remove(&node) {
+                    self.due.push(Reverse((now, Beat::Back, node)));
+                }
             }
+            Beat::Back => {}
             Beat::Status => self.due.push(Reverse((now + self.fleet.options.heartbeat, Beat::Status, node))),
         }
     }
