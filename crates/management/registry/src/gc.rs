@@ -239,7 +239,7 @@ impl Core {
         for found in self.contents.objects.list("recipes").await? {
             let Some(digest) = digest_of_key(&found.key) else { continue };
             let Some(recipe) = pace.step(self.contents.recipe(&digest)).await? else { continue };
-            for chunk in &recipe.chunks {
+            for chunk in recipe.chunks() {
                 live.entry(chunk.pack).or_default().insert(chunk.offset, *chunk);
                 users.entry(chunk.pack).or_default().insert(digest.clone());
             }
@@ -299,12 +299,12 @@ impl Core {
         for digest in users {
             let _lock = self.contents.lock(&digest).await;
             let Some(recipe) = self.contents.recipe(&digest).await? else { continue };
-            let follow = |chunk: &Chunk| match moved.get(&chunk.offset) {
-                Some(to) if chunk.pack == old => *to,
-                _ => *chunk,
-            };
-            let Some(mut recipe) = Arc::into_inner(recipe) else { continue };
-            recipe.chunks = recipe.chunks.iter().map(follow).collect();
+            let mut recipe = Recipe::clone(&recipe);
+            for chunk in recipe.chunks_mut().filter(|chunk| chunk.pack == old) {
+                if let Some(to) = moved.get(&chunk.offset) {
+                    *chunk = *to;
+                }
+            }
             self.store_recipe(&digest, &recipe).await?;
         }
         Ok(())

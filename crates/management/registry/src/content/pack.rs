@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use fastcdc::v2020::StreamCDC;
+use fastcdc::v2020::FastCDC;
 use futures::TryStreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Contents, blob_key,
     deflate::Apart,
-    recipe::{Chunk, Recipe},
+    recipe::{Chunk, Lane, Part, Recipe},
     recipe_key,
     unpack::pack_key,
 };
@@ -31,14 +31,17 @@ use crate::{
     meta::{Change, Content, keys},
 };
 
-/// Smallest, usual and largest chunk.
-const CHUNK: (usize, usize, usize) = (16 << 10, 64 << 10, 256 << 10);
+/// Smallest, usual and largest chunk of each lane.
+const CHUNK: [(usize, usize, usize); 3] =
+    [(16 << 10, 64 << 10, 256 << 10), (2 << 10, 8 << 10, 32 << 10), (2 << 10, 8 << 10, 32 << 10)];
 /// Bytes of a pack, about.
 const PACK: usize = 16 << 20;
 /// zstd level of chunks: packing is not in anybody's way.
-const LEVEL: i32 = 6;
-/// Part of its size that packing must save.
-const GAIN: u64 = 20;
+const LEVEL: i32 = 9;
+/// What packing must save of a content, in hundredths.
+const GAIN: i64 = 5;
+/// The same where a compressed one is taken apart: what it costs at first is won when its next version comes.
+const GAIN_APART: i64 = -10;
 
 type Hash = [u8; 16];
 
@@ -258,31 +261,31 @@ fn cut(
     let mut recipe = Recipe { size, ..Recipe::default() };
     let mut added: Vec<Hash> = Vec::new();
     let mut apart = Apart::new(file);
-    let mut run = || -> io::Result<()> {
-        for data in StreamCDC::new(&mut apart, CHUNK.0, CHUNK.1, CHUNK.2) {
-            if cancel.is_cancelled() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            let data = data.map_err(|error| io::Error::other(error.to_string()))?.data;
-            let mut hash = [0; 16];
-            hash.copy_from_slice(&Digest::of(&data).bytes()[..16]);
-            let chunk = match known.get(&hash) {
-                Some(chunk) => *chunk,
-                None => {
-                    let chunk = fresh.push(hash, &data)?;
-                    known.insert(hash, chunk);
-                    added.push(hash);
-                    chunk
-                }
-            };
-            recipe.chunks.push(chunk);
+    let mut keep = |lane: Lane, data: &[u8]| -> io::Result<()> {
+        if cancel.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
         }
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&Digest::of(data).bytes()[..16]);
+        let chunk = match known.get(&hash) {
+            Some(chunk) => *chunk,
+            None => {
+                let chunk = fresh.push(hash, data)?;
+                known.insert(hash, chunk);
+                added.push(hash);
+                chunk
+            }
+        };
+        recipe.lanes[lane as usize].push(chunk);
         Ok(())
     };
-    let outcome = run().and_then(|()| {
+    let outcome = cut_all(&mut apart, &mut keep).and_then(|()| {
         recipe.parts = std::mem::take(&mut apart.parts);
         let cost = fresh.bytes + recipe.encode()?.len() as u64;
-        if cost * GAIN > size * (GAIN - 1) {
+        let taken = recipe.parts.iter().any(|part| matches!(part, Part::Deflate { .. }));
+        let most = 100 - if taken { GAIN_APART } else { GAIN };
+        tracing::debug!(size, cost, taken, "cut up");
+        if cost * 100 > size * most.unsigned_abs() {
             return Ok(None);
         }
         if fresh.sealed.is_empty() {
@@ -302,6 +305,52 @@ fn cut(
         }
     }
     Cut { known, open, outcome }
+}
+
+/// Everything that a content is made of, in chunks.
+fn cut_all(apart: &mut Apart, keep: &mut impl FnMut(Lane, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut cutters = [Lane::Plain, Lane::Errors, Lane::Tables].map(Cutter::new);
+    while let Some(piece) = apart.next()? {
+        for (cutter, bytes) in cutters.iter_mut().zip([piece.plain, piece.errors, piece.tables]) {
+            cutter.push(&bytes, keep)?;
+        }
+    }
+    cutters.into_iter().try_for_each(|mut cutter| cutter.cut(0, keep))
+}
+
+/// Cuts a lane where its content says so.
+struct Cutter {
+    lane: Lane,
+    bytes: Vec<u8>,
+}
+
+impl Cutter {
+    /// Bytes that are looked at together.
+    const BATCH: usize = 1 << 20;
+
+    fn new(lane: Lane) -> Self {
+        Self { lane, bytes: Vec::new() }
+    }
+
+    fn push(&mut self, bytes: &[u8], keep: &mut impl FnMut(Lane, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        let (_, _, largest) = CHUNK[self.lane as usize];
+        // Where a chunk ends is known when there is as much as the largest has.
+        if self.bytes.len() >= Self::BATCH { self.cut(largest, keep) } else { Ok(()) }
+    }
+
+    /// Cut until less than `rest` is left.
+    fn cut(&mut self, rest: usize, keep: &mut impl FnMut(Lane, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        let (least, usual, largest) = CHUNK[self.lane as usize];
+        let (mut at, cutter) = (0, FastCDC::new(&self.bytes, least, usual, largest));
+        while at < self.bytes.len() && self.bytes.len() - at >= rest {
+            let (_, end) = cutter.cut(at, self.bytes.len() - at);
+            keep(self.lane, &self.bytes[at..end])?;
+            at = end;
+        }
+        self.bytes.drain(..at);
+        Ok(())
+    }
 }
 
 /// New chunks of one content.
@@ -361,6 +410,6 @@ impl Fresh {
             known.insert(chunk.hash, chunk);
             open.chunks.push(chunk);
         }
-        recipe.chunks.iter_mut().for_each(moved);
+        recipe.chunks_mut().for_each(moved);
     }
 }

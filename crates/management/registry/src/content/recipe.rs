@@ -2,37 +2,39 @@
 //!
 //! A content is a sequence of parts. A raw part is plain bytes as they are; a deflate part is plain bytes and what is
 //! needed to compress them to exactly the bytes that were there. All plain bytes together are cut into chunks by
-//! their content, so that contents with equal data share chunks, wherever it lies in them and however it was compressed.
+//! their content, so that contents with equal data share chunks, wherever it lies in them and however it was compressed;
+//! so is what is needed besides, in lanes of its own.
 
 use std::io::Read;
 
 /// See the module.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Recipe {
     /// Bytes of the content.
     pub(crate) size: u64,
     pub(crate) parts: Vec<Part>,
-    pub(crate) chunks: Vec<Chunk>,
+    /// By [`Lane`].
+    pub(crate) lanes: [Vec<Chunk>; 3],
+}
+
+/// What bytes are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Lane {
+    Plain,
+    /// Where compressing again has to differ from the guess.
+    Errors,
+    /// How blocks begin.
+    Tables,
 }
 
 /// A part of a content.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Part {
     /// Plain bytes as they are.
     Raw(u64),
-    /// Plain bytes to compress. `first` begins a new deflate stream.
-    Deflate { first: bool, plain: u32, packed: u32, corrections: Vec<u8> },
-}
-
-impl Part {
-    /// Bytes of the content that it makes.
-    #[cfg(test)]
-    pub(crate) fn original(&self) -> u64 {
-        match self {
-            Self::Raw(length) => *length,
-            Self::Deflate { packed, .. } => u64::from(*packed),
-        }
-    }
+    /// Plain bytes to compress, as many as `packed` then, with so many bytes of the other lanes. `first` begins a new
+    /// deflate stream.
+    Deflate { first: bool, family: u8, plain: u32, packed: u32, errors: u32, tables: u32 },
 }
 
 /// Where a chunk is: bytes `offset..offset + packed` of a pack, `plain` bytes after decompression.
@@ -47,13 +49,13 @@ pub(crate) struct Chunk {
     pub(crate) plain: u32,
 }
 
-const MAGIC: &[u8; 8] = b"sampan-r";
+const MAGIC: &[u8; 8] = b"sampan-s";
 /// Largest decoded recipe: a content of 256 GiB has 4 million chunks of 32 bytes.
 const MAX: u64 = 512 << 20;
 
 impl Recipe {
     pub(crate) fn encode(&self) -> std::io::Result<Vec<u8>> {
-        let mut out = Vec::with_capacity(64 + self.chunks.len() * 32);
+        let mut out = Vec::with_capacity(64 + self.chunks().count() * Chunk::BYTES);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&self.size.to_be_bytes());
         out.extend_from_slice(&(self.parts.len() as u32).to_be_bytes());
@@ -63,18 +65,17 @@ impl Recipe {
                     out.push(0);
                     out.extend_from_slice(&length.to_be_bytes());
                 }
-                Part::Deflate { first, plain, packed, corrections } => {
-                    out.push(if *first { 1 } else { 2 });
-                    for number in [*plain, *packed, corrections.len() as u32] {
+                Part::Deflate { first, family, plain, packed, errors, tables } => {
+                    out.extend_from_slice(&[if *first { 1 } else { 2 }, *family]);
+                    for number in [plain, packed, errors, tables] {
                         out.extend_from_slice(&number.to_be_bytes());
                     }
-                    out.extend_from_slice(corrections);
                 }
             }
         }
-        out.extend_from_slice(&(self.chunks.len() as u32).to_be_bytes());
-        for chunk in &self.chunks {
-            chunk.encode(&mut out);
+        for lane in &self.lanes {
+            out.extend_from_slice(&(lane.len() as u32).to_be_bytes());
+            lane.iter().for_each(|chunk| chunk.encode(&mut out));
         }
         zstd::bulk::compress(&out, 3)
     }
@@ -98,20 +99,37 @@ impl Recipe {
             recipe.parts.push(match kind {
                 0 => Part::Raw(u64::from_be_bytes(take(input)?)),
                 1 | 2 => {
-                    let (plain, packed) =
-                        (u32::from_be_bytes(take(input)?), u32::from_be_bytes(take(input)?));
-                    let length = u32::from_be_bytes(take(input)?) as usize;
-                    let (corrections, rest) = input.split_at_checked(length)?;
-                    *input = rest;
-                    Part::Deflate { first: kind == 1, plain, packed, corrections: corrections.to_vec() }
+                    let [family] = take(input)?;
+                    let mut number = || Some(u32::from_be_bytes(take(input)?));
+                    Part::Deflate {
+                        first: kind == 1,
+                        family,
+                        plain: number()?,
+                        packed: number()?,
+                        errors: number()?,
+                        tables: number()?,
+                    }
                 }
                 _ => return None,
             });
         }
-        for _ in 0..u32::from_be_bytes(take(input)?) {
-            recipe.chunks.push(Chunk::decode(input)?);
+        for lane in &mut recipe.lanes {
+            for _ in 0..u32::from_be_bytes(take(input)?) {
+                lane.push(Chunk::decode(input)?);
+            }
         }
         input.is_empty().then_some(recipe)
+    }
+}
+
+impl Recipe {
+    /// All that it needs.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.lanes.iter().flatten()
+    }
+
+    pub(crate) fn chunks_mut(&mut self) -> impl Iterator<Item = &mut Chunk> {
+        self.lanes.iter_mut().flatten()
     }
 }
 
@@ -149,8 +167,9 @@ mod tests {
 
     fn sample() -> Recipe {
         let chunk = Chunk { hash: [7; 16], pack: 3, offset: 9, packed: 100, plain: 300 };
-        let deflate = Part::Deflate { first: true, plain: 290, packed: 80, corrections: vec![1, 2, 3] };
-        Recipe { size: 98, parts: vec![Part::Raw(10), deflate, Part::Raw(8)], chunks: vec![chunk; 2] }
+        let deflate = Part::Deflate { first: true, family: 2, plain: 290, packed: 80, errors: 3, tables: 4 };
+        let lanes = [vec![chunk; 2], vec![chunk], Vec::new()];
+        Recipe { size: 98, parts: vec![Part::Raw(10), deflate, Part::Raw(8)], lanes }
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::{io, ops::Range, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{StreamExt, stream};
-use preflate_rs::RecreateStreamProcessor;
 
-use super::recipe::{Chunk, Part, Recipe};
+use super::{
+    deflate::{again, blocks::Writer, guess::WINDOW},
+    recipe::{Chunk, Lane, Part, Recipe},
+};
 use crate::{
     digest::Digest,
     objects::{ByteStream, Objects, Shared},
@@ -25,11 +27,10 @@ pub(crate) fn stream(objects: Shared, recipe: Arc<Recipe>, range: Range<u64>) ->
     let mut reader = Reader {
         objects,
         recipe,
-        chunk: 0,
-        plain: BytesMut::new(),
+        lanes: Default::default(),
         part: 0,
         taken: 0,
-        recreate: None,
+        state: Compressor::default(),
         skip: range.start,
         left: range.end - range.start,
     };
@@ -41,24 +42,29 @@ pub(crate) fn stream(objects: Shared, recipe: Arc<Recipe>, range: Range<u64>) ->
     .boxed()
 }
 
-/// A processor that moves between threads.
-struct Processor(Box<RecreateStreamProcessor>);
+/// What compressing goes on with.
+#[derive(Default)]
+struct Compressor {
+    writer: Writer,
+    /// What the next part may refer to.
+    history: Vec<u8>,
+}
 
-// SAFETY: all it holds are buffers and tables that it owns; the trait object in it, for which the compiler cannot say
-// so, is one of its own hash tables, without shared or thread-local parts (preflate-rs 0.7).
-unsafe impl Send for Processor {}
+/// Bytes of a lane that were read and not used, and the next chunk to read.
+#[derive(Default)]
+struct Ready {
+    chunk: usize,
+    bytes: BytesMut,
+}
 
 struct Reader {
     objects: Shared,
     recipe: Arc<Recipe>,
-    /// The next chunk to read.
-    chunk: usize,
-    /// Plain bytes that were read and not used.
-    plain: BytesMut,
+    lanes: [Ready; 3],
     part: usize,
     /// Plain bytes used of a raw part.
     taken: u64,
-    recreate: Option<Processor>,
+    state: Compressor,
     /// Bytes of the content that nobody asked for.
     skip: u64,
     left: u64,
@@ -70,11 +76,12 @@ impl Reader {
         if !matches!(self.recipe.parts[..], [Part::Raw(_)]) {
             return;
         }
-        while let Some(chunk) = self.recipe.chunks.get(self.chunk).filter(|c| u64::from(c.plain) <= self.skip)
-        {
+        let ready = &mut self.lanes[Lane::Plain as usize];
+        let chunks = &self.recipe.lanes[Lane::Plain as usize];
+        while let Some(chunk) = chunks.get(ready.chunk).filter(|c| u64::from(c.plain) <= self.skip) {
             self.skip -= u64::from(chunk.plain);
             self.taken += u64::from(chunk.plain);
-            self.chunk += 1;
+            ready.chunk += 1;
         }
     }
 
@@ -99,58 +106,67 @@ impl Reader {
     async fn produce(&mut self) -> io::Result<Option<Bytes>> {
         let recipe = self.recipe.clone();
         let Some(part) = recipe.parts.get(self.part) else { return Ok(None) };
-        match part {
+        match *part {
             Part::Raw(length) => {
                 let left = length - self.taken;
                 if left == 0 {
                     (self.part, self.taken) = (self.part + 1, 0);
                     return Ok(Some(Bytes::new()));
                 }
-                self.fill(1).await?;
-                let now = usize::try_from(left).unwrap_or(usize::MAX).min(self.plain.len());
+                self.fill(Lane::Plain, 1).await?;
+                let plain = &mut self.lanes[Lane::Plain as usize].bytes;
+                let now = usize::try_from(left).unwrap_or(usize::MAX).min(plain.len());
                 self.taken += now as u64;
-                Ok(Some(self.plain.split_to(now).freeze()))
+                Ok(Some(plain.split_to(now).freeze()))
             }
-            Part::Deflate { first, plain, packed, .. } => {
-                self.fill(*plain as usize).await?;
-                let input = self.plain.split_to(*plain as usize).freeze();
-                let processor = self.recreate.take().filter(|_| !first);
-                let processor =
-                    processor.unwrap_or_else(|| Processor(Box::new(RecreateStreamProcessor::new())));
-                let (at, packed) = (self.part, *packed as usize);
+            Part::Deflate { first, family, plain, packed, errors, tables } => {
+                let plain = self.take(Lane::Plain, plain).await?;
+                let errors = self.take(Lane::Errors, errors).await?;
+                let tables = self.take(Lane::Tables, tables).await?;
+                let mut state = std::mem::take(&mut self.state);
+                if first {
+                    state = Compressor::default();
+                }
                 self.part += 1;
                 let work = move || {
-                    // Whole, not only the field: that is what may move.
-                    let mut processor = processor;
-                    let Some(Part::Deflate { corrections, .. }) = recipe.parts.get(at) else { return None };
-                    let (output, _) = processor.0.recompress(&mut input.as_ref(), corrections).ok()?;
-                    Some((output, processor))
+                    let Compressor { mut writer, history: mut text } = state;
+                    let start = text.len();
+                    text.extend_from_slice(&plain);
+                    let output = again(&mut writer, &text, start, family, &errors, &tables)?;
+                    text.drain(..text.len().saturating_sub(WINDOW));
+                    Some((output, Compressor { writer, history: text }))
                 };
-                let (output, processor) = tokio::task::spawn_blocking(work)
+                let (output, state) = tokio::task::spawn_blocking(work)
                     .await
                     .map_err(io::Error::other)?
-                    .filter(|(output, _)| output.len() == packed)
+                    .filter(|(output, _)| output.len() == packed as usize)
                     .ok_or_else(|| {
                         io::Error::new(io::ErrorKind::InvalidData, "a part cannot be compressed as it was")
                     })?;
-                self.recreate = Some(processor);
+                self.state = state;
                 Ok(Some(output.into()))
             }
         }
     }
 
-    /// Have at least so many plain bytes.
-    async fn fill(&mut self, wanted: usize) -> io::Result<()> {
-        while self.plain.len() < wanted {
-            let rest = self.recipe.chunks.get(self.chunk..).unwrap_or_default();
+    async fn take(&mut self, lane: Lane, count: u32) -> io::Result<Bytes> {
+        self.fill(lane, count as usize).await?;
+        Ok(self.lanes[lane as usize].bytes.split_to(count as usize).freeze())
+    }
+
+    /// Have at least so many bytes of a lane.
+    async fn fill(&mut self, lane: Lane, wanted: usize) -> io::Result<()> {
+        let (ready, chunks) = (&mut self.lanes[lane as usize], &self.recipe.lanes[lane as usize]);
+        while ready.bytes.len() < wanted {
+            let rest = chunks.get(ready.chunk..).unwrap_or_default();
             let run = run_length(rest);
             let chunks = rest[..run].to_vec();
             if chunks.is_empty() {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the recipe has too few chunks"));
             }
             let bytes = read_run(&self.objects, chunks).await?;
-            self.plain.extend_from_slice(&bytes);
-            self.chunk += run;
+            ready.bytes.extend_from_slice(&bytes);
+            ready.chunk += run;
         }
         Ok(())
     }
