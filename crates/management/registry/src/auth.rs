@@ -16,6 +16,7 @@ use base64::{
 use http::{HeaderMap, StatusCode, header};
 use ring::{hmac, pbkdf2};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::{
     digest::{Digest, hex},
@@ -34,6 +35,8 @@ const REMEMBERED: usize = 4096;
 /// Wrong passwords of one address in a minute before it has to wait.
 const FAILURES: u32 = 20;
 const FAILING: usize = 10_000;
+/// Passwords that are computed at a time.
+const GUESSING: usize = 2;
 
 /// Who is asking.
 #[derive(Clone, Debug)]
@@ -166,6 +169,9 @@ pub(crate) struct Auth {
     key: hmac::Key,
     remembered: Mutex<HashMap<Remembered, i64>>,
     failures: Mutex<HashMap<IpAddr, (u32, i64)>>,
+    /// The hash of no password.
+    nobody: String,
+    guessing: Semaphore,
 }
 
 impl Auth {
@@ -181,7 +187,8 @@ impl Auth {
             }
         };
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-        Ok(Self { key, remembered: Mutex::default(), failures: Mutex::default() })
+        let (nobody, guessing) = (hash_password(&random_secret()), Semaphore::new(GUESSING));
+        Ok(Self { key, remembered: Mutex::default(), failures: Mutex::default(), nobody, guessing })
     }
 
     /// The first administrator, with a password in a file that only its owner reads.
@@ -240,12 +247,12 @@ impl Auth {
             })
         } else {
             let user = meta.record::<User>(keys::named("u/", name)).await?.map(|(user, _)| user);
-            match user.filter(|user| !user.disabled) {
-                Some(user) if self.password_is(name, &user, password).await => {
-                    Some(Caller::User { name: name.to_owned(), admin: user.admin })
-                }
-                _ => None,
-            }
+            // Somebody who does not exist takes as long as a wrong password.
+            let known = user.filter(|user| !user.disabled);
+            let user =
+                known.clone().unwrap_or_else(|| User { password: self.nobody.clone(), ..User::default() });
+            let right = self.password_is(name, &user, password, from).await?;
+            known.filter(|_| right).map(|user| Caller::User { name: name.to_owned(), admin: user.admin })
         };
         if outcome.is_none() {
             self.count_failure(from);
@@ -258,7 +265,7 @@ impl Auth {
         Ok(robot.filter(|robot| !robot.disabled && (robot.expires == 0 || robot.expires > meta::now())))
     }
 
-    async fn password_is(&self, name: &str, user: &User, password: &str) -> bool {
+    async fn password_is(&self, name: &str, user: &User, password: &str, from: IpAddr) -> ApiResult<bool> {
         let tag = hmac::sign(&self.key, password.as_bytes()).as_ref().to_vec();
         let entry = (name.to_owned(), tag, user.password.clone());
         let now = meta::now();
@@ -267,8 +274,15 @@ impl Auth {
             all.get(entry).is_some_and(|until| *until > now)
         };
         if remembered(&entry) {
-            return true;
+            return Ok(true);
         }
+        // So few at a time that there is a processor left for everybody else, and that what was found out meanwhile
+        // counts.
+        let Ok(_turn) = self.guessing.acquire().await else { return Ok(false) };
+        if remembered(&entry) {
+            return Ok(true);
+        }
+        self.check_failures(from)?;
         let (stored, password) = (user.password.clone(), password.to_owned());
         let right =
             tokio::task::spawn_blocking(move || verify_password(&stored, &password)).await.unwrap_or(false);
@@ -279,15 +293,18 @@ impl Auth {
             }
             all.insert(entry, now + REMEMBER);
         }
-        right
+        Ok(right)
     }
 
     fn check_failures(&self, from: IpAddr) -> ApiResult<()> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        match failures.get(&from) {
+        match failures.get(&neighbourhood(from)) {
             Some((count, since)) if *count >= FAILURES && meta::now() - since < 60 => {
                 Err(ApiError::too_many("too many wrong passwords from this address (hint: wait a minute)"))
             }
+            None if failures.len() >= FAILING => Err(ApiError::too_many(
+                "too many wrong passwords from too many addresses (hint: wait a minute)",
+            )),
             _ => Ok(()),
         }
     }
@@ -295,14 +312,8 @@ impl Auth {
     fn count_failure(&self, from: IpAddr) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let now = meta::now();
-        if failures.len() >= FAILING {
-            failures.retain(|_, (_, since)| now - *since < 60);
-        }
-        let entry = failures.entry(from).or_insert((0, now));
-        if now - entry.1 >= 60 {
-            *entry = (0, now);
-        }
-        entry.0 += 1;
+        failures.retain(|_, (_, since)| now - *since < 60);
+        failures.entry(neighbourhood(from)).or_insert((0, now)).0 += 1;
     }
 
     /// A token for what was asked for and is allowed.
@@ -347,6 +358,18 @@ impl Auth {
             Caller::User { name: claims.sub, admin: user.admin }
         };
         Ok(Caller::Token { subject: Box::new(subject), access: claims.access })
+    }
+}
+
+/// Who has one IPv6 address has 2^64.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(address) if address.to_ipv4_mapped().is_none() => {
+            let mut octets = address.octets();
+            octets[8..].fill(0);
+            octets.into()
+        }
+        other => other,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -39,7 +40,10 @@ pub(crate) type RequestBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + S
 pub(crate) type HttpClient = legacy::Client<Connector, RequestBody>;
 
 /// A client that trusts the system's authorities and further ones.
-pub(crate) fn client(extra_ca: Option<&str>) -> Result<HttpClient, Error> {
+///
+/// The second is the same, and does not connect to this machine or its link (cloud metadata): for addresses that are not
+/// an administrator's.
+pub(crate) fn clients(extra_ca: Option<&str>) -> Result<(HttpClient, HttpClient), Error> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut pem = String::new();
     if let Some(bundle) = BUNDLES.iter().find_map(|path| std::fs::read_to_string(path).ok()) {
@@ -56,12 +60,28 @@ pub(crate) fn client(extra_ca: Option<&str>) -> Result<HttpClient, Error> {
         .map_err(|error| Error::Option(format!("TLS client: {error}")))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connector = Connector { tls: Arc::new(config) };
-    Ok(legacy::Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_secs(15))
-        .pool_max_idle_per_host(8)
-        .build(connector))
+    let tls = Arc::new(config);
+    let build = |guarded| {
+        legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(15))
+            .pool_max_idle_per_host(8)
+            .build(Connector { tls: tls.clone(), guarded })
+    };
+    Ok((build(false), build(true)))
+}
+
+/// Nobody but an administrator may have us speak to it.
+fn is_own(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_link_local() || address.is_unspecified(),
+        IpAddr::V6(address) => {
+            address.to_ipv4_mapped().is_some_and(|address| is_own(address.into()))
+                || address.is_loopback()
+                || address.is_unicast_link_local()
+                || address.is_unspecified()
+        }
+    }
 }
 
 /// Any body as one of requests.
@@ -73,10 +93,20 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
+/// What lies at the bottom of it.
+pub(crate) fn cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
 /// Makes connections for the pool.
 #[derive(Clone)]
 pub(crate) struct Connector {
     tls: Arc<rustls::ClientConfig>,
+    guarded: bool,
 }
 
 /// A connection.
@@ -110,7 +140,14 @@ impl Connector {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let tcp = TcpStream::connect((host, port)).await?;
+        let mut addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+        if self.guarded {
+            addresses.retain(|address| !is_own(address.ip()));
+            if addresses.is_empty() {
+                return Err(invalid("only an administrator may have this machine itself asked"));
+            }
+        }
+        let tcp = TcpStream::connect(&addresses[..]).await?;
         tcp.set_nodelay(true)?;
         if !secure {
             return Ok(TokioIo::new(Stream::Plain(tcp)));

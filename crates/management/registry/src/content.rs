@@ -4,12 +4,13 @@ use std::{
     collections::HashMap,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Semaphore};
 
 use crate::{
     counts::Counts,
@@ -28,6 +29,9 @@ use recipe::Recipe;
 
 /// Locks that digests share.
 const STRIPES: usize = 256;
+/// Packed contents that are put together at a time; further readers wait for a seat.
+const UNPACKING: usize = 64;
+const SEAT: Duration = Duration::from_secs(30);
 /// When contents were read last is known of so many; more make us forget and pack nothing for a while.
 const READS: usize = 100_000;
 
@@ -41,6 +45,16 @@ pub(crate) struct Contents {
     cache: Cache,
     reads: Mutex<HashMap<Digest, i64>>,
     temporary: PathBuf,
+    unpacking: Arc<Semaphore>,
+    recipes: Mutex<Recipes>,
+}
+
+/// Recipes that somebody reads by.
+#[derive(Debug, Default)]
+struct Recipes {
+    all: HashMap<Digest, Weak<Recipe>>,
+    /// Counts replacements: what was read before one is not remembered after it.
+    replaced: u64,
 }
 
 /// Where a plain content is.
@@ -78,6 +92,8 @@ impl Contents {
             cache: Cache::new(cache_bytes),
             reads: Mutex::default(),
             temporary: dir.join("tmp"),
+            unpacking: Arc::new(Semaphore::new(UNPACKING)),
+            recipes: Mutex::default(),
         }
     }
 
@@ -154,9 +170,14 @@ impl Contents {
                 return Ok(None);
             }
             let opened = if content.packed {
-                self.recipe(digest)
-                    .await?
-                    .map(|recipe| unpack::stream(self.objects.clone(), recipe, range.clone()))
+                let seat = tokio::time::timeout(SEAT, self.unpacking.clone().acquire_owned()).await;
+                let Ok(Ok(seat)) = seat else {
+                    return Err(ApiError::too_many("too many packed blobs are being read (hint: wait)"));
+                };
+                self.recipe(digest).await?.map(|recipe| {
+                    let stream = unpack::stream(self.objects.clone(), recipe, range.clone());
+                    stream.inspect(move |_| _ = &seat).boxed()
+                })
             } else {
                 self.objects.stream(&blob_key(digest), range.clone()).await?
             };
@@ -170,10 +191,37 @@ impl Contents {
     }
 
     pub(crate) async fn recipe(&self, digest: &Digest) -> ApiResult<Option<Arc<Recipe>>> {
+        let before = {
+            let recipes = self.recipes();
+            if let Some(read) = recipes.all.get(digest).and_then(Weak::upgrade) {
+                return Ok(Some(read));
+            }
+            recipes.replaced
+        };
         let Some(bytes) = self.objects.read_all(&recipe_key(digest)).await? else { return Ok(None) };
-        let recipe =
-            Recipe::decode(&bytes).map_err(|why| ApiError::internal(format!("recipe of {digest}: {why}")))?;
-        Ok(Some(Arc::new(recipe)))
+        let decoded = tokio::task::spawn_blocking(move || Recipe::decode(&bytes));
+        let recipe = decoded.await.map_err(std::io::Error::other)?;
+        let recipe = recipe.map_err(|why| ApiError::internal(format!("recipe of {digest}: {why}")))?;
+        let recipe = Arc::new(recipe);
+        let mut recipes = self.recipes();
+        recipes.all.retain(|_, recipe| recipe.strong_count() > 0);
+        if recipes.replaced == before {
+            recipes.all.insert(digest.clone(), Arc::downgrade(&recipe));
+        }
+        Ok(Some(recipe))
+    }
+
+    fn recipes(&self) -> std::sync::MutexGuard<'_, Recipes> {
+        self.recipes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A recipe that replaces the one that is there.
+    pub(crate) async fn replace_recipe(&self, digest: &Digest, recipe: &Recipe) -> ApiResult<()> {
+        self.objects.put(&recipe_key(digest), recipe.encode()?.into()).await?;
+        let mut recipes = self.recipes();
+        recipes.all.remove(digest);
+        recipes.replaced += 1;
+        Ok(())
     }
 
     /// A client read it.
@@ -220,7 +268,7 @@ impl Contents {
         change.delete(keys::content(digest));
         self.meta.commit(change).await?;
         self.counts.forget(digest);
-        self.cache.forget(digest);
+        self.forget(digest);
         self.reads.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
         // The record first: a crash in between leaves objects without a record, which the next collection removes.
         self.objects.delete(&blob_key(digest)).await?;
@@ -236,6 +284,7 @@ impl Contents {
     /// Forget what is remembered of one content.
     pub(crate) fn forget(&self, digest: &Digest) {
         self.cache.forget(digest);
+        self.recipes().all.remove(digest);
     }
 }
 

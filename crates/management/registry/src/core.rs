@@ -38,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) events: Events,
     pub(crate) client: crate::connect::HttpClient,
+    /// Does not speak to this machine itself.
+    pub(crate) guarded: crate::connect::HttpClient,
     pub(crate) flights: crate::proxy::Flights,
     pub(crate) upkeep: crate::gc::Upkeeper,
     pub(crate) replicator: Arc<crate::replicate::Replicator>,
@@ -143,6 +145,10 @@ impl Core {
         let repo = self.meta.repository_or_make(&access.repository).await?;
         let hold = self.counts.hold(digest);
         let _lock = self.contents.lock(digest).await;
+        if self.contents.size(digest).await?.is_none() {
+            // It was collected between the look at it and the hold.
+            return Err(ApiError::blob_unknown(digest));
+        }
         if let Some((link, revision)) = self.meta.link(repo, digest).await? {
             return self.refresh(repo, digest, link, revision).await;
         }
@@ -202,9 +208,17 @@ impl Core {
     pub(crate) async fn delete_blob(&self, access: &Access, digest: &Digest) -> ApiResult<()> {
         let repo = self.repo(&access.repository).await?;
         for _ in 0..RETRIES {
-            let Some((_, revision)) = self.meta.link(repo, digest).await? else {
+            let Some((link, revision)) = self.meta.link(repo, digest).await? else {
                 return Err(ApiError::blob_unknown(digest));
             };
+            // Made old, so that a manifest that refers to it from now on has to write it anew, which is seen below.
+            let key = keys::link(repo, digest);
+            let mut change = Change::default();
+            change.at(key.clone(), revision).put(key, Link { made: 0, ..link }.encode());
+            if !self.meta.commit(change).await? {
+                continue;
+            }
+            let Some((_, revision)) = self.meta.link(repo, digest).await? else { continue };
             let manifests = self.meta.manifests(repo).await?;
             if let Some((user, _)) = manifests.iter().find(|(_, manifest)| manifest.blobs.contains(digest)) {
                 let message = format!("blob {digest} is needed by manifest {user} (hint: delete that first)");
@@ -254,9 +268,12 @@ impl Core {
             }
         }
         let Some(size) = found else { return Ok(false) };
-        self.add_link(access, digest, size).await?;
+        let linked = self.add_link(access, digest, size).await;
         drop(hold);
-        Ok(true)
+        match linked {
+            Err(error) if error.code == "BLOB_UNKNOWN" => Ok(false),
+            linked => linked.map(|()| true),
+        }
     }
 
     /// Which manifest is meant.
@@ -453,10 +470,8 @@ impl Core {
         let now = meta::now();
         let key = keys::manifest(repo, digest);
         if let Some((known, revision)) = known {
-            change.at(key.clone(), revision);
-            if known.touched < now {
-                change.put_json(key, &Manifest { touched: now, ..known });
-            }
+            // Always written anew: a deletion that did not see the tag must fail.
+            change.at(key.clone(), revision).put_json(key, &Manifest { touched: now, ..known });
         } else {
             let unique = |list: &[crate::manifest::Descriptor]| {
                 let mut digests: Vec<Digest> = list.iter().map(|d| d.digest.clone()).collect();

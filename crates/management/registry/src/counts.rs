@@ -93,9 +93,20 @@ impl Counts {
         inner.free.iter().filter(|(_, since)| **since <= before).map(|(digest, _)| digest.clone()).collect()
     }
 
-    /// Take bytes of a project's quota (0: no limit).
+    /// Whether there are so many bytes of a project's quota (0: no limit).
+    pub(crate) fn check(&self, project: &str, bytes: u64, quota: u64) -> ApiResult<()> {
+        Self::afford(&self.lock(), project, bytes, quota).map(drop)
+    }
+
+    /// Take them.
     pub(crate) fn charge(&self, project: &str, bytes: u64, quota: u64) -> ApiResult<()> {
         let mut inner = self.lock();
+        let after = Self::afford(&inner, project, bytes, quota)?;
+        inner.usage.insert(project.to_owned(), after);
+        Ok(())
+    }
+
+    fn afford(inner: &Inner, project: &str, bytes: u64, quota: u64) -> ApiResult<u64> {
         let used = inner.usage.get(project).copied().unwrap_or(0);
         let after = used.saturating_add(bytes);
         if quota > 0 && after > quota {
@@ -104,8 +115,7 @@ impl Counts {
             );
             return Err(ApiError::denied(message));
         }
-        inner.usage.insert(project.to_owned(), after);
-        Ok(())
+        Ok(after)
     }
 
     /// Give bytes back.

@@ -27,7 +27,6 @@ use crate::{
         digest_of_key,
         pack::{Round, index_key, pack_of_key},
         recipe::{Chunk, Recipe},
-        recipe_key,
         unpack::{pack_key, read_run},
     },
     core::Core,
@@ -305,13 +304,9 @@ impl Core {
                     *chunk = *to;
                 }
             }
-            self.store_recipe(&digest, &recipe).await?;
+            self.contents.replace_recipe(&digest, &recipe).await?;
         }
         Ok(())
-    }
-
-    async fn store_recipe(&self, digest: &Digest, recipe: &Recipe) -> ApiResult<()> {
-        self.contents.objects.put(&recipe_key(digest), recipe.encode()?.into()).await
     }
 
     /// Step 7.

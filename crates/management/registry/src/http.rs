@@ -199,9 +199,16 @@ pub(crate) async fn answer(core: Arc<Core>, peer: Peer, request: Request<Incomin
         Err(error) => (Caller::Anonymous, Some(error)),
     };
     let ask = Ask { core: core.clone(), parts, query, from: peer.from, caller, secure: peer.tls };
-    let outcome = match refused {
-        Some(error) => Err(error),
-        None => dispatch(&ask, &route, body).await,
+    let (ask, route, outcome) = match refused {
+        Some(error) => (ask, route, Err(error)),
+        None if matches!(ask.parts.method, Method::GET | Method::HEAD) => {
+            let outcome = dispatch(&ask, &route, body).await;
+            (ask, route, outcome)
+        }
+        None => match to_its_end(ask, route, body).await {
+            Some(done) => done,
+            None => return failure(&ApiError::unavailable("the registry ends"), false),
+        },
     };
     let mut response = outcome.unwrap_or_else(|error| {
         let error =
@@ -217,6 +224,18 @@ pub(crate) async fn answer(core: Arc<Core>, peer: Peer, request: Request<Incomin
     let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     core.metrics.request(route.number(), response.status().as_u16(), micros);
     response
+}
+
+/// What changes something is a task of its own: a client that goes away in the middle would leave it between two steps
+/// otherwise, for example with a link that is stored and not counted.
+async fn to_its_end(ask: Ask, route: Route, body: Incoming) -> Option<(Ask, Route, Answer)> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    ask.core.supervisor.clone().spawn("request", async move {
+        let outcome = dispatch(&ask, &route, body).await;
+        // Nobody may be waiting any more.
+        let _ = sender.send((ask, route, outcome));
+    });
+    receiver.await.ok()
 }
 
 async fn dispatch(ask: &Ask, route: &Route, body: Incoming) -> Answer {

@@ -42,7 +42,8 @@ type Flight = Shared<BoxFuture<'static, ApiResult<()>>>;
 /// What is being fetched at this moment.
 pub(crate) struct Flights {
     manifests: Mutex<HashMap<String, Flight>>,
-    blobs: Mutex<HashMap<Digest, Arc<Download>>>,
+    /// By repository too: what one upstream lets somebody have says nothing about another.
+    blobs: Mutex<HashMap<(String, Digest), Arc<Download>>>,
     /// Whoever begins a download; digests share these.
     beginning: Vec<AsyncMutex<()>>,
 }
@@ -275,8 +276,9 @@ impl Core {
         access: &Access,
         digest: &Digest,
     ) -> ApiResult<Option<Arc<Download>>> {
+        let key = (access.repository.clone(), digest.clone());
         let running = |core: &Core| {
-            core.flights.blobs.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+            core.flights.blobs.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
         };
         let _turn = self.flights.beginning[digest.part(BEGINNING)].lock().await;
         if let Some(download) = running(self) {
@@ -301,8 +303,9 @@ impl Core {
                         .blobs
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .insert(digest.clone(), download.clone());
-                    let (core, digest, running) = (self.clone(), digest.clone(), download.clone());
+                        .insert(key.clone(), download.clone());
+                    let (core, digest, running, key) =
+                        (self.clone(), digest.clone(), download.clone(), key.clone());
                     let access = Access { caller: Caller::System("proxy"), ..access.clone() };
                     self.supervisor.spawn("proxy-blob", async move {
                         let outcome =
@@ -310,7 +313,7 @@ impl Core {
                         if outcome.is_err() {
                             let _ = tokio::fs::remove_file(&path).await;
                         }
-                        core.flights.blobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+                        core.flights.blobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
                         sender.send_modify(|state| state.end = Some(outcome.map_err(|error| error.message)));
                     });
                     self.metrics.proxied.fetch_add(1, Relaxed);

@@ -57,7 +57,7 @@ pub(crate) struct Job {
 #[derive(Debug, Default)]
 pub(crate) struct Replicator {
     last: Mutex<BTreeMap<String, Done>>,
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    jobs: Mutex<BTreeMap<String, mpsc::Sender<Job>>>,
     /// Rules were changed.
     pub(crate) changed: Notify,
 }
@@ -83,7 +83,11 @@ fn failed(refusal: &Refusal) -> ApiError {
 
 impl Core {
     /// An event may concern rules that push.
-    pub(crate) async fn replicate_event(&self, replicator: &Replicator, event: &Event) -> ApiResult<()> {
+    pub(crate) async fn replicate_event(
+        self: &Arc<Self>,
+        replicator: &Arc<Replicator>,
+        event: &Event,
+    ) -> ApiResult<()> {
         if !matches!(event.kind, Kind::Push | Kind::Delete) || event.actor == "replication" {
             return Ok(());
         }
@@ -92,21 +96,43 @@ impl Core {
                 && record.mode == ReplicationMode::Push
                 && record.schedule.on_push
                 && (event.kind == Kind::Push || record.deletions)
-                && record.is_about(&event.repository, &event.tag);
-            let sender = replicator.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some(sender) = sender.filter(|_| wanted)
-                && sender.try_send(Job { rule, event: event.clone() }).is_err()
-            {
+                && self.concerns(&record, event).await?;
+            if !wanted {
+                continue;
+            }
+            // Each rule has a queue of its own: a registry that is away holds up nobody else.
+            let mut queues = replicator.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let queue = queues.entry(rule.clone()).or_insert_with(|| {
+                let (sender, jobs) = mpsc::channel(QUEUE);
+                let work = self.clone().replicate_jobs(replicator.clone(), jobs);
+                self.supervisor.spawn(format!("replication-{rule}"), work);
+                sender
+            });
+            if queue.try_send(Job { rule, event: event.clone() }).is_err() {
                 self.metrics.replication_failures.fetch_add(1, Relaxed);
             }
         }
         Ok(())
     }
 
-    /// Works off what pushes ask for, in order, until the end.
-    pub(crate) async fn replicate_jobs(self: Arc<Self>, replicator: Arc<Replicator>) {
-        let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE);
-        *replicator.jobs.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    /// What has no tag itself, a signature for example, goes with the tags of what it is about.
+    async fn concerns(&self, rule: &Replication, event: &Event) -> ApiResult<bool> {
+        if rule.is_about(&event.repository, &event.tag) {
+            return Ok(true);
+        }
+        let (true, Some(digest)) = (event.tag.is_empty(), &event.digest) else { return Ok(false) };
+        let Some(repository) = self.meta.repository(&event.repository).await? else { return Ok(false) };
+        let Some((manifest, _)) = self.meta.manifest(repository.id, digest).await? else { return Ok(false) };
+        let Some(subject) = manifest.subject else { return Ok(false) };
+        let tags = self.meta.tags(repository.id, "", 0).await?;
+        let about = |(tag, found): &(String, meta::Tag)| {
+            found.digest == subject && rule.is_about(&event.repository, tag)
+        };
+        Ok(tags.iter().any(about))
+    }
+
+    /// Works off what pushes ask for by one rule, in order, until the end.
+    async fn replicate_jobs(self: Arc<Self>, replicator: Arc<Replicator>, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.recv().await {
             let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
             for attempt in 1..=ATTEMPTS {
@@ -254,16 +280,16 @@ impl Core {
             Err(error) if error.code == "MANIFEST_UNKNOWN" => return Ok(()),
             found => found?,
         };
+        let (repo, mut seen) = (self.repo(repository).await?, HashSet::new());
         match remote.head(target, reference).await {
             Ok(Some(there)) if there == found.digest => {
                 done.unchanged += 1;
-                return Ok(());
+                let state = (throttle, done, &mut seen);
+                return self.push_referrers(remote, (repo, target), &found.digest, state, DEPTH).await;
             }
             Err(refusal @ (Refusal::Denied(_) | Refusal::Failed(_))) => return Err(failed(&refusal)),
             _ => {}
         }
-        let repo = self.repo(repository).await?;
-        let mut seen = HashSet::new();
         self.push_tree(
             remote,
             (repo, target),
@@ -320,24 +346,30 @@ impl Core {
                 .push_manifest(target, reference, &manifest.media_type, bytes)
                 .await
                 .map_err(|refusal| failed(&refusal))?;
-            // Signatures and the like go along.
-            let prefix = keys::referrers(repo, digest);
-            let length = prefix.len();
-            for kv in self.meta.prefix(prefix).await? {
-                if let Some((referrer, _)) = Digest::from_key(&kv.key[length..]) {
-                    self.push_tree(
-                        remote,
-                        (repo, target),
-                        &referrer,
-                        None,
-                        (&mut *throttle, &mut *done, &mut *seen),
-                        depth - 1,
-                    )
-                    .await?;
-                }
-            }
-            Ok(())
+            self.push_referrers(remote, (repo, target), digest, (throttle, done, seen), depth).await
         })
+    }
+
+    /// Signatures and the like go along, also those that came later.
+    async fn push_referrers(
+        &self,
+        remote: &Upstream,
+        (repo, target): (u32, &str),
+        digest: &Digest,
+        (throttle, done, seen): (&mut Throttle, &mut Done, &mut HashSet<Digest>),
+        depth: usize,
+    ) -> ApiResult<()> {
+        let prefix = keys::referrers(repo, digest);
+        let length = prefix.len();
+        for kv in self.meta.prefix(prefix).await? {
+            let Some((referrer, _)) = Digest::from_key(&kv.key[length..]) else { continue };
+            if remote.head(target, &referrer.to_string()).await.is_ok() {
+                continue;
+            }
+            let state = (&mut *throttle, &mut *done, &mut *seen);
+            self.push_tree(remote, (repo, target), &referrer, None, state, depth - 1).await?;
+        }
+        Ok(())
     }
 
     async fn run_pull(&self, rule: &Replication, done: &mut Done) -> ApiResult<()> {
@@ -394,7 +426,7 @@ impl Core {
             && *there == here.digest
         {
             done.unchanged += 1;
-            return Ok(());
+            return self.pull_referrers(remote, (repository, &access), there, (throttle, done), DEPTH).await;
         }
         self.pull_tree(remote, (repository, &access), tag, (throttle, done), DEPTH).await?;
         done.copied += 1;
@@ -430,9 +462,33 @@ impl Core {
                 }
                 done.bytes += self.pull_blob(remote, repository, access, &blob.digest, throttle).await?;
             }
-            self.put_manifest(access, &Selector::parse(reference)?, &found.media_type, found.bytes).await?;
-            Ok(())
+            let (digest, _) = self
+                .put_manifest(access, &Selector::parse(reference)?, &found.media_type, found.bytes)
+                .await?;
+            self.pull_referrers(remote, (repository, access), &digest, (throttle, done), depth).await
         })
+    }
+
+    /// Signatures and the like come along, also those that came later.
+    async fn pull_referrers(
+        &self,
+        remote: &Upstream,
+        (repository, access): (&str, &Access),
+        digest: &Digest,
+        (throttle, done): (&mut Throttle, &mut Done),
+        depth: usize,
+    ) -> ApiResult<()> {
+        if depth <= 1 {
+            return Ok(());
+        }
+        for referrer in remote.referrers(repository, digest).await.map_err(|refusal| failed(&refusal))? {
+            let text = referrer.to_string();
+            if self.resolve(access, &Selector::Digest(referrer)).await.is_err() {
+                let state = (&mut *throttle, &mut *done);
+                self.pull_tree(remote, (repository, access), &text, state, depth - 1).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn pull_blob(

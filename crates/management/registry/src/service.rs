@@ -60,7 +60,7 @@ impl Registry {
         let meta = Arc::new(supervisor.blocking(move || Meta::open(&meta_dir)).await?);
         let failed = |error: ApiError| Error::Option(error.message);
         meta.prepare().await.map_err(failed)?;
-        let client = crate::connect::client(options.extra_ca.as_deref())?;
+        let (client, guarded) = crate::connect::clients(options.extra_ca.as_deref())?;
         let counts = Arc::new(Counts::default());
         let objects = Arc::new(Objects::open(&options, &client)?);
         // Unfinished work belongs to the disk, also with a bucket.
@@ -86,6 +86,7 @@ impl Registry {
             contents,
             auth,
             client,
+            guarded,
         });
         core.recount().await.map_err(failed)?;
         let bound = Bound::bind(&core).await?;
@@ -94,7 +95,6 @@ impl Registry {
         bound.serve(&core, &supervisor)?;
         supervisor.spawn("events", listen(core.clone()));
         supervisor.spawn("upkeep", core.clone().upkeep());
-        supervisor.spawn("replication-jobs", core.clone().replicate_jobs(core.replicator.clone()));
         supervisor.spawn("replication-clock", core.clone().replicate_by_clock(core.replicator.clone()));
         Ok(Handle { addresses, socket })
     }

@@ -20,6 +20,7 @@ use crate::{
     digest::{Algorithm, Digest, Hasher},
     error::{ApiError, ApiResult, Error},
     meta,
+    name::project_of,
     options::Limits,
 };
 
@@ -58,11 +59,19 @@ struct Note {
     repository: String,
 }
 
-/// A whole upload with the digest that was asked for.
+/// A whole upload with the digest that was asked for. Nobody else writes to it while this lives.
 #[derive(Debug)]
-pub(crate) struct Finished {
+pub(crate) struct Finished<'a> {
     pub(crate) file: PathBuf,
     pub(crate) size: u64,
+    seat: tokio::sync::MutexGuard<'a, Option<State>>,
+}
+
+impl Finished<'_> {
+    /// The file is somebody else's now.
+    pub(crate) fn taken(mut self) {
+        *self.seat = None;
+    }
 }
 
 impl Uploads {
@@ -98,8 +107,14 @@ impl Uploads {
     ) -> ApiResult<(String, Arc<Upload>)> {
         let full =
             || ApiError::too_many("too many uploads are in progress (hint: finish or cancel some, or wait)");
-        if self.lock().len() >= self.limits.uploads {
-            return Err(full());
+        {
+            let open = self.lock();
+            let project = project_of(repository);
+            let mine = || open.values().filter(|upload| project_of(&upload.repository) == project).count();
+            // No project takes the seats of all others.
+            if open.len() >= self.limits.uploads || mine() >= (self.limits.uploads / 4).max(16) {
+                return Err(full());
+            }
         }
         let id = uuid::Uuid::new_v4().to_string();
         let (dir, note) = (self.dir.join(&id), Note { repository: repository.to_owned() });
@@ -227,7 +242,7 @@ impl Uploads {
     }
 
     /// Compare with the digest; the file is ready to become the content then.
-    pub(crate) async fn finish(&self, upload: &Upload, digest: &Digest) -> ApiResult<Finished> {
+    pub(crate) async fn finish<'a>(&self, upload: &'a Upload, digest: &Digest) -> ApiResult<Finished<'a>> {
         let busy = || {
             ApiError::new(
                 http::StatusCode::CONFLICT,
@@ -256,7 +271,7 @@ impl Uploads {
         if got != *digest {
             return Err(ApiError::digest_mismatch(digest, &got));
         }
-        Ok(Finished { file: upload.dir.join("data"), size })
+        Ok(Finished { file: upload.dir.join("data"), size, seat })
     }
 }
 

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 
 use crate::{
-    connect::{HttpClient, RequestBody, box_body},
+    connect::{HttpClient, RequestBody, box_body, cause},
     digest::Digest,
     http::Query,
     manifest::ACCEPT,
@@ -31,6 +31,8 @@ const MANIFEST: usize = 4 << 20;
 const SMALL: usize = 8 << 20;
 /// Pages of a listing.
 const PAGES: usize = 1000;
+/// Names of a listing.
+const NAMES: usize = 1_000_000;
 
 /// Why another registry did not do what was asked.
 #[derive(Debug)]
@@ -121,14 +123,16 @@ impl Upstream {
         let own = uri.starts_with(&format!("{}/", self.origin));
         let known = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(scope).cloned();
         let once = body.is_some();
-        let mut response = self.follow(&method, &uri, &headers, known.filter(|_| own), body).await?;
-        if response.status() == StatusCode::UNAUTHORIZED && !once && own {
+        let (mut response, led_away) =
+            self.follow(&method, &uri, &headers, known.filter(|_| own), body).await?;
+        // Somebody else's challenge is not answered with our password.
+        if response.status() == StatusCode::UNAUTHORIZED && !once && own && !led_away {
             let authorization = self.authorize(&response, scope).await?;
             self.tokens
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(scope.to_owned(), authorization.clone());
-            response = self.follow(&method, &uri, &headers, Some(authorization), None).await?;
+            response = self.follow(&method, &uri, &headers, Some(authorization), None).await?.0;
         }
         match response.status() {
             StatusCode::NOT_FOUND => Err(Refusal::NotFound),
@@ -140,6 +144,7 @@ impl Upstream {
         }
     }
 
+    /// The answer, and whether it is that of another host than the one that was asked.
     async fn follow(
         &self,
         method: &Method,
@@ -147,7 +152,7 @@ impl Upstream {
         headers: &HeaderMap,
         authorization: Option<HeaderValue>,
         body: Option<RequestBody>,
-    ) -> Outcome<Response<Incoming>> {
+    ) -> Outcome<(Response<Incoming>, bool)> {
         let failed = |error: &dyn std::fmt::Display| Refusal::Failed(error.to_string());
         let mut target: Uri = uri.parse().map_err(|error| failed(&error))?;
         let first = target.authority().cloned();
@@ -168,7 +173,7 @@ impl Upstream {
                 asked.map_err(|_| failed(&"no answer in time"))?.map_err(|error| failed(&cause(&error)))?;
             let reading = matches!(*method, Method::GET | Method::HEAD);
             if !response.status().is_redirection() || !reading {
-                return Ok(response);
+                return Ok((response, target.authority() != first.as_ref()));
             }
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
             let location = location.ok_or_else(|| failed(&"a redirect to nowhere"))?;
@@ -219,7 +224,7 @@ impl Upstream {
         if let Some((user, _)) = &self.password {
             uri.push_str(&format!("&account={}", encode(user)));
         }
-        let answer =
+        let (answer, _) =
             self.follow(&Method::GET, &uri, &HeaderMap::new(), self.credentials.clone(), None).await?;
         if !answer.status().is_success() {
             return Err(Refusal::Denied(reason(answer).await));
@@ -362,6 +367,40 @@ impl Upstream {
         Ok(())
     }
 
+    /// What refers to a manifest there, by the API or by the tag that stands for it.
+    pub(crate) async fn referrers(&self, repository: &str, digest: &Digest) -> Outcome<Vec<Digest>> {
+        let path = format!("/v2/{}/referrers/{digest}", self.name(repository));
+        let (mut all, mut next) = (Vec::new(), Some(path));
+        let scope = self.pull_scope(repository);
+        for _ in 0..PAGES {
+            let Some(path) = next else { return Ok(all) };
+            let answer = match self.send(Method::GET, &path, HeaderMap::new(), (&scope, None)).await {
+                Err(Refusal::NotFound) => {
+                    let tag = format!("{}-{}", digest.name(), digest.hex());
+                    return match self.manifest(repository, &tag).await {
+                        Ok(found) => Ok(digests_of_index(&found.bytes)),
+                        Err(Refusal::NotFound) => Ok(all),
+                        Err(refusal) => Err(refusal),
+                    };
+                }
+                answer => success(answer?).await?,
+            };
+            next = self.next_page(&answer, &path);
+            all.extend(digests_of_index(&whole(answer, SMALL).await?));
+            if all.len() > NAMES {
+                return Err(Refusal::Failed(format!("more than {NAMES} manifests refer to {digest}")));
+            }
+        }
+        Ok(all)
+    }
+
+    fn next_page(&self, answer: &Response<Incoming>, path: &str) -> Option<String> {
+        let link = answer.headers().get(header::LINK)?.to_str().ok()?;
+        let base: Uri = format!("{}{}", self.origin, path.replace(&self.origin, "")).parse().ok()?;
+        let target = link.strip_prefix('<')?.split('>').next()?;
+        Some(absolute(&base, target))
+    }
+
     pub(crate) async fn tags(&self, repository: &str) -> Outcome<Vec<String>> {
         let path = format!("/v2/{}/tags/list?n=1000", self.name(repository));
         self.list(path, &self.pull_scope(repository), "tags").await
@@ -379,20 +418,23 @@ impl Upstream {
             let Some(path) = next else { return Ok(all) };
             let response =
                 success(self.send(Method::GET, &path, HeaderMap::new(), (scope, None)).await?).await?;
-            let link =
-                response.headers().get(header::LINK).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            let base: Option<Uri> = format!("{}{}", self.origin, path.replace(&self.origin, "")).parse().ok();
-            next = link.and_then(|link| {
-                let target = link.strip_prefix('<')?.split('>').next()?.to_owned();
-                Some(absolute(&base?, &target))
-            });
+            next = self.next_page(&response, &path);
             let value: serde_json::Value = serde_json::from_slice(&whole(response, SMALL).await?)
                 .map_err(|error| Refusal::Failed(format!("its listing cannot be read: {error}")))?;
             let names = value[field].as_array().into_iter().flatten();
             all.extend(names.filter_map(|name| name.as_str()).map(str::to_owned));
+            if all.len() > NAMES {
+                return Err(Refusal::Failed(format!("its listing has more than {NAMES} names")));
+            }
         }
         Ok(all)
     }
+}
+
+fn digests_of_index(bytes: &[u8]) -> Vec<Digest> {
+    let index: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let all = index["manifests"].as_array().into_iter().flatten();
+    all.filter_map(|found| found["digest"].as_str()?.parse().ok()).collect()
 }
 
 fn accept() -> HeaderMap {
@@ -440,14 +482,6 @@ fn absolute(base: &Uri, location: &str) -> String {
     }
     let dir = base.path().rsplit_once('/').map_or("", |(dir, _)| dir);
     format!("{origin}{dir}/{location}")
-}
-
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }
 
 /// The page that a client asked a proxied listing for.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::{
-    connect::box_body,
+    connect::{box_body, cause},
     core::Core,
     digest::hex,
     events::{Event, Kind},
@@ -123,9 +123,9 @@ impl Core {
                     .map(|value| (http::HeaderName::from_static("x-sampan-signature"), value)),
             );
         }
-        let answer = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
-        let answer =
-            answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
+        let client = if webhook.trusted { &self.client } else { &self.guarded };
+        let answer = tokio::time::timeout(PATIENCE, client.request(request)).await;
+        let answer = answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| cause(&error))?;
         if answer.status().is_success() { Ok(()) } else { Err(format!("status {}", answer.status())) }
     }
 }

@@ -181,7 +181,7 @@ impl Round {
     /// Write the recipe, read the content back through it, and drop the plain object if it is the same.
     async fn swap(&mut self, digest: &Digest, content: Content, recipe: Recipe) -> ApiResult<()> {
         let contents = self.contents.clone();
-        contents.objects.put(&recipe_key(digest), recipe.encode()?.into()).await?;
+        contents.replace_recipe(digest, &recipe).await?;
         let stream = super::unpack::stream(contents.objects.clone(), Arc::new(recipe), 0..content.size);
         let same = contents.verify(digest, stream).await?;
         if !same {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{ADMIN_BODY, Answer, Ask, json_response, projects, refuse_admin, whole};
 use crate::{
-    auth::{Action, hash_password},
+    auth::{Action, Caller, hash_password},
     error::{ApiError, ApiResult},
     gc::Task,
     meta::{self, Change, Project, Replication, User, keys},
@@ -28,6 +28,10 @@ use crate::{
 };
 
 pub(super) async fn answer(ask: &Ask, path: &str, body: Incoming) -> Answer {
+    // A token says what may be done in repositories, and nothing about this.
+    if matches!(ask.caller, Caller::Token { .. }) {
+        return Err(crate::auth::unauthorized("a token is not good for this (hint: a user and a password)"));
+    }
     let body = whole(ask, body, ADMIN_BODY, ApiError::bad_request).await?;
     let body: Value = if body.is_empty() {
         Value::Null
@@ -60,6 +64,9 @@ pub(super) async fn answer(ask: &Ask, path: &str, body: Incoming) -> Answer {
     };
     Ok(json_response(if method == "POST" { StatusCode::CREATED } else { StatusCode::OK }, &value))
 }
+
+/// Stands for a password that is there.
+pub(super) const HIDDEN: &str = "***";
 
 fn admin<T>(ask: &Ask, then: impl FnOnce() -> ApiResult<T>) -> ApiResult<T> {
     if ask.caller.is_admin() { then() } else { Err(refuse_admin(&ask.caller)) }
@@ -165,6 +172,10 @@ async fn status(ask: &Ask) -> ApiResult<Value> {
 /// Projects, repositories and tags with a word in their name or labels, as far as the caller may pull.
 async fn search(ask: &Ask) -> ApiResult<Value> {
     const MOST: usize = 200;
+    // It looks at everything, which is not for anybody who comes along.
+    if ask.caller.is_anonymous() {
+        return Err(refuse_admin(&ask.caller));
+    }
     let word = ask.query.get("q").unwrap_or_default().to_lowercase();
     if word.is_empty() {
         return Err(ApiError::bad_request("search wants ?q=<word>"));
@@ -253,6 +264,13 @@ async fn users(ask: &Ask, method: &str, rest: &[&str], body: Value) -> ApiResult
         ("PATCH", [name]) => change_user(ask, name, body).await,
         ("DELETE", [name]) => {
             remove(ask, keys::named("u/", name), &format!("user {name}")).await?;
+            // Whoever gets the name next does not get the roles.
+            for (project, record) in ask.core.meta.records::<Project>("p/").await? {
+                if record.members.contains_key(*name) {
+                    let change = json!({ "members": { *name: null } });
+                    let _: Project = patch(ask, keys::project(&project), &project, change).await?;
+                }
+            }
             ask.core.audit.record(&ask.caller, ask.from, "delete-user", name, "");
             Ok(json!({}))
         }
@@ -269,6 +287,9 @@ fn check_password(password: &str) -> ApiResult<()> {
 }
 
 async fn change_user(ask: &Ask, name: &str, mut body: Value) -> ApiResult<Value> {
+    if body.get("password").is_some_and(|password| !password.is_string()) {
+        return Err(ApiError::bad_request("password must be a string"));
+    }
     if let Some(password) = body["password"].as_str().map(str::to_owned) {
         check_password(&password)?;
         body["password"] = ask.core.supervisor.blocking(move || hash_password(&password)).await.into();
@@ -285,7 +306,7 @@ async fn replications(ask: &Ask, method: &str, rest: &[&str], body: Value) -> Ap
         let mut value = json!(rule);
         value["name"] = name.into();
         if !rule.password.is_empty() {
-            value["password"] = "***".into();
+            value["password"] = HIDDEN.into();
         }
         value["last"] = json!(core.replicator.last(name));
         value
@@ -303,7 +324,12 @@ async fn replications(ask: &Ask, method: &str, rest: &[&str], body: Value) -> Ap
         }
         ("PUT", [name]) => {
             check_simple("rule", name)?;
-            let rule: Replication = read(body)?;
+            let mut rule: Replication = read(body)?;
+            if rule.password == HIDDEN {
+                // What was read is written back.
+                let found = core.meta.record::<Replication>(keys::named("x/", name)).await?;
+                rule.password = found.map(|(rule, _)| rule.password).unwrap_or_default();
+            }
             // The address must make sense now, not at the first run.
             crate::upstream::Upstream::new(core.client.clone(), &rule.remote, "", "")
                 .map_err(|refusal| ApiError::bad_request(refusal.to_string()))?;

@@ -1,6 +1,9 @@
 //! Listings: `/v2/_catalog`, `/v2/<name>/tags/list`, `/v2/<name>/referrers/<digest>`.
 
+use std::collections::HashSet;
+
 use http::{Method, StatusCode, header};
+use sampan_store::prefix_end;
 use serde_json::{Value, json};
 
 use super::{Answer, Ask, json_response, only, query::encode, set};
@@ -102,26 +105,48 @@ pub(super) async fn referrers(ask: &Ask, name: &str, digest: &str) -> Answer {
     let access = ask.access(name, Action::Pull).await?;
     let subject: Digest = digest.parse().map_err(|()| ApiError::digest_invalid(digest))?;
     let wanted = ask.query.get("artifactType").filter(|wanted| !wanted.is_empty());
-    let mut list: Vec<Value> = Vec::new();
+    let (mut list, mut bytes, mut more): (Vec<(Digest, Value)>, _, _) = (Vec::new(), 0, None);
     if let Some(repository) = ask.core.meta.repository(&access.repository).await? {
         let prefix = keys::referrers(repository.id, &subject);
-        let length = prefix.len();
-        for kv in ask.core.meta.prefix(prefix).await? {
+        let (length, end) = (prefix.len(), prefix_end(&prefix).to_vec());
+        let mut start = prefix;
+        if let Some(last) = ask.query.get("last").and_then(|last| last.parse::<Digest>().ok()) {
+            start.extend_from_slice(&last.key());
+            start.push(0);
+        }
+        for kv in ask.core.meta.range(start, end, ask.core.options.limits.page + 1).await? {
             let Some((digest, _)) = Digest::from_key(&kv.key[length..]) else { continue };
             let Some(found) = ask.core.meta.get(keys::manifest(repository.id, &digest)).await? else {
                 continue;
             };
+            // Annotations may be long: a page ends where it has as many bytes as a manifest may have.
+            bytes += found.value.len();
+            let full = list.len() == ask.core.options.limits.page;
+            if let Some((last, _)) =
+                list.last().filter(|_| full || bytes > ask.core.options.limits.manifest_bytes)
+            {
+                more = Some(last.to_string());
+                break;
+            }
             let manifest: Manifest = decode(&found)?;
-            list.push(descriptor(&digest, &manifest));
+            list.push((digest.clone(), descriptor(&digest, &manifest)));
         }
-        add_fallback(ask, repository.id, &subject, &mut list).await?;
+        if more.is_none() {
+            add_fallback(ask, repository.id, &subject, &mut list).await?;
+        }
     }
+    let mut list: Vec<Value> = list.into_iter().map(|(_, value)| value).collect();
     if let Some(wanted) = wanted {
         list.retain(|found| found["artifactType"] == *wanted);
     }
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list });
     let mut response = json_response(StatusCode::OK, &index);
     set(&mut response, header::CONTENT_TYPE, OCI_INDEX);
+    if let Some(last) = more {
+        let filter = wanted.map(|wanted| format!("&artifactType={}", encode(wanted))).unwrap_or_default();
+        let link = format!("</v2/{name}/referrers/{subject}?last={}{filter}>; rel=\"next\"", encode(&last));
+        set(&mut response, header::LINK, &link);
+    }
     if wanted.is_some() {
         set(&mut response, "oci-filters-applied", "artifactType");
     }
@@ -140,18 +165,23 @@ fn descriptor(digest: &Digest, manifest: &Manifest) -> Value {
 }
 
 /// Clients that do not know this API keep the list under the tag `<algorithm>-<hex>`; it counts too.
-async fn add_fallback(ask: &Ask, repo: u32, subject: &Digest, list: &mut Vec<Value>) -> ApiResult<()> {
+async fn add_fallback(
+    ask: &Ask,
+    repo: u32,
+    subject: &Digest,
+    list: &mut Vec<(Digest, Value)>,
+) -> ApiResult<()> {
     let tag: String = format!("{}-{}", subject.name(), subject.hex()).chars().take(97).collect();
     let Some((tag, _)) = ask.core.meta.tag(repo, &tag).await? else { return Ok(()) };
     let index: Value =
         serde_json::from_slice(&ask.core.manifest_bytes(&tag.digest).await?).unwrap_or_default();
+    let mut known: HashSet<Digest> = list.iter().map(|(digest, _)| digest.clone()).collect();
     for found in index["manifests"].as_array().into_iter().flatten() {
         // Only what is really here; and each once.
         let digest = found["digest"].as_str().and_then(|digest| digest.parse::<Digest>().ok());
         let Some(digest) = digest else { continue };
-        let known = list.iter().any(|other| other["digest"] == found["digest"]);
-        if !known && ask.core.meta.manifest(repo, &digest).await?.is_some() {
-            list.push(found.clone());
+        if known.insert(digest.clone()) && ask.core.meta.manifest(repo, &digest).await?.is_some() {
+            list.push((digest, found.clone()));
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Answer, Ask,
-    admin::{create, patch, read, remove},
+    admin::{HIDDEN, create, patch, read, remove},
     json_response, refuse_admin,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     core::Access,
     digest::{Digest, hex},
     error::{ApiError, ApiResult},
-    meta::{self, Member, Project, Repository, Robot, Role, Webhook, keys},
+    meta::{self, Change, Member, Project, Repository, Robot, Role, Webhook, keys},
     name::{Selector, check_simple},
 };
 
@@ -57,7 +57,7 @@ fn shown(ask: &Ask, name: &str, project: &Project) -> Value {
     value["used"] = ask.core.counts.usage(name).into();
     value["made"] = meta::time(project.made).into();
     if project.proxy.as_ref().is_some_and(|proxy| !proxy.password.is_empty()) {
-        value["proxy"]["password"] = "***".into();
+        value["proxy"]["password"] = HIDDEN.into();
     }
     value
 }
@@ -67,7 +67,14 @@ async fn list(ask: &Ask) -> ApiResult<Value> {
     let visible = |(name, project): &&(String, Project)| {
         ask.caller.may(Action::Pull, &format!("{name}/x"), Some(project))
     };
-    Ok(all.iter().filter(visible).map(|(name, project)| shown(ask, name, project)).collect())
+    let what = |(name, project): &(String, Project)| {
+        if ask.caller.may(Action::Manage(Role::Guest), &format!("{name}/x"), Some(project)) {
+            return shown(ask, name, project);
+        }
+        // Who is in it, and where it comes from, is for its members.
+        json!({ "name": name, "public": project.public, "labels": project.labels })
+    };
+    Ok(all.iter().filter(visible).map(what).collect())
 }
 
 async fn make(ask: &Ask, body: Value) -> ApiResult<Value> {
@@ -82,7 +89,7 @@ async fn make(ask: &Ask, body: Value) -> ApiResult<Value> {
     Ok(shown(ask, &name, &project))
 }
 
-async fn one(ask: &Ask, method: &str, name: &str, body: Value) -> ApiResult<Value> {
+async fn one(ask: &Ask, method: &str, name: &str, mut body: Value) -> ApiResult<Value> {
     match method {
         "GET" => Ok(shown(ask, name, &project(ask, name, Role::Guest).await?)),
         "PATCH" => {
@@ -90,6 +97,12 @@ async fn one(ask: &Ask, method: &str, name: &str, body: Value) -> ApiResult<Valu
             // What costs others is for administrators of the whole.
             if !ask.caller.is_admin() && (body.get("quota").is_some() || body.get("proxy").is_some()) {
                 return Err(refuse_admin(&ask.caller));
+            }
+            // What was read is written back.
+            if body["proxy"]["password"] == HIDDEN
+                && let Some(proxy) = body["proxy"].as_object_mut()
+            {
+                proxy.remove("password");
             }
             let changed: Project = patch(ask, keys::project(name), &format!("project {name}"), body).await?;
             ask.core.audit.record(&ask.caller, ask.from, "change-project", name, "");
@@ -108,6 +121,17 @@ async fn one(ask: &Ask, method: &str, name: &str, body: Value) -> ApiResult<Valu
                 }
             }
             remove(ask, keys::project(name), &format!("project {name}")).await?;
+            // Whoever gets the name next does not get the robots and webhooks.
+            let mut change = Change::default();
+            for (robot, record) in ask.core.meta.records::<Robot>("k/").await? {
+                if record.project == *name {
+                    change.delete(keys::named("k/", &robot));
+                }
+            }
+            for (webhook, _) in ask.core.meta.records::<Webhook>(&format!("w/{name}/")).await? {
+                change.delete(keys::named(&format!("w/{name}/"), &webhook));
+            }
+            ask.core.meta.commit(change).await?;
             ask.core.audit.record(&ask.caller, ask.from, "delete-project", name, "");
             Ok(json!({}))
         }
@@ -234,7 +258,7 @@ async fn webhooks(ask: &Ask, method: &str, name: &str, rest: &[&str], body: Valu
         }
         ("PUT", [id]) => {
             check_simple("webhook", id)?;
-            let webhook = Webhook { project: name.to_owned(), ..read(body)? };
+            let webhook = Webhook { project: name.to_owned(), trusted: ask.caller.is_admin(), ..read(body)? };
             let address = webhook
                 .url
                 .parse::<http::Uri>()

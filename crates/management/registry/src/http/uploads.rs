@@ -55,6 +55,7 @@ pub(super) async fn answer(ask: &Ask, name: &str, id: &str, body: Incoming) -> A
         }
         Method::PATCH => {
             let start = start(ask, &body)?;
+            affordable(ask, &access, &upload, &body)?;
             let length =
                 append(ask, &upload, start, body).await.map_err(|error| at(error, name, id, &upload))?;
             Ok(progress(StatusCode::ACCEPTED, name, id, length))
@@ -116,6 +117,17 @@ async fn append(ask: &Ask, upload: &Upload, start: Option<u64>, body: Incoming) 
     Ok(length)
 }
 
+/// Refused before it is received is what cannot be paid for. What the project has already costs nothing, which is known
+/// only in the end: a quota that is not full lets one blob of any size that may be such come.
+fn affordable(ask: &Ask, access: &Access, upload: &Upload, body: &Incoming) -> ApiResult<()> {
+    let (quota, used) = (access.project.quota, ask.core.counts.usage(&access.project_name));
+    let coming = upload.progress().0.saturating_add(body.size_hint().lower());
+    if quota == 0 || (used < quota && coming <= quota) {
+        return Ok(());
+    }
+    ask.core.counts.check(&access.project_name, coming.max(1), quota)
+}
+
 async fn finish(
     ask: &Ask,
     access: &Access,
@@ -124,16 +136,15 @@ async fn finish(
     start: Option<u64>,
     body: Incoming,
 ) -> Answer {
-    // Refused early what cannot be paid for: the rest is known only in the end.
-    if access.project.quota > 0 && ask.core.counts.usage(&access.project_name) >= access.project.quota {
-        ask.core.counts.charge(&access.project_name, 1, access.project.quota)?;
-    }
+    affordable(ask, access, upload, &body)?;
     append(ask, upload, start, body).await?;
     let finished = ask.core.uploads.finish(upload, digest).await?;
     // From here on it is not collected between two steps.
     let hold = ask.core.counts.hold(digest);
     ask.core.contents.adopt(digest, &finished.file, finished.size).await?;
-    ask.core.add_link(access, digest, finished.size).await?;
+    let size = finished.size;
+    finished.taken();
+    ask.core.add_link(access, digest, size).await?;
     drop(hold);
     Ok(created(&access.repository, digest))
 }

@@ -207,6 +207,8 @@ pub struct Webhook {
     pub authorization: String,
     /// Key of the `X-Sampan-Signature` (HMAC-SHA-256 of the body, hex).
     pub secret: String,
+    /// An administrator made it: it may lead to this machine itself.
+    pub trusted: bool,
 }
 
 /// Which way a rule copies.

@@ -217,3 +217,60 @@ fn labels_search_and_what_is_in_a_project() {
     assert!(status["storedBytes"].as_u64().is_some());
     server.admin("GET", "nothing", Value::Null).refused(404, "NOT_FOUND");
 }
+
+#[test]
+fn tokens_administer_nothing_and_names_that_come_again_inherit_nothing() {
+    let (server, admin) = team();
+    let c = server.client();
+    let user = |name: &str| c.basic(name, &format!("{name}-secret"));
+    // A token of an administrator is good for its repositories only.
+    let bearer = c.bearer(&token(&admin, "repository:team/app:pull"));
+    for (method, path) in [("GET", "users"), ("POST", "gc"), ("PATCH", "users/admin")] {
+        asked(&bearer, method, path, json!({})).refused(401, "UNAUTHORIZED");
+    }
+    asked(&user("dev"), "PATCH", "users/dev", json!({ "password": null })).refused(400, "UNSUPPORTED");
+    // Who is in a public project is for its members.
+    asked(&admin, "PATCH", "projects/team", json!({ "public": true })).is(200);
+    let listed = |client: &Client| {
+        let all = client.get("/api/v1/projects").is(200).json();
+        all.as_array().unwrap().iter().find(|project| project["name"] == "team").unwrap().clone()
+    };
+    assert!(listed(&c)["members"].is_null() && listed(&user("other"))["members"].is_null());
+    assert_eq!(listed(&user("guest"))["members"]["dev"], "developer");
+    // What was read is written back without the password that was not shown.
+    let proxy = json!({ "upstream": "http://127.0.0.1:1", "username": "u", "password": "word" });
+    asked(&admin, "POST", "projects", json!({ "name": "hub", "proxy": proxy })).is(201);
+    let shown = asked(&admin, "GET", "projects/hub", Value::Null).json();
+    assert_eq!(shown["proxy"]["password"], "***");
+    asked(&admin, "PATCH", "projects/hub", json!({ "proxy": shown["proxy"] })).is(200);
+    // The next project of the name has neither its robots nor its webhooks, the next user not the roles.
+    let robot = asked(&user("lead"), "POST", "projects/team/robots", json!({ "name": "ci" })).is(201).json();
+    let ci = c.basic(&secret(&robot).0, &secret(&robot).1);
+    ci.get("/v2/").is(200);
+    asked(&user("lead"), "PUT", "projects/team/webhooks/w", json!({ "url": "http://127.0.0.1:1/" })).is(200);
+    asked(&admin, "DELETE", "users/dev", Value::Null).is(200);
+    asked(&admin, "POST", "users", json!({ "name": "dev", "password": "dev-secret" })).is(201);
+    user("dev").ask("POST", "/v2/team/app/blobs/uploads/", &[], b"").refused(403, "DENIED");
+    asked(&admin, "DELETE", "projects/team", Value::Null).is(200);
+    asked(&admin, "POST", "projects", json!({ "name": "team" })).is(201);
+    ci.get("/v2/").refused(401, "UNAUTHORIZED");
+    assert_eq!(asked(&admin, "GET", "projects/team/webhooks", Value::Null).is(200).json(), json!([]));
+}
+
+#[test]
+fn many_may_log_in_at_once_and_guess_only_a_little() {
+    let (server, _admin) = team();
+    let c = server.client();
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| c.basic("dev", "dev-secret").get("/v2/").is(200));
+        }
+    });
+    let wrong: Vec<u16> = std::thread::scope(|scope| {
+        let guess = |n: usize| c.basic("dev", &format!("guess-{n}")).get("/v2/").status;
+        let all: Vec<_> = (0..60).map(|n| scope.spawn(move || guess(n))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let looked_at = wrong.iter().filter(|status| **status == 401).count();
+    assert!(wrong.iter().all(|status| matches!(status, 401 | 429)) && looked_at <= 22, "{wrong:?}");
+}

@@ -1,4 +1,4 @@
-//! Real clients: skopeo, umoci, helm, podman, buildah. Over TLS with a name and a password, as people use them.
+//! Real clients: docker, skopeo, umoci, helm, podman, buildah. Over TLS with a name and a password, as people use them.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,7 +8,7 @@ use std::{
 use sampan_daemon::tls::{Ca, Identity, Profile, Usage};
 use serde_json::{Value, json};
 
-use crate::support::{Server, noise, run};
+use crate::support::{Server, noise, run, text};
 
 struct Secure {
     server: Server,
@@ -238,4 +238,97 @@ fn buildah_and_podman_push_and_pull() {
     );
     tool("buildah", &["rm", "--all"]);
     tool("podman", &["rmi", "--all", "--force"]);
+}
+
+/// A docker daemon that touches nothing but its own directories.
+struct Dockerd {
+    child: std::process::Child,
+    socket: String,
+}
+
+impl Dockerd {
+    fn start(dir: &Path) -> Self {
+        let socket = format!("unix://{}", dir.join("docker.sock").display());
+        let log = std::fs::File::create(dir.join("dockerd.log")).unwrap();
+        let child = Command::new("dockerd")
+            .args([
+                "--bridge=none",
+                "--iptables=false",
+                "--ip-forward=false",
+                "--ip-masq=false",
+                "-H",
+                &socket,
+            ])
+            .arg("--data-root")
+            .arg(dir.join("data"))
+            .arg("--exec-root")
+            .arg(dir.join("exec"))
+            .arg("--pidfile")
+            .arg(dir.join("docker.pid"))
+            .stdin(std::process::Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let daemon = Self { child, socket };
+        let answers = || {
+            let asked = Command::new("docker").args(["-H", &daemon.socket, "version"]).output().unwrap();
+            asked.status.success()
+        };
+        crate::support::eventually("dockerd answers", answers);
+        daemon
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        // It ends its containerd, too, and unmounts.
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn docker_pushes_and_pulls_also_what_was_packed() {
+    let Secure { server, dir, user } = secure();
+    let (user, password) = user.split_once(':').unwrap();
+    let daemon = Dockerd::start(dir.path());
+    let config = dir.path().join("docker-config");
+    let docker = |arguments: &[&str]| {
+        run(Command::new("docker").arg("--config").arg(&config).args(["-H", &daemon.socket]).args(arguments))
+    };
+    let host = server.host();
+    let tree = dir.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("words"), text(3, 2 << 20)).unwrap();
+    std::fs::write(tree.join("noise"), noise(3, 300_000)).unwrap();
+    let tar = dir.path().join("tree.tar");
+    run(Command::new("tar").arg("cf").arg(&tar).arg("-C").arg(&tree).arg("."));
+    let image = format!("{host}/apps/docked:v1");
+    docker(&["import", tar.to_str().unwrap(), &image]);
+    docker(&["login", &host, "-u", user, "-p", password]);
+    docker(&["push", &image]);
+    let id = docker(&["image", "inspect", "--format", "{{.Id}}", &image]);
+    docker(&["rmi", &image]);
+    docker(&["pull", &image]);
+    assert_eq!(docker(&["image", "inspect", "--format", "{{.Id}}", &image]), id);
+    // The layer is Go's gzip. It is taken apart, and comes back as it was: the daemon compares the digest.
+    let report = server.collect(true);
+    assert_eq!(report["packed"], 1, "{report}");
+    docker(&["rmi", &image]);
+    docker(&["pull", &image]);
+    assert_eq!(docker(&["image", "inspect", "--format", "{{.Id}}", &image]), id);
+    // Nothing of it is sent twice, and another repository takes it over.
+    let other = format!("{host}/apps/other:v1");
+    docker(&["tag", &image, &other]);
+    assert!(docker(&["push", &other]).contains("Mounted from apps/docked"));
+    docker(&["logout", &host]);
+    let refused = Command::new("docker")
+        .arg("--config")
+        .arg(&config)
+        .args(["-H", &daemon.socket, "pull", &image])
+        .output()
+        .unwrap();
+    assert!(!refused.status.success());
 }

@@ -170,3 +170,39 @@ fn concurrent_pushes_of_one_tag_and_deletes_during_pulls() {
     let answer = read_answer(&mut (&first[..]).chain(reader), false).unwrap();
     assert_eq!(Digest::of(&answer.body), digest);
 }
+
+#[test]
+fn pushers_that_go_away_leave_nothing_half_done() {
+    let server = Server::start(|_| {});
+    let c = server.client();
+    let layer = c.push_blob("a/b", b"layer");
+    let descriptor = json!({ "mediaType": "application/octet-stream", "digest": layer, "size": 5 });
+    for n in 0..60 {
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor, "layers": [], "annotations": { "n": n.to_string() }
+        });
+        let (body, blob) = (manifest.to_string(), noise(100 + n, 2000));
+        // Sent whole, and gone: at some of them in the middle of what follows.
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        let put = format!(
+            "PUT /v2/a/b/manifests/t{n} HTTP/1.1\r\nhost: x\r\ncontent-type: {MANIFEST}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(put.as_bytes()).unwrap();
+        let mut other = TcpStream::connect(server.address).unwrap();
+        let post = format!(
+            "POST /v2/a/b/blobs/uploads/?digest={} HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n",
+            Digest::of(&blob)
+        );
+        other.write_all(&[post.as_bytes(), &blob].concat()).unwrap();
+        std::thread::sleep(Duration::from_micros(n * 50));
+    }
+    // Not all came. What is there is whole, also after a collection of everything that is not counted.
+    server.collect(false);
+    let tags = c.get("/v2/a/b/tags/list").is(200).json();
+    let tags = tags["tags"].as_array().unwrap();
+    assert!(!tags.is_empty());
+    for tag in tags {
+        c.get(&format!("/v2/a/b/manifests/{}", tag.as_str().unwrap())).is(200);
+    }
+}

@@ -143,6 +143,14 @@ fn rules_copy_images_with_all_that_belongs_to_them_both_ways() {
     assert_eq!(r.get("/v2/copy/team/app/tags/list").is(200).json()["tags"], json!(["v1"]));
     let done = left.admin("POST", "replications/out/run", Value::Null).is(201).json();
     assert_eq!((&done["copied"], &done["unchanged"], &done["failures"]), (&json!(0), &json!(1), &json!([])));
+    // What signs the index comes later, and goes there too: it has no tag, and what it is about has one.
+    let mut later = signature.clone();
+    later["subject"] = json!({ "mediaType": INDEX, "digest": Digest::of(index.to_string().as_bytes()), "size": index.to_string().len() });
+    let late = Digest::of(later.to_string().as_bytes());
+    l.put_manifest("team/app", &late.to_string(), MANIFEST, &later).is(201);
+    eventually("the later signature arrived", || {
+        r.get(&format!("/v2/copy/team/app/manifests/{late}")).status == 200
+    });
     l.ask("DELETE", "/v2/team/app/manifests/v1", &[], b"").is(202);
     eventually("so did the deletion", || r.get("/v2/copy/team/app/manifests/v1").status == 404);
 
@@ -161,6 +169,15 @@ fn rules_copy_images_with_all_that_belongs_to_them_both_ways() {
     );
     assert_eq!(Digest::of(&l.get("/v2/from/src/deep/image/manifests/x").body), image);
     l.get("/v2/from/not/this/manifests/x").is(404);
+    // Signatures of what is here already come along at the next time.
+    let config = r.push_blob("src/deep/image", b"{}");
+    let length = r.get("/v2/src/deep/image/manifests/x").is(200).body.len();
+    let signature = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "sig", "config": { "digest": config, "size": 2, "mediaType": "x/y" }, "layers": [], "subject": { "mediaType": MANIFEST, "digest": image, "size": length } });
+    let signed = Digest::of(signature.to_string().as_bytes());
+    r.put_manifest("src/deep/image", &signed.to_string(), MANIFEST, &signature).is(201);
+    eventually("the signature was fetched", || {
+        l.get(&format!("/v2/from/src/deep/image/manifests/{signed}")).status == 200
+    });
     // An end that fails is said.
     left.admin("PUT", "replications/in", json!({ "mode": "pull", "remote": "http://127.0.0.1:1" })).is(200);
     left.admin("POST", "replications/in/run", Value::Null).refused(503, "UNAVAILABLE");
