@@ -109,6 +109,9 @@ pub(crate) struct Why {
     /// Its namespace.
     #[arg(short, long, default_value = "default")]
     pub(crate) namespace: String,
+    /// The KubeSchedulerConfiguration that the scheduler follows. [default: its default profile]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scheduler_config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: Output,
 }
@@ -565,8 +568,16 @@ pub(crate) enum Simulate {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Plot {
     /// Also draw it into this file (.svg or .png). May be repeated.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = parse_picture)]
     pub(crate) plot: Vec<PathBuf>,
+}
+
+fn parse_picture(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("svg" | "png") => Ok(path),
+        _ => Err("what kind of picture? (hint: end the name in .svg or .png)".to_owned()),
+    }
 }
 
 /// `sampan simulate openb`
@@ -689,6 +700,9 @@ pub(crate) struct Rebalance {
     /// Do it again every so many seconds, until Ctrl-C; the bounds hold for each time.
     #[arg(long, value_name = "SECONDS", conflicts_with = "dry_run", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) every: Option<u64>,
+    /// The KubeSchedulerConfiguration that the scheduler follows. [default: its default profile]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scheduler_config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -18,6 +18,7 @@ mod manage;
 mod node;
 mod platform;
 mod plot;
+mod scheduler_config;
 mod store;
 mod terminal;
 

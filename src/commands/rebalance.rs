@@ -8,11 +8,10 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use sampan_planner::rebalance::{Aim, Bounds, Move, Plan, Snapshot};
-use sampan_planner::scheduler::Profile;
 use serde_json::json;
 
 use crate::cli::{self, Rebalance};
-use crate::{instance::Instance, local, terminal};
+use crate::{instance::Instance, local, scheduler_config, terminal};
 
 /// How long a pod may take to leave its node before the next one is asked to.
 const LEAVE_BOUND: Duration = Duration::from_secs(120);
@@ -70,8 +69,8 @@ async fn plan(client: &Client, options: &Rebalance) -> Result<Plan> {
     let budgets =
         Api::<PodDisruptionBudget>::all(client.clone()).list(&all).await.context("list the budgets")?;
     let budgets: Vec<_> = budgets.iter().collect();
-    let profile = Profile::shipped("default").context("the default profile")?;
-    let mut snapshot = Snapshot::new(vec![profile], &namespaces, &nodes, &pods, &budgets);
+    let profiles = scheduler_config::read(options.scheduler_config.as_deref())?.profiles;
+    let mut snapshot = Snapshot::new(profiles, &namespaces, &nodes, &pods, &budgets);
     let bounds = Bounds {
         moves: options.moves,
         cost: options.cost,

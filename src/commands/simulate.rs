@@ -3,13 +3,13 @@
 use std::{fs, path::Path, process::ExitCode, thread};
 
 use anyhow::{Context, Result, bail};
-use sampan_planner::scheduler::{Profile, config::Config};
+use sampan_planner::scheduler::{Patience, Profile};
 use sampan_planner::simulator::{self, Arrival, Change, Outcome, Scenario, Trace, TraceOutcome};
 use serde::Serialize;
 
 use crate::cli::{Format, Plot, Simulate, SimulateOpenb, SimulateRun};
 use crate::plot::{self, Chart};
-use crate::{instance::Instance, terminal};
+use crate::{instance::Instance, scheduler_config, terminal};
 
 mod live;
 mod manifests;
@@ -30,20 +30,20 @@ fn profile(name: &str) -> Result<Profile> {
         .with_context(|| format!("there is no profile {name} (hint: one of {})", Profile::SHIPPED.join(", ")))
 }
 
-fn profiles(names: &[String], config: Option<&Path>) -> Result<Vec<(String, Vec<Profile>)>> {
+/// By what is decided, and when pods are tried again.
+type Rules = (Vec<Profile>, Patience);
+
+fn rules(names: &[String], config: Option<&Path>) -> Result<Vec<(String, Rules)>> {
     let mut profiles = Vec::new();
     if let Some(path) = config {
-        let text = read(path)?;
-        let value = serde_yaml_ng::from_str(&text).with_context(|| path.display().to_string())?;
-        let parsed = Config::parse(value)
-            .map_err(|errors| anyhow::anyhow!("{}:\n  {}", path.display(), errors.join("\n  ")))?;
-        profiles.push((path.display().to_string(), parsed.profiles));
+        let config = scheduler_config::read(Some(path))?;
+        profiles.push((path.display().to_string(), (config.profiles, config.patience)));
     }
     for name in names {
-        profiles.push((name.clone(), vec![profile(name)?]));
+        profiles.push((name.clone(), (vec![profile(name)?], Patience::default())));
     }
     if profiles.is_empty() {
-        profiles.push(("default".to_owned(), vec![profile("default")?]));
+        profiles.push(("default".to_owned(), (vec![profile("default")?], Patience::default())));
     }
     Ok(profiles)
 }
@@ -184,10 +184,9 @@ fn chart(title: &str, all: &[Filled], values: fn(&Filled) -> &Vec<At>) -> Chart 
 
 fn draw(plot: &Plot, charts: impl Fn() -> Vec<Chart>) -> Result<()> {
     for path in &plot.plot {
-        let bytes = match path.extension().and_then(|e| e.to_str()) {
-            Some("svg") => plot::svg(&charts()).into_bytes(),
-            Some("png") => plot::png(&charts())?,
-            _ => bail!("{}: what kind of picture? (hint: end the name in .svg or .png)", path.display()),
+        let bytes = match path.extension() {
+            Some(extension) if extension == "png" => plot::png(&charts())?,
+            _ => plot::svg(&charts()).into_bytes(),
         };
         fs::write(path, bytes).with_context(|| path.display().to_string())?;
     }
@@ -233,14 +232,21 @@ fn by_time(options: &SimulateOpenb) -> Result<()> {
     }
     let mut played = Vec::new();
     for name in &options.profile {
-        let play = play(&scenario, vec![profile(name)?], options.first_seed, options.every, None);
+        let play = play(
+            &scenario,
+            (vec![profile(name)?], Patience::default()),
+            options.first_seed,
+            options.every,
+            None,
+        );
         played.push(Played::of(name, play, options.samples));
     }
     show(&played, options.output.output, &options.plot)
 }
 
-fn play(scenario: &Scenario, profiles: Vec<Profile>, seed: u64, every: f64, until: Option<f64>) -> Outcome {
-    simulator::run(scenario, &simulator::Options { profiles, seed, every, until })
+fn play(scenario: &Scenario, rules: Rules, seed: u64, every: f64, until: Option<f64>) -> Outcome {
+    let (profiles, patience) = rules;
+    simulator::run(scenario, &simulator::Options { profiles, patience, seed, every, until })
 }
 
 /// What became of a scenario.
@@ -395,9 +401,9 @@ async fn scenario(data_dir: &Path, options: &SimulateRun) -> Result<()> {
     }
     let changed = what_if(&scenario, options)?;
     let mut played = Vec::new();
-    for (name, profiles) in profiles(&options.profile, options.scheduler_config.as_deref())? {
+    for (name, (profiles, patience)) in rules(&options.profile, options.scheduler_config.as_deref())? {
         let mut one = |label: String, scenario: &Scenario, profiles: Vec<Profile>| {
-            let outcome = play(scenario, profiles, options.seed, options.every, options.until);
+            let outcome = play(scenario, (profiles, patience), options.seed, options.every, options.until);
             played.push(Played::of(&label, outcome, options.samples));
         };
         one(name.clone(), &scenario, profiles.clone());

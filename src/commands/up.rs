@@ -4,7 +4,6 @@ use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use sampan_apiserver::{AuditLog, AuditPolicy, AuditWebhook};
-use sampan_controllers::SchedulerConfig;
 use sampan_daemon::Supervisor;
 
 use super::service::{self, Service};
@@ -14,6 +13,7 @@ use crate::{
     instance::{self, Choices, Instance},
     node::ImageSettings,
     platform::{Addresses, Platform},
+    scheduler_config,
     store::Remote,
 };
 
@@ -54,7 +54,7 @@ pub(super) fn settings(options: &PlaneArgs) -> Result<Settings> {
         names: options.tls_san.clone(),
         audit: audit(options)?,
         encryption: options.encryption_provider_config.clone(),
-        scheduler: scheduler(options)?,
+        scheduler: scheduler_config::read(options.scheduler_config.as_deref())?,
         authentication: crate::issuers::configuration(
             options.authentication_config.as_deref(),
             &options.oidc,
@@ -88,20 +88,6 @@ fn audit_webhook(file: &Path, options: &PlaneArgs) -> Result<AuditWebhook> {
     webhook.initial_backoff = Duration::from_secs(options.audit_webhook_initial_backoff);
     webhook.max_wait = Duration::from_secs(options.audit_webhook_batch_max_wait);
     Ok(webhook)
-}
-
-/// Read `--scheduler-config`; everything that is wrong with it is said at once.
-fn scheduler(options: &PlaneArgs) -> Result<SchedulerConfig> {
-    let Some(file) = &options.scheduler_config else { return Ok(SchedulerConfig::default()) };
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let value = serde_yaml_ng::from_str(&text).with_context(|| format!("{} is no YAML", file.display()))?;
-    SchedulerConfig::parse(value).map_err(|errors| {
-        anyhow::anyhow!(
-            "{} is no KubeSchedulerConfiguration that can be followed:\n  {}\n(hint: correct the file, then start again)",
-            file.display(),
-            errors.join("\n  ")
-        )
-    })
 }
 
 impl Service for Whole {

@@ -6,15 +6,16 @@
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use anyhow::{Result, bail};
-use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::{Api, ResourceExt, api::ListParams};
 use sampan_planner::pods;
-use sampan_planner::scheduler::{Budget, Cluster, Explanation, PodInfo};
-use sampan_planner::selector::Selector;
+use sampan_planner::scheduler::{Budget, Candidate, Cluster, Explanation, FilterSet, PodInfo, Profile};
+use sampan_planner::volumes::{filter::VolumeFilter, listed::Listed, matching::Taken, placement::Unready};
 use serde::Serialize;
 
-use crate::{cli::Why, instance::Instance, local, terminal};
+use crate::{cli::Why, instance::Instance, local, scheduler_config, terminal};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,32 +26,9 @@ struct Answer {
     /// What the scheduler said last.
     conditions: Vec<String>,
     events: Vec<String>,
-    nodes: usize,
-    feasible: usize,
-    fitting: Vec<Fitting>,
-    refusals: Vec<Refusal>,
-    closest: Option<Closest>,
+    #[serde(flatten)]
+    explanation: Explanation,
     preemption: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Fitting {
-    node: String,
-    score: i64,
-}
-
-#[derive(Serialize)]
-struct Refusal {
-    reason: String,
-    count: usize,
-    nodes: Vec<String>,
-    remedy: String,
-}
-
-#[derive(Serialize)]
-struct Closest {
-    node: String,
-    lacks: Vec<String>,
 }
 
 pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
@@ -65,17 +43,26 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
     let Some(pod) = pods.get_opt(name).await? else {
         bail!("there is no pod {name} in namespace {} (hint: -n NAMESPACE)", options.namespace);
     };
-    let mut cluster = read(&client).await?;
+    let profiles = scheduler_config::read(options.scheduler_config.as_deref())?.profiles;
+    let (mut cluster, all) = read(&client, profiles).await?;
     let uid = pods::uid(&pod.metadata).to_owned();
     cluster.remove_pod(&uid);
     let mut unbound = pod.clone();
     if let Some(spec) = &mut unbound.spec {
         spec.node_name = None;
     }
-    let info = PodInfo::pending(&unbound);
-    let explanation = cluster.explain(&info);
+    let info = PodInfo::of(&unbound);
+    let known = storage(&client).await?;
+    let volumes = volumes(&unbound, &all, &known, &cluster.profile_of(&info).filters);
+    let nobody = Taken::default();
+    let allow = |node: Candidate<'_>| match &volumes {
+        Ok(Some(filter)) => filter.allow(node, &nobody, &known),
+        Ok(None) => Ok(()),
+        Err(unready) => Err(unready.to_string()),
+    };
+    let explanation = cluster.explain(&info, Some(&allow));
     let waits = pods::node_name(&pod).is_empty() && explanation.feasible == 0;
-    let preemption = waits.then(|| match cluster.preempt(&info, 0) {
+    let preemption = waits.then(|| match cluster.preempt(&info, 0, Some(&allow)) {
         Ok(plan) => {
             let victims: Vec<&str> = plan.victims.iter().map(|v| v.name()).collect();
             format!("would make {} leave {}", victims.join(", "), plan.node)
@@ -88,34 +75,63 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn read(client: &kube::Client) -> Result<Cluster> {
+/// The objects that volumes are made of.
+async fn storage(client: &kube::Client) -> Result<Listed> {
     let all = ListParams::default();
-    let mut cluster = Cluster::new();
+    let claims = Api::<PersistentVolumeClaim>::all(client.clone()).list(&all).await?;
+    let volumes = Api::<PersistentVolume>::all(client.clone()).list(&all).await?;
+    let classes = Api::<StorageClass>::all(client.clone()).list(&all).await?;
+    let nodes = Api::<CSINode>::all(client.clone()).list(&all).await?;
+    Ok(Listed::new(claims, volumes, classes, nodes))
+}
+
+/// What the volumes of the pod say about nodes.
+fn volumes(
+    pod: &Pod,
+    all: &[Pod],
+    known: &Listed,
+    filters: &FilterSet,
+) -> Result<Option<VolumeFilter>, Unready> {
+    let uses = |other: &Pod, name: &str| {
+        let volumes = other.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        let mut claims = volumes.filter_map(|v| pods::claim_of(pods::name(&other.metadata), v));
+        claims.any(|claim| claim == name)
+    };
+    VolumeFilter::of(pod, known, filters, |name| {
+        let others = all.iter().filter(|other| {
+            other.metadata.namespace == pod.metadata.namespace && other.metadata.uid != pod.metadata.uid
+        });
+        let mut placed = others.filter(|o| !pods::node_name(o).is_empty() && !pods::finished(o));
+        placed.any(|other| uses(other, name))
+    })
+}
+
+/// The cluster as it is, and its pods.
+async fn read(client: &kube::Client, profiles: Vec<Profile>) -> Result<(Cluster, Vec<Pod>)> {
+    let all = ListParams::default();
+    let mut cluster = Cluster::with_profiles(profiles);
     for namespace in Api::<Namespace>::all(client.clone()).list(&all).await? {
         cluster.set_namespace(&namespace.name_any(), Some(namespace.labels().clone()));
     }
     for node in Api::<Node>::all(client.clone()).list(&all).await? {
         cluster.upsert_node(&node);
     }
-    for pod in Api::<Pod>::all(client.clone()).list(&all).await? {
-        if pods::node_name(&pod).is_empty() {
-            let info = PodInfo::pending(&pod);
+    let known = Api::<Pod>::all(client.clone()).list(&all).await?.items;
+    for pod in &known {
+        if pods::node_name(pod).is_empty() {
+            let info = PodInfo::of(pod);
             if let Some(node) = info.nominated().map(ToOwned::to_owned) {
                 cluster.nominate(&info, &node);
             }
         } else {
-            cluster.upsert_pod(&pod);
+            cluster.upsert_pod(pod);
         }
     }
-    let budgets = Api::<PodDisruptionBudget>::all(client.clone()).list(&all).await?;
-    let budget = |b: &PodDisruptionBudget| Budget {
-        namespace: b.namespace().unwrap_or_default(),
-        selector: Selector::new(b.spec.as_ref().and_then(|s| s.selector.as_ref())),
-        allowed: b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0),
-        disrupted: std::collections::HashSet::new(),
-    };
-    cluster.set_budgets(budgets.iter().map(budget).collect());
-    Ok(cluster)
+    for budget in Api::<PodDisruptionBudget>::all(client.clone()).list(&all).await? {
+        let namespace = budget.namespace().unwrap_or_default();
+        cluster.set_budget(&namespace, &budget.name_any(), Some(Budget::of(&budget)));
+    }
+    Ok((cluster, known))
 }
 
 async fn events(client: &kube::Client, namespace: &str, uid: &str) -> Result<Vec<String>> {
@@ -152,17 +168,7 @@ fn answer(pod: &Pod, explanation: Explanation, preemption: Option<String>, event
         nominated_node: status.and_then(|s| s.nominated_node_name.clone()).filter(|n| !n.is_empty()),
         conditions: told.map(say).collect(),
         events,
-        nodes: explanation.nodes,
-        feasible: explanation.feasible,
-        fitting: explanation.fitting.into_iter().map(|(node, score)| Fitting { node, score }).collect(),
-        refusals: explanation
-            .refusals
-            .into_iter()
-            .map(|r| Refusal { reason: r.reason, count: r.count, nodes: r.nodes, remedy: r.remedy })
-            .collect(),
-        closest: explanation
-            .closest
-            .map(|c| Closest { node: c.node, lacks: c.shortages.iter().map(|s| s.words()).collect() }),
+        explanation,
         preemption,
     }
 }
@@ -178,16 +184,18 @@ fn text(answer: &Answer) -> String {
         (None, None) => line(&format!("{} is on no node", answer.pod)),
     }
     answer.conditions.iter().chain(&answer.events).for_each(|told| line(&format!("  {told}")));
-    line(&format!("as things are now, {} of {} nodes can take it", answer.feasible, answer.nodes));
-    for fitting in &answer.fitting {
+    let found = &answer.explanation;
+    line(&format!("as things are now, {} of {} nodes can take it", found.feasible, found.nodes));
+    for fitting in &found.fitting {
         line(&format!("  {} (score {})", fitting.node, fitting.score));
     }
-    for refusal in &answer.refusals {
+    for refusal in &found.refusals {
         line(&format!("  {} {} ({})", refusal.count, refusal.reason, refusal.nodes.join(", ")));
         line(&format!("      to change that: {}", refusal.remedy));
     }
-    if let Some(closest) = &answer.closest {
-        line(&format!("closest is {}: {}", closest.node, closest.lacks.join("; ")));
+    if let Some(closest) = &found.closest {
+        let lacks: Vec<String> = closest.lacks.iter().map(|lack| lack.words()).collect();
+        line(&format!("closest is {}: {}", closest.node, lacks.join("; ")));
     }
     if let Some(preemption) = &answer.preemption {
         line(&format!("preemption: {preemption}"));
@@ -197,6 +205,8 @@ fn text(answer: &Answer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sampan_planner::scheduler::{Closest, Refusal, Shortage};
+
     use super::*;
 
     #[test]
@@ -207,21 +217,25 @@ mod tests {
             nominated_node: None,
             conditions: Vec::new(),
             events: vec!["FailedScheduling: 0/1 nodes are available".into()],
-            nodes: 1,
-            feasible: 0,
-            fitting: Vec::new(),
-            refusals: vec![Refusal {
-                reason: "Insufficient cpu".into(),
-                count: 1,
-                nodes: vec!["a".into()],
-                remedy: "ask for less".into(),
-            }],
-            closest: Some(Closest { node: "a".into(), lacks: vec!["cpu: asks 3".into()] }),
+            explanation: Explanation {
+                nodes: 1,
+                refusals: vec![Refusal {
+                    reason: "Insufficient cpu".into(),
+                    count: 1,
+                    nodes: vec!["a".into()],
+                    remedy: "ask for less".into(),
+                }],
+                closest: Some(Closest {
+                    node: "a".into(),
+                    lacks: vec![Shortage { resource: "cpu".into(), asked: 3000, free: 1, allocatable: 2 }],
+                }),
+                ..Explanation::default()
+            },
             preemption: None,
         };
         let want = "default/p is on no node\n  FailedScheduling: 0/1 nodes are available\nas things are now, 0 of 1 \
                     nodes can take it\n  1 Insufficient cpu (a)\n      to change that: ask for less\nclosest is a: cpu: \
-                    asks 3\n";
+                    asks 3000m, 1m free of 2m\n";
         assert_eq!(text(&answer), want);
     }
 }

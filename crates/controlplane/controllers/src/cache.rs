@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
@@ -66,6 +66,7 @@ pub(crate) struct Caches {
     pub claims: Arc<Informer<PersistentVolumeClaim>>,
     pub volumes: Arc<Informer<PersistentVolume>>,
     pub classes: Arc<Informer<StorageClass>>,
+    pub csi_nodes: Arc<Informer<CSINode>>,
 }
 
 /// The index entry of what a controller owns.
@@ -100,19 +101,11 @@ pub(crate) fn uses_claim(namespace: &str, name: &str) -> String {
     format!("claim/{namespace}/{name}")
 }
 
-/// The name of the claim behind a pod's volume: named there, or made for the pod.
-pub(crate) fn claim_of(pod: &str, volume: &Volume) -> Option<String> {
-    match &volume.persistent_volume_claim {
-        Some(claim) => Some(claim.claim_name.clone()),
-        None => volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name)),
-    }
-}
-
 fn index_pod(pod: &Pod) -> Vec<String> {
     let mut entries = by_owner(&pod.metadata);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claims = volumes.filter_map(|volume| claim_of(pods::name(&pod.metadata), volume));
+    let claims = volumes.filter_map(|volume| pods::claim_of(pods::name(&pod.metadata), volume));
     entries.extend(claims.map(|claim| uses_claim(namespace, &claim)));
     if !pods::node_name(pod).is_empty() {
         entries.push(on_node(pods::node_name(pod)));
@@ -292,6 +285,7 @@ impl Caches {
             claims: Arc::new(Informer::new(Rules { slim: |_| {}, index: index_claim })),
             volumes: Arc::new(Informer::new(Rules { slim: |_| {}, index: index_volume })),
             classes: plain(),
+            csi_nodes: plain(),
         }
     }
 
@@ -335,11 +329,12 @@ impl Caches {
         follow(supervisor, "persistentvolumeclaims", &self.claims, Api::all(client.clone()), all());
         follow(supervisor, "persistentvolumes", &self.volumes, Api::all(client.clone()), all());
         follow(supervisor, "storageclasses", &self.classes, Api::all(client.clone()), all());
+        follow(supervisor, "csinodes", &self.csi_nodes, Api::all(client.clone()), all());
     }
 
     /// Returns once every cache has its first complete list.
     pub async fn synced(&self) {
-        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 28] = [
+        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 29] = [
             Box::pin(self.pods.synced()),
             Box::pin(self.nodes.synced()),
             Box::pin(self.leases.synced()),
@@ -368,6 +363,7 @@ impl Caches {
             Box::pin(self.claims.synced()),
             Box::pin(self.volumes.synced()),
             Box::pin(self.classes.synced()),
+            Box::pin(self.csi_nodes.synced()),
         ];
         join_all(waits).await;
     }

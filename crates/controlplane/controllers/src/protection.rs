@@ -11,7 +11,7 @@ use sampan_planner::pods;
 use serde_json::{Value, json};
 
 use crate::apis;
-use crate::cache::{Caches, claim_of, uses_claim};
+use crate::cache::{Caches, uses_claim};
 use crate::error::{Context, Result, gone_is_fine};
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
@@ -85,7 +85,7 @@ impl Protection {
     fn look_at_claims(&self, pod: &Pod) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            let Some(name) = claim_of(pods::name(&pod.metadata), volume) else { continue };
+            let Some(name) = pods::claim_of(pods::name(&pod.metadata), volume) else { continue };
             let key = Key::new(namespace, &name);
             let claim = self.caches.claims.get(&key);
             if claim.is_some_and(|claim| concerns(&claim.metadata, CLAIM_FINALIZER)) {
@@ -142,7 +142,7 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let of_pod =
         || pods::controller(&claim.metadata).is_some_and(|owner| owner.uid == pods::uid(&pod.metadata));
     let with = |volume: &Volume| {
-        claim_of(pods::name(&pod.metadata), volume).is_some_and(|used| used == name)
+        pods::claim_of(pods::name(&pod.metadata), volume).is_some_and(|used| used == name)
             && (volume.persistent_volume_claim.is_some() || (!shut_down && of_pod()))
     };
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());

@@ -19,11 +19,9 @@ use sampan_daemon::{Backoff, Policy, Supervisor};
 use sampan_planner::pods;
 use sampan_planner::scheduler::config::Config;
 use sampan_planner::scheduler::{
-    Budget, Cluster, GroupName, Hints, NodeFilter, Placement, PodInfo, Popped, Preemption, Queue,
+    Budget, Candidate, Cluster, GroupName, Hints, NodeFilter, Placement, PodInfo, Popped, Preemption, Queue,
     Unschedulable,
 };
-use sampan_planner::selector::{Labels, Selector};
-use sampan_planner::volumes::placement::Choice;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
@@ -31,12 +29,15 @@ use crate::cache::Caches;
 use crate::events::Recorder;
 use crate::informer::{Change, Key};
 use crate::volumes::Binder;
+use claims::Volumes;
 
 /// So many decisions may wait to be written; deciding pauses then.
 const DECIDED: usize = 1024;
 /// So many tasks write, each so many things at once.
 const WRITERS: usize = 4;
 const AT_ONCE: usize = 64;
+/// Beside that, for so many pods each of them waits until their volumes are there. More pods back off and try again.
+const SETTLING: usize = 1024;
 
 /// The scheduler.
 pub(crate) struct Scheduler {
@@ -67,7 +68,7 @@ impl State {
 /// What was decided about a pod.
 enum Decision {
     /// It goes to this node.
-    Bind { node: String, devices: Vec<u8>, volumes: Option<Box<(Arc<Pod>, Choice)>> },
+    Bind { node: String, devices: Vec<u8>, volumes: Option<Volumes> },
     /// It goes nowhere.
     Refuse { why: String, nomination: Nomination },
     /// Others must leave first.
@@ -87,12 +88,15 @@ struct Taken {
     key: Key,
     popped: Popped,
     /// What may help it, when it fits nowhere.
-    hints: Hints,
+    hints: Option<Hints>,
     done: bool,
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
+        if self.popped.pod.has_claims() {
+            self.scheduler.volumes.release(self.popped.pod.uid());
+        }
         if !self.done {
             self.scheduler.give_back(self);
         }
@@ -122,7 +126,7 @@ impl Scheduler {
         let own = this.clone();
         this.caches.namespaces.on(move |change| own.namespace_changed(change));
         let own = this.clone();
-        this.caches.budgets.on(move |_| own.budgets_changed());
+        this.caches.budgets.on(move |change| own.budget_changed(change));
         let own = this.clone();
         this.caches.pods.on(move |change| own.pod_changed(change));
         this
@@ -189,20 +193,16 @@ impl Scheduler {
             Change::Deleted(_) => None,
             _ => Some(namespace.metadata.labels.clone().unwrap_or_default()),
         };
-        if change.old().is_some_and(|old| {
-            !matches!(change, Change::Deleted(_)) && old.metadata.labels == namespace.metadata.labels
-        }) {
-            return;
-        }
-        self.change(|state, _| {
-            state.cluster.set_namespace(pods::name(&namespace.metadata), labels);
-            Hints::POD_ADDED.union(Hints::POD_GONE)
-        });
+        self.change(|state, _| state.cluster.set_namespace(pods::name(&namespace.metadata), labels));
     }
 
-    fn budgets_changed(&self) {
-        let budgets = self.caches.budgets.all().iter().map(|b| budget(b)).collect();
-        self.lock().cluster.set_budgets(budgets);
+    fn budget_changed(&self, change: &Change<'_, PodDisruptionBudget>) {
+        let key = Key::of(&change.object().metadata);
+        let budget = match change {
+            Change::Deleted(_) => None,
+            _ => Some(Budget::of(change.object())),
+        };
+        self.lock().cluster.set_budget(&key.namespace, &key.name, budget);
     }
 
     fn pod_changed(&self, change: &Change<'_, Pod>) {
@@ -212,9 +212,12 @@ impl Scheduler {
         self.change(|state, now| {
             if gone || !pods::node_name(pod).is_empty() || !pods::active(pod) {
                 state.queue.remove(uid);
-                let freed = state.cluster.withdraw(uid);
+                // Room that was kept for it is free, unless it is there now.
+                let node = if gone || pods::finished(pod) { "" } else { pods::node_name(pod) };
+                let freed = state.cluster.nominated_node(uid).is_some_and(|kept| kept != node);
+                state.cluster.withdraw(uid);
                 let hints = if gone { state.cluster.remove_pod(uid) } else { state.cluster.upsert_pod(pod) };
-                return if freed && gone { hints.union(Hints::POD_GONE) } else { hints };
+                return if freed { hints.union(Hints::POD_GONE) } else { hints };
             }
             // A pod whose binding is under way is counted already and must not be decided again.
             if state.cluster.node_of(uid).is_some() {
@@ -227,7 +230,7 @@ impl Scheduler {
             if !self.is_ours(pod) || (known && !spec_changed) {
                 return Hints::none();
             }
-            let mut info = PodInfo::pending(pod);
+            let mut info = PodInfo::of(pod);
             state.cluster.intern(&mut info);
             if let Some(node) = info.nominated().map(ToOwned::to_owned)
                 && state.cluster.nominated_node(uid).is_none()
@@ -296,23 +299,19 @@ impl Scheduler {
                 let why = format!("0/{} nodes are available: {why}.", state.cluster.len());
                 let hints = Hints::VOLUME.union(Hints::POD_GONE);
                 let decision = Decision::Refuse { why, nomination: Nomination::Keep };
-                return vec![(self.taken(popped, hints), decision)];
+                return vec![(self.taken(popped, Some(hints)), decision)];
             }
         };
-        let allow = |node: &str, labels: &Labels| claims.as_ref().map_or(Ok(()), |c| c.allow(node, labels));
+        let allow = |node: Candidate<'_>| claims.as_ref().map_or(Ok(()), |c| c.allow(node));
         let filter: Option<NodeFilter<'_>> = if claims.is_some() { Some(&allow) } else { None };
         let decided = match state.cluster.schedule_filtered(pod, seed(pod.uid()), filter) {
             Ok(placement) => {
-                let mut decided = self.placed(state, popped, placement, now);
-                if let (Some(claims), Decision::Bind { node, volumes, .. }) = (claims, &mut decided.1) {
-                    let choice = self.volumes.choose(&claims.pod, &claims.volumes, node);
-                    *volumes = Some(Box::new((claims.pod, choice)));
-                }
-                decided
+                let volumes = claims.and_then(|claims| self.choose(claims, &placement.node));
+                self.placed(state, popped, placement, volumes, now)
             }
             Err(unplaced) => {
-                let decision = refuse(state, pod, &unplaced, now);
-                (self.taken(popped, unplaced.hints), decision)
+                let decision = refuse(state, pod, &unplaced, filter, now);
+                (self.taken(popped, Some(unplaced.hints)), decision)
             }
         };
         vec![decided]
@@ -323,16 +322,22 @@ impl Scheduler {
         state: &mut State,
         popped: Popped,
         placement: Placement,
+        volumes: Option<Volumes>,
         now: u64,
     ) -> (Taken, Decision) {
-        let State { cluster, queue } = state;
+        let State { cluster, queue } = &mut *state;
         let uid = popped.pod.uid();
+        let elsewhere = cluster.nominated_node(uid).is_some_and(|kept| *kept != *placement.node);
         if cluster.node_of(uid).is_none() {
             cluster.assume_placed((*popped.pod).clone(), &placement);
         }
         queue.placed(uid, now, |next| cluster.would_fit(next));
-        let decision = Decision::Bind { node: placement.node, devices: placement.devices, volumes: None };
-        (self.taken(popped, Hints::none()), decision)
+        if elsewhere {
+            // The room that was kept for it is others'.
+            state.wake(Hints::POD_GONE, now);
+        }
+        let decision = Decision::Bind { node: placement.node, devices: placement.devices, volumes };
+        (self.taken(popped, None), decision)
     }
 
     /// All members that there are, or none.
@@ -348,20 +353,34 @@ impl Scheduler {
             u32::try_from(pods.len()).unwrap_or(u32::MAX).saturating_add(state.cluster.placed_of(group));
         let refused = |why: &str| {
             let decision = Decision::Refuse { why: why.to_owned(), nomination: Nomination::Keep };
-            move |hints: Hints, member: Popped| (self.taken(member, hints), decision)
+            move |hints: Hints, member: Popped| (self.taken(member, Some(hints)), decision)
         };
         if there < group.min {
             let why =
                 format!("pod group {:?} has {there} of {} members that it needs", &*group.name, group.min);
             // A new member takes all of them along.
-            return members.into_iter().map(|member| refused(&why)(Hints::NODE_ADDED, member)).collect();
+            return members.into_iter().map(|member| refused(&why)(Hints::MEMBER, member)).collect();
         }
-        match state.cluster.schedule_gang(group, &pods, seed(pods[0].uid())) {
+        let mut volumes: Vec<Option<Volumes>> = pods.iter().map(|_| None).collect();
+        let placements = state.cluster.schedule_gang_by(group, &pods, |cluster, at| {
+            let pod = &pods[at];
+            let claims = self.claims(cluster, pod).map_err(|why| {
+                let why = format!("{why} (pod {})", pod.name());
+                Unschedulable::everywhere(cluster.len(), why, Hints::VOLUME.union(Hints::POD_GONE))
+            })?;
+            let allow = |node: Candidate<'_>| claims.as_ref().map_or(Ok(()), |c| c.allow(node));
+            let filter: Option<NodeFilter<'_>> = if claims.is_some() { Some(&allow) } else { None };
+            let placement = cluster.schedule_filtered(pod, seed(pod.uid()), filter)?;
+            // Spoken for at once, so that the next member is not promised the same.
+            volumes[at] = claims.and_then(|claims| self.choose(claims, &placement.node));
+            Ok(placement)
+        });
+        match placements {
             Ok(placements) => members
                 .into_iter()
-                .zip(placements)
-                .map(|(member, placement)| match placement {
-                    Some(placement) => self.placed(state, member, placement, now),
+                .zip(placements.into_iter().zip(volumes))
+                .map(|(member, (placement, volumes))| match placement {
+                    Some(placement) => self.placed(state, member, placement, volumes, now),
                     None => {
                         let why = format!("pod group {:?} is complete without this member", &*group.name);
                         refused(&why)(Hints::POD_GONE.union(Hints::NODE_ADDED), member)
@@ -369,13 +388,14 @@ impl Scheduler {
                 })
                 .collect(),
             Err(unplaced) => {
+                pods.iter().filter(|pod| pod.has_claims()).for_each(|pod| self.volumes.release(pod.uid()));
                 let why = format!("pod group {:?} does not fit as a whole: {unplaced}", &*group.name);
                 members.into_iter().map(|member| refused(&why)(unplaced.hints, member)).collect()
             }
         }
     }
 
-    fn taken(self: &Arc<Self>, popped: Popped, hints: Hints) -> Taken {
+    fn taken(self: &Arc<Self>, popped: Popped, hints: Option<Hints>) -> Taken {
         let key = Key::new(popped.pod.namespace(), popped.pod.name());
         Taken { scheduler: self.clone(), key, popped, hints, done: false }
     }
@@ -384,9 +404,10 @@ impl Scheduler {
     fn give_back(&self, taken: &Taken) {
         let uid = taken.popped.pod.uid();
         let key = &taken.key;
-        let current = self.caches.pods.get(key);
-        let bound = current.as_ref().is_some_and(|pod| !pods::node_name(pod).is_empty());
         self.change(|state, now| {
+            // Read while nothing else changes, or what the watch says in between would be undone.
+            let current = self.caches.pods.get(key);
+            let bound = current.as_ref().is_some_and(|pod| !pods::node_name(pod).is_empty());
             // Unless the watch says otherwise meanwhile, the pod is where it was: nowhere.
             let freed = if bound { Hints::none() } else { state.cluster.remove_pod(uid) };
             if current.is_some_and(|pod| pods::uid(&pod.metadata) == uid && pods::active(&pod)) && !bound {
@@ -399,12 +420,18 @@ impl Scheduler {
     }
 }
 
-fn refuse(state: &mut State, pod: &PodInfo, unplaced: &Unschedulable, now: u64) -> Decision {
+fn refuse(
+    state: &mut State,
+    pod: &PodInfo,
+    unplaced: &Unschedulable,
+    filter: Option<NodeFilter<'_>>,
+    now: u64,
+) -> Decision {
     let mut why = unplaced.to_string();
     if unplaced.nodes == 0 {
         return Decision::Refuse { why, nomination: Nomination::Keep };
     }
-    match state.cluster.preempt(pod, seed(pod.uid())) {
+    match state.cluster.preempt(pod, seed(pod.uid()), filter) {
         Ok(plan) => {
             state.cluster.nominate(pod, &plan.node);
             for displaced in &plan.displaced {
@@ -424,19 +451,6 @@ fn refuse(state: &mut State, pod: &PodInfo, unplaced: &Unschedulable, now: u64) 
             let clear = nominated || (!keep && pod.nominated().is_some());
             Decision::Refuse { why, nomination: if clear { Nomination::Clear } else { Nomination::Keep } }
         }
-    }
-}
-
-fn budget(budget: &PodDisruptionBudget) -> Budget {
-    let status = budget.status.as_ref();
-    Budget {
-        namespace: budget.metadata.namespace.clone().unwrap_or_default(),
-        selector: Selector::new(budget.spec.as_ref().and_then(|s| s.selector.as_ref())),
-        allowed: status.and_then(|s| s.disruptions_allowed).unwrap_or(0),
-        disrupted: status
-            .and_then(|s| s.disrupted_pods.as_ref())
-            .map(|pods| pods.keys().cloned().collect())
-            .unwrap_or_default(),
     }
 }
 

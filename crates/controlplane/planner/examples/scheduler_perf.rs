@@ -230,7 +230,7 @@ struct Outcome {
 }
 
 fn place(cluster: &mut Cluster, pod: &Pod, seed: u64, preempt: bool) -> Option<String> {
-    let mut info = PodInfo::pending(pod);
+    let mut info = PodInfo::of(pod);
     cluster.intern(&mut info);
     match cluster.schedule(&info, seed) {
         Ok(placement) => {
@@ -239,7 +239,7 @@ fn place(cluster: &mut Cluster, pod: &Pod, seed: u64, preempt: bool) -> Option<S
             Some(uid)
         }
         Err(_) if preempt => {
-            let plan = cluster.preempt(&info, seed).ok()?;
+            let plan = cluster.preempt(&info, seed, None).ok()?;
             for victim in &plan.victims {
                 cluster.remove_pod(victim.uid());
             }

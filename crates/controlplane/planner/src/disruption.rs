@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::pods;
+use crate::rollout::resolve;
 
 /// An evicted pod counts as gone for this long; if it is still there then, it stays.
 const DELETION_TIMEOUT: SignedDuration = SignedDuration::from_secs(120);
@@ -30,18 +31,6 @@ pub fn basis(budget: &PodDisruptionBudget) -> Basis {
     if percent || spec.is_some_and(|s| s.max_unavailable.is_some()) { Basis::Scale } else { Basis::Pods }
 }
 
-/// A count, or a percentage of all, rounded up.
-fn amount(value: &IntOrString, all: i32) -> i32 {
-    match value {
-        IntOrString::Int(count) => *count,
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let scaled = (percent.saturating_mul(i64::from(all)) + 99) / 100;
-            i32::try_from(scaled).unwrap_or(i32::MAX)
-        }
-    }
-}
-
 /// The status of a budget over the pods that it selects, of which there should be `expected`; and when to look again.
 pub fn status(
     budget: &PodDisruptionBudget,
@@ -50,6 +39,7 @@ pub fn status(
     now: Timestamp,
 ) -> (PodDisruptionBudgetStatus, Option<Timestamp>) {
     let (old, spec) = (budget.status.clone().unwrap_or_default(), budget.spec.clone().unwrap_or_default());
+    let amount = |value, all| resolve(Some(value), all, true, &IntOrString::Int(0));
     let (desired, expected) = match (&spec.max_unavailable, &spec.min_available) {
         (Some(most), _) => ((expected - amount(most, expected)).max(0), expected),
         (None, Some(least)) => (amount(least, expected), expected),

@@ -99,6 +99,12 @@ impl Packer {
         }
     }
 
+    /// How many pods came since what is usual was looked at last.
+    #[cfg(test)]
+    pub fn news(&self) -> f64 {
+        self.workload.news()
+    }
+
     /// What is free on a node changed; `None` for a node that was not there, or is not there any more.
     pub fn replace(&mut self, old: Option<&Room>, new: Option<&Room>) {
         old.into_iter().for_each(|room| self.scarcity.count(room, -1));

@@ -105,6 +105,8 @@ struct Planning<'a> {
     plan: Plan,
     spent: f64,
     moved: BTreeSet<Box<str>>,
+    /// Why a pod stays that was looked at, by its uid: the last reason that was found.
+    kept: BTreeMap<Box<str>, &'static str>,
 }
 
 /// Plans. `allowed` is how many more disruptions each budget allows. The cluster is left as it was.
@@ -118,6 +120,7 @@ pub fn plan(cluster: &mut Cluster, aim: Aim, movable: &[Movable], allowed: &[i64
             plan: Plan::default(),
             spent: 0.0,
             moved: BTreeSet::new(),
+            kept: BTreeMap::new(),
         };
         planning.plan.fullest_pct.0 = planning.fullest();
         match aim {
@@ -125,6 +128,9 @@ pub fn plan(cluster: &mut Cluster, aim: Aim, movable: &[Movable], allowed: &[i64
             Aim::Even => planning.even(),
         }
         planning.plan.fullest_pct.1 = planning.fullest();
+        for (_, why) in planning.kept.iter().filter(|(uid, _)| !planning.moved.contains(*uid)) {
+            *planning.plan.kept.entry((*why).to_owned()).or_default() += 1;
+        }
         (planning.plan, false)
     })
 }
@@ -149,8 +155,8 @@ impl Planning<'_> {
         self.all().values().copied().fold(0.0, f64::max)
     }
 
-    fn keep(&mut self, why: &str) {
-        *self.plan.kept.entry(why.to_owned()).or_default() += 1;
+    fn keep(&mut self, pod: &PodInfo, why: &'static str) {
+        self.kept.insert(pod.uid().into(), why);
     }
 
     /// What moving a pod costs, or why it must stay.
@@ -214,7 +220,7 @@ impl Planning<'_> {
                     self.plan.emptied.push(name.clone());
                     closed.insert(name);
                 }
-                Err(why) => self.keep(why),
+                Err(why) => there.iter().for_each(|pod| self.keep(pod, why)),
             }
         }
     }
@@ -308,11 +314,11 @@ impl Planning<'_> {
             let price = match self.price(pod, &self.allowed) {
                 Ok(price) if self.spent + price <= self.bounds.cost => price,
                 Ok(_) => {
-                    self.keep("the plan's bound of cost");
+                    self.keep(pod, "the plan's bound of cost");
                     continue;
                 }
                 Err(why) => {
-                    self.keep(why);
+                    self.keep(pod, why);
                     continue;
                 }
             };
@@ -330,7 +336,7 @@ impl Planning<'_> {
                 (Some((to, full - after)), false)
             });
             let Some((to, gain)) = found else {
-                self.keep("no room elsewhere");
+                self.keep(pod, "no room elsewhere");
                 continue;
             };
             let worth = gain / price;

@@ -46,8 +46,9 @@ pub fn resolve(value: Option<&IntOrString>, total: i32, round_up: bool, default:
         IntOrString::Int(number) => *number,
         IntOrString::String(text) => {
             let Some(percent) = text.strip_suffix('%').and_then(|p| p.parse::<i64>().ok()) else { return 0 };
-            let product = percent * i64::from(total);
-            let whole = if round_up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
+            let product = percent.saturating_mul(i64::from(total));
+            let whole =
+                if round_up { product.saturating_add(99).div_euclid(100) } else { product.div_euclid(100) };
             i32::try_from(whole).unwrap_or(i32::MAX)
         }
     }

@@ -16,6 +16,7 @@ mod cluster;
 pub mod config;
 mod counter;
 mod explain;
+mod gang;
 pub mod gpu;
 mod intern;
 mod interpod;
@@ -34,14 +35,15 @@ mod status;
 mod taints;
 #[cfg(test)]
 mod tests;
+mod view;
 mod world;
 
 use k8s_openapi::api::core::v1::{Node, PodSpec};
 
 use crate::pods;
 
-pub use cluster::{Cluster, NodeFilter, NodeView, Placement};
-pub use explain::{Closest, Explanation, Refusal, Shortage};
+pub use cluster::{Cluster, NodeFilter, Placement};
+pub use explain::{Closest, Explanation, Fitting, Refusal, Shortage};
 pub use gpu::{GPU, GPU_MILLI, GPU_MODEL};
 pub use pack::Packing;
 pub use pod::{GroupName, POD_GROUP, POD_GROUP_MIN, PodInfo};
@@ -51,6 +53,9 @@ pub use queue::{Patience, Popped, Queue};
 pub use reasons::{Hints, Unschedulable};
 pub use resources::{Resources, pod_requests};
 pub use taints::tolerates_taint;
+pub use view::{Candidate, NodeView};
+
+pub(crate) use affinity::{NodeTerm, node_terms};
 
 /// Whether node name, node selector and required node affinity of a pod allow the node.
 pub fn matches_node(spec: &PodSpec, node: &Node) -> bool {

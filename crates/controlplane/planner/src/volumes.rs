@@ -4,8 +4,11 @@
 //! - [`claim`] and [`volume`]: what is to be done about one claim, one volume.
 //! - [`matching`]: which volume fits a claim best.
 //! - [`placement`]: which nodes a pod's claims allow, and what must be bound there.
+//! - [`filter`]: all that a pod's volumes say about a node, as the scheduler asks it; [`listed`] looks objects up in lists.
 
 pub mod claim;
+pub mod filter;
+pub mod listed;
 pub mod matching;
 pub mod placement;
 pub mod volume;
@@ -13,14 +16,13 @@ pub mod volume;
 #[cfg(test)]
 mod tests;
 
-use k8s_openapi::api::core::v1::{
-    NodeSelector, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec,
-};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sampan_api::quantity::Quantity;
 
 use crate::pods;
+use crate::scheduler::{NodeTerm, node_terms};
 use crate::selector::{Labels, Requirement};
 
 /// A claim whose binding was finished once.
@@ -161,46 +163,25 @@ fn access_modes(volume: &PersistentVolume) -> &[String] {
 
 /// From which nodes a volume can be reached.
 #[derive(Debug, Clone, Default)]
-pub struct Reach(Option<Vec<Term>>);
-
-#[derive(Debug, Clone)]
-struct Term {
-    labels: Vec<Requirement>,
-    fields: Vec<Requirement>,
-}
+pub struct Reach(Option<Vec<NodeTerm>>);
 
 impl Reach {
     /// The node affinity of a volume, compiled.
     pub fn of(volume: &PersistentVolume) -> Self {
-        let required = |spec: &PersistentVolumeSpec| spec.node_affinity.as_ref()?.required.clone();
-        Self(volume.spec.as_ref().and_then(required).map(|selector: NodeSelector| {
-            let compiled = |list: Option<Vec<_>>| list.iter().flatten().map(Requirement::of_node).collect();
-            let terms = selector.node_selector_terms.into_iter();
-            terms
-                .map(|term| Term {
-                    labels: compiled(term.match_expressions),
-                    fields: compiled(term.match_fields),
-                })
-                .collect()
-        }))
+        let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
+        Self(affinity.and_then(|affinity| affinity.required.as_ref()).map(node_terms))
     }
 
     /// Whether the node is among them. A term without requirements matches no node.
     pub fn includes(&self, node: &str, labels: &Labels) -> bool {
-        let Some(terms) = &self.0 else { return true };
-        let field = |r: &Requirement| r.key() == "metadata.name" && r.matches_value(Some(node));
-        terms.iter().any(|term| {
-            !(term.labels.is_empty() && term.fields.is_empty())
-                && term.labels.iter().all(|r| r.matches(labels))
-                && term.fields.iter().all(field)
-        })
+        self.0.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node, labels)))
     }
 
     /// The names or host names that the volume is confined to, when it says so.
     pub fn hosts(&self) -> Vec<&str> {
         let listed = |r: &'_ Requirement| matches!(r.key(), "kubernetes.io/hostname" | "metadata.name");
         let terms = self.0.iter().flatten();
-        let all = terms.flat_map(|term| term.labels.iter().chain(&term.fields));
+        let all = terms.flat_map(NodeTerm::requirements);
         all.filter(|r| listed(r)).filter_map(Requirement::in_values).flatten().map(AsRef::as_ref).collect()
     }
 }

@@ -4,44 +4,30 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use sampan_planner::pods;
-use sampan_planner::scheduler::{Cluster, PodInfo};
-use sampan_planner::selector::Labels;
+use sampan_planner::scheduler::{Candidate, Cluster, PodInfo};
+use sampan_planner::volumes::filter::VolumeFilter;
 use sampan_planner::volumes::matching::Taken;
-use sampan_planner::volumes::placement::PodVolumes;
+use sampan_planner::volumes::placement::Choice;
 
 use super::Scheduler;
-use crate::cache::{claim_of, uses_claim};
+use crate::cache::{Caches, uses_claim};
 use crate::informer::Key;
-
-const IN_USE: &str = "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use \
-                      by another pod";
-const ZONE: &str = "node(s) had no available volume zone";
-
-/// The labels of volumes that say where they can be reached.
-const TOPOLOGY: [&str; 4] = [
-    "topology.kubernetes.io/zone",
-    "topology.kubernetes.io/region",
-    "failure-domain.beta.kubernetes.io/zone",
-    "failure-domain.beta.kubernetes.io/region",
-];
 
 /// A pod with claims, and what they say.
 pub(super) struct Claims {
-    pub pod: Arc<Pod>,
-    pub volumes: PodVolumes,
-    /// Labels that a node which has any of them must have with one of these values.
-    zones: Vec<(&'static str, Vec<String>)>,
+    pod: Arc<Pod>,
+    filter: VolumeFilter,
     taken: Taken,
+    caches: Arc<Caches>,
 }
+
+/// What is to be written for a pod's volumes before it is bound.
+pub(super) type Volumes = Box<(Arc<Pod>, Choice)>;
 
 impl Claims {
     /// Whether a node will do; the reason when it does not.
-    pub fn allow(&self, node: &str, labels: &Labels) -> Result<(), String> {
-        self.volumes.on(node, labels, &self.taken).map_err(|conflict| conflict.text().to_owned())?;
-        let placed = TOPOLOGY.iter().any(|key| labels.contains_key(*key));
-        let reaches =
-            |(key, values): &(&str, Vec<String>)| labels.get(*key).is_some_and(|v| values.contains(v));
-        if placed && !self.zones.iter().all(reaches) { Err(ZONE.to_owned()) } else { Ok(()) }
+    pub fn allow(&self, node: Candidate<'_>) -> Result<(), String> {
+        self.filter.allow(node, &self.taken, &*self.caches)
     }
 }
 
@@ -54,26 +40,17 @@ impl Scheduler {
         let Some(pod) = self.caches.pods.get(&Key::new(info.namespace(), info.name())) else {
             return Ok(None);
         };
-        let Some(volumes) = self.volumes.look(&pod).map_err(|unready| unready.0)? else { return Ok(None) };
-        let mut zones = Vec::new();
-        let names = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-        for name in names.filter_map(|volume| claim_of(info.name(), volume)) {
-            let Some(claim) = self.caches.claims.get(&Key::new(info.namespace(), &name)) else { continue };
-            let spec = claim.spec.as_ref();
-            let modes = spec.and_then(|s| s.access_modes.as_deref()).unwrap_or_default();
-            let once = modes.iter().any(|mode| mode == "ReadWriteOncePod");
-            if once && self.is_used(cluster, info, &name) {
-                return Err(IN_USE.to_owned());
-            }
-            let volume = spec.and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
-            let Some(volume) = self.caches.volumes.get(&Key::new("", volume)) else { continue };
-            for key in TOPOLOGY {
-                if let Some(value) = volume.metadata.labels.as_ref().and_then(|l| l.get(key)) {
-                    zones.push((key, value.split("__").map(ToOwned::to_owned).collect()));
-                }
-            }
-        }
-        Ok(Some(Claims { pod, volumes, zones, taken: self.volumes.taken() }))
+        let used = |claim: &str| self.is_used(cluster, info, claim);
+        let filters = &cluster.profile_of(info).filters;
+        let filter = VolumeFilter::of(&pod, &*self.caches, filters, used).map_err(|unready| unready.0)?;
+        let taken = self.volumes.taken();
+        Ok(filter.map(|filter| Claims { pod, filter, taken, caches: self.caches.clone() }))
+    }
+
+    /// What is to be done for the pod's volumes on the node; they are spoken for from now on.
+    pub(super) fn choose(&self, claims: Claims, node: &str) -> Option<Volumes> {
+        let choice = self.volumes.choose(&claims.pod, claims.filter.volumes()?, node);
+        Some(Box::new((claims.pod, choice)))
     }
 
     /// Whether another pod that has a node uses the claim.

@@ -11,9 +11,10 @@ use sampan_planner::scheduler::{Hints, PodInfo, Preemption, gpu};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
 
-use super::{AT_ONCE, Decision, Nomination, Scheduler, Taken};
+use super::claims::Volumes;
+use super::{AT_ONCE, Decision, Nomination, SETTLING, Scheduler, State, Taken};
 use crate::apis;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::informer::Key;
 
 type Decisions = Mutex<mpsc::Receiver<(Taken, Decision)>>;
@@ -22,12 +23,28 @@ impl Scheduler {
     /// Writes decisions, many at once, until there will be no more.
     pub(super) async fn write_all(self: &Arc<Self>, decisions: &Decisions) {
         let mut running = FuturesUnordered::new();
+        // Volumes may take minutes to be made: whoever waits for them holds up nobody else.
+        let mut settling = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
                 Some(()) = running.next(), if !running.is_empty() => {}
+                Some(settled) = settling.next(), if !settling.is_empty() && running.len() < AT_ONCE => {
+                    if let Some((taken, decision)) = settled {
+                        running.push(self.write(taken, decision));
+                    }
+                }
                 next = async { decisions.lock().await.recv().await }, if running.len() < AT_ONCE => {
                     match next {
+                        Some((taken, Decision::Bind { node, devices, volumes: Some(volumes) }))
+                            if !volumes.1.is_empty() =>
+                        {
+                            if settling.len() < SETTLING {
+                                settling.push(self.settle(taken, node, devices, volumes));
+                            } else {
+                                tracing::debug!(pod = %taken.key, "too many pods wait for volumes: it backs off");
+                            }
+                        }
                         Some((taken, decision)) => running.push(self.write(taken, decision)),
                         None => return,
                     }
@@ -36,22 +53,26 @@ impl Scheduler {
         }
     }
 
+    /// Sees to it that the pod's volumes are there; what is to be written then. Without them the pod is tried again.
+    async fn settle(
+        &self,
+        taken: Taken,
+        node: String,
+        devices: Vec<u8>,
+        volumes: Volumes,
+    ) -> Option<(Taken, Decision)> {
+        match self.volumes.prebind(&volumes.0, &node, &volumes.1).await {
+            Ok(()) => Some((taken, Decision::Bind { node, devices, volumes: None })),
+            Err(error) => {
+                again(&taken, &error);
+                None
+            }
+        }
+    }
+
     async fn write(&self, mut taken: Taken, decision: Decision) {
         let result = match decision {
-            Decision::Bind { node, devices, volumes } => {
-                let ready = match volumes.as_deref() {
-                    Some((pod, choice)) => {
-                        let ready = self.volumes.prebind(pod, &node, choice).await;
-                        self.volumes.release(pod);
-                        ready
-                    }
-                    None => Ok(()),
-                };
-                match ready {
-                    Ok(()) => self.bind(&taken, &node, &devices).await,
-                    Err(error) => Err(error),
-                }
-            }
+            Decision::Bind { node, devices, .. } => self.bind(&taken, &node, &devices).await,
             Decision::Refuse { why, nomination } => {
                 let node = (nomination == Nomination::Clear).then_some(Value::Null);
                 self.refuse(&taken, &why, node).await
@@ -61,23 +82,15 @@ impl Scheduler {
         match result {
             Ok(()) => {
                 taken.done = true;
-                // It may have been helped while this was written.
-                let (uid, hints) = (taken.popped.pod.uid(), taken.hints);
+                let Some(hints) = taken.hints else { return };
+                // The queue knows what happened while this was written.
                 self.change(|state, now| {
-                    if hints != Hints::none() {
-                        state.queue.waits_for(uid, hints, now);
-                        let fits = state.queue.get(uid).cloned();
-                        if fits.is_some_and(|pod| state.cluster.would_fit(&pod).is_ok()) {
-                            return hints;
-                        }
-                    }
+                    let State { cluster, queue } = state;
+                    queue.waits_for(taken.popped.pod.uid(), hints, now, |pod| cluster.would_fit(pod));
                     Hints::none()
                 });
             }
-            Err(error) if error.is_race() => {
-                tracing::debug!(pod = %taken.key, "will be tried again: {error}")
-            }
-            Err(error) => tracing::warn!(pod = %taken.key, "will be tried again: {error}"),
+            Err(error) => again(&taken, &error),
         }
     }
 
@@ -154,7 +167,10 @@ impl Scheduler {
         }
         if outcome.is_err() {
             // The node is not kept for what may never fit there.
-            self.lock().cluster.withdraw(taken.popped.pod.uid());
+            self.change(|state, _| {
+                let freed = state.cluster.withdraw(taken.popped.pod.uid());
+                if freed { Hints::POD_GONE } else { Hints::none() }
+            });
         }
         outcome
     }
@@ -181,5 +197,14 @@ impl Scheduler {
         let text = format!("Preempted by pod {} on node {node}", taken.popped.pod.uid());
         self.events.normal(&*pod, "Preempted", text);
         Ok(())
+    }
+}
+
+/// Says that a pod is tried again.
+fn again(taken: &Taken, error: &Error) {
+    if error.is_race() {
+        tracing::debug!(pod = %taken.key, "will be tried again: {error}");
+    } else {
+        tracing::warn!(pod = %taken.key, "will be tried again: {error}");
     }
 }

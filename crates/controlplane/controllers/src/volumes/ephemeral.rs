@@ -11,7 +11,7 @@ use sampan_planner::pods;
 use sampan_planner::volumes::placement::{is_for, not_for};
 
 use crate::apis;
-use crate::cache::{Caches, claim_of, uses_claim};
+use crate::cache::{Caches, uses_claim};
 use crate::claim::controller_reference;
 use crate::error::{Context, Error, Result, code};
 use crate::events::Recorder;
@@ -62,7 +62,7 @@ impl Ephemeral {
     }
 
     async fn one(&self, key: &Key, pod: &Pod, volume: &Volume) -> Result<()> {
-        let Some(name) = claim_of(&key.name, volume) else { return Ok(()) };
+        let Some(name) = pods::claim_of(&key.name, volume) else { return Ok(()) };
         let claim = Key::new(&key.namespace, &name);
         if let Some(known) = self.caches.claims.get(&claim) {
             return own(pod, &known, volume);

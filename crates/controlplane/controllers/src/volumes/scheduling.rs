@@ -11,8 +11,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use sampan_planner::pods;
 use sampan_planner::selector::Labels;
 use sampan_planner::volumes::matching::Taken;
-use sampan_planner::volumes::placement::{Choice, PodVolumes, Source, Unready};
-use sampan_planner::volumes::{self, SELECTED_NODE, claim};
+use sampan_planner::volumes::placement::{Choice, PodVolumes, Source};
+use sampan_planner::volumes::{self, SELECTED_NODE, claim, listed};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -52,6 +52,10 @@ impl Source for Caches {
     fn class(&self, name: &str) -> Option<Arc<StorageClass>> {
         self.classes.get(&Key::new("", name))
     }
+
+    fn limit(&self, node: &str, driver: &str) -> Option<usize> {
+        listed::limit(&*self.csi_nodes.get(&Key::new("", node))?, driver)
+    }
 }
 
 impl Binder {
@@ -67,17 +71,13 @@ impl Binder {
         this
     }
 
-    /// What the claims of a pod allow; `None` when it has none.
-    pub fn look(&self, pod: &Pod) -> Result<Option<PodVolumes>, Unready> {
-        PodVolumes::of(pod, &*self.caches)
-    }
-
     /// Calls back whenever something changed that pods with claims may wait for.
     pub fn on_change(&self, callback: impl Fn() + Clone + Send + Sync + 'static) {
-        let (one, two) = (callback.clone(), callback.clone());
+        let (one, two, three) = (callback.clone(), callback.clone(), callback.clone());
         self.caches.claims.on(move |_| callback());
         self.caches.volumes.on(move |_| one());
         self.caches.classes.on(move |_| two());
+        self.caches.csi_nodes.on(move |_| three());
     }
 
     /// What is to be done for the pod on the node; its volumes are spoken for from now on.
@@ -102,9 +102,9 @@ impl Binder {
     }
 
     /// Gives back what was spoken for.
-    pub fn release(&self, pod: &Pod) {
+    pub fn release(&self, uid: &str) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.retain(|_, owner| owner != pods::uid(&pod.metadata));
+        taken.retain(|_, owner| owner != uid);
     }
 
     /// Writes what was chosen, and waits until all claims of the pod are bound to volumes that the node reaches.

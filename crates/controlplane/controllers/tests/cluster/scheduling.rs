@@ -198,3 +198,36 @@ async fn profiles_place_by_their_own_rules() {
     let foreign = get(&cluster, "foreign").await.unwrap();
     assert!(foreign.spec.unwrap().node_name.is_none(), "somebody else places it");
 }
+
+/// Room that is kept for a pod is others' as soon as the pod goes elsewhere, or ends without ever having had a node.
+#[tokio::test]
+async fn room_that_was_kept_in_vain_goes_to_others() {
+    let cluster = Cluster::start().await;
+    class(&cluster, "high", 1000, "PreemptLowerPriority").await;
+    cluster.node("a", "2").await;
+    let stays = json!({"metadata": {"labels": {"behave": "stay"}}});
+    cluster.create::<Pod>("default", pod("stays", "1", stays)).await;
+    cluster.create::<Pod>("default", pod("goes", "1", json!({}))).await;
+    node_of(&cluster, "stays").await;
+    node_of(&cluster, "goes").await;
+    let high = json!({"spec": {"priorityClassName": "high"}});
+    cluster.create::<Pod>("default", pod("first", "2", high)).await;
+    cluster.until("room", || async { get(&cluster, "goes").await.is_none().then_some(()) }).await;
+    let on_a = json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "a"}}});
+    cluster.create::<Pod>("default", pod("low", "1", on_a.clone())).await;
+    refused(&cluster, "low", "Insufficient cpu").await;
+    // Where it was to go somebody still lingers; so it goes elsewhere.
+    cluster.node("b", "2").await;
+    assert_eq!(node_of(&cluster, "first").await, "b");
+    assert_eq!(node_of(&cluster, "low").await, "a");
+
+    let high =
+        json!({"spec": {"priorityClassName": "high", "nodeSelector": {"kubernetes.io/hostname": "a"}}});
+    cluster.create::<Pod>("default", pod("second", "2", high)).await;
+    cluster.until("room again", || async { get(&cluster, "low").await.is_none().then_some(()) }).await;
+    cluster.create::<Pod>("default", pod("last", "1", on_a)).await;
+    refused(&cluster, "last", "Insufficient cpu").await;
+    let failed = kube::api::Patch::Merge(json!({"status": {"phase": "Failed"}}));
+    cluster.api::<Pod>("default").patch_status("second", &Default::default(), &failed).await.unwrap();
+    assert_eq!(node_of(&cluster, "last").await, "a");
+}

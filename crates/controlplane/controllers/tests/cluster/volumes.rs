@@ -388,3 +388,75 @@ async fn what_cannot_be_bound_or_removed_costs_next_to_nothing() {
     // Two looks at what a namespace still holds, each asks for every kind once or twice.
     assert!(about("/namespaces/held") < 400, "{}: {asked:#?}", about("/namespaces/held"));
 }
+
+/// More pods wait for volumes that never come than there are writers; others are bound all the same.
+#[tokio::test]
+async fn volumes_that_never_come_hold_up_nobody_else() {
+    let s = Storage::start().await;
+    for node in ["a", "b", "c"] {
+        s.cluster.node(node, "4").await;
+    }
+    s.class(
+        "broken",
+        json!({"provisioner": "example.com/never", "volumeBindingMode": "WaitForFirstConsumer"}),
+    )
+    .await;
+    let waiting = 270;
+    for at in 0..waiting {
+        let name = format!("wait-{at}");
+        s.claim(&name, "1Gi", json!({"storageClassName": "broken"})).await;
+        let _: Pod = s.cluster.create("default", pod(&name, &name)).await;
+    }
+    s.cluster
+        .until("all of them to have chosen a node", || async {
+            let claims = s.claims.list(&ListParams::default()).await.unwrap();
+            let chosen = |claim: &&PersistentVolumeClaim| {
+                let annotations = claim.metadata.annotations.as_ref();
+                annotations.is_some_and(|a| a.contains_key("volume.kubernetes.io/selected-node"))
+            };
+            (claims.iter().filter(chosen).count() == waiting).then_some(())
+        })
+        .await;
+    let plain = json!({"metadata": {"name": "plain"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let _: Pod = s.cluster.create("default", plain).await;
+    s.on_node("plain").await;
+}
+
+/// The members of a gang each get a volume of their own, where they can reach it, or none of them gets any.
+#[tokio::test]
+async fn gangs_with_volumes() {
+    let s = Storage::start().await;
+    s.cluster.node("a", "4").await;
+    s.cluster.node("b", "4").await;
+    s.class("local", json!({"volumeBindingMode": "WaitForFirstConsumer"})).await;
+    let on = |host: &str| {
+        let expression = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [host]});
+        json!({"storageClassName": "local", "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}})
+    };
+    s.volume("on-a", "1Gi", on("a")).await;
+    for name in ["g-1", "g-2"] {
+        s.claim(name, "1Gi", json!({"storageClassName": "local"})).await;
+        let mut member = pod(name, name);
+        member["metadata"]["labels"] = json!({"sampan.io/pod-group": "g"});
+        member["metadata"]["annotations"] = json!({"sampan.io/pod-group-min": "2"});
+        let _: Pod = s.cluster.create("default", member).await;
+    }
+    let text = "does not fit as a whole: 0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind";
+    s.cluster
+        .until("the gang to be refused", || async {
+            let pod = s.cluster.api::<Pod>("default").get("g-2").await.unwrap();
+            let said = pod.status?.conditions?.into_iter().find(|c| c.type_ == "PodScheduled")?.message?;
+            said.contains(text).then_some(())
+        })
+        .await;
+    s.volume("on-b", "1Gi", on("b")).await;
+    let mut nodes = Vec::new();
+    for name in ["g-1", "g-2"] {
+        let volume = bound_to(&s.claim_is(name, "Bound").await).to_owned();
+        let node = s.on_node(name).await.spec.unwrap().node_name.unwrap();
+        assert_eq!(volume, format!("on-{node}"));
+        nodes.push(node);
+    }
+    nodes.sort();
+    assert_eq!(nodes, ["a", "b"]);
+}

@@ -35,6 +35,12 @@ impl FromIterator<Demand> for Workload {
 }
 
 impl Workload {
+    /// How many came since everything was looked at last.
+    #[cfg(test)]
+    pub(super) fn news(&self) -> f64 {
+        self.news
+    }
+
     /// Counts one more; says whether enough is new to look at everything again.
     pub(super) fn arrived(&mut self, demand: &Demand) -> bool {
         let keep = 1.0 - 1.0 / HALF_LIFE;

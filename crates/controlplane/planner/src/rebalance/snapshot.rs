@@ -5,8 +5,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::{Aim, Bounds, Movable, Plan, plan};
 use crate::pods;
-use crate::scheduler::{Cluster, Profile};
-use crate::selector::Selector;
+use crate::scheduler::{Budget, Cluster, Profile};
 
 /// With `false`, the pod is never moved.
 const MAY_MOVE: &str = "sampan.io/may-move";
@@ -36,26 +35,25 @@ impl Snapshot {
         for node in nodes {
             cluster.upsert_node(node);
         }
-        let selectors: Vec<_> = budgets.iter().map(|b| selector(b)).collect();
+        let budgets: Vec<Budget> = budgets.iter().map(|b| Budget::of(b)).collect();
         let mut movable = Vec::new();
         for pod in all {
             cluster.upsert_pod(pod);
             if !may_move(pod) {
                 continue;
             }
-            let covers = |(at, (namespace, selector)): (usize, &(Option<&str>, Selector))| {
-                let same = pod.metadata.namespace.as_deref() == *namespace;
-                (same && selector.matches(pod.metadata.labels.as_ref())).then_some(at)
+            // As evictions have it: here an empty selector covers every pod.
+            let covers = |(at, budget): (usize, &Budget)| {
+                let same = pod.metadata.namespace.as_ref() == Some(&budget.namespace);
+                (same && budget.selector.matches(pod.metadata.labels.as_ref())).then_some(at)
             };
             movable.push(Movable {
                 uid: pods::uid(&pod.metadata).to_owned(),
-                budgets: selectors.iter().enumerate().filter_map(covers).collect(),
+                budgets: budgets.iter().enumerate().filter_map(covers).collect(),
                 started: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0.as_second()),
             });
         }
-        let allowed =
-            budgets.iter().map(|b| b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0));
-        let allowed = allowed.map(i64::from).collect();
+        let allowed = budgets.iter().map(|b| b.allowed.into()).collect();
         Self { cluster, movable, allowed }
     }
 
@@ -63,11 +61,6 @@ impl Snapshot {
     pub fn plan(&mut self, aim: Aim, bounds: Bounds) -> Plan {
         plan(&mut self.cluster, aim, &self.movable, &self.allowed, bounds)
     }
-}
-
-fn selector(budget: &PodDisruptionBudget) -> (Option<&str>, Selector) {
-    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    (budget.metadata.namespace.as_deref(), Selector::new(selector))
 }
 
 /// Whether something makes the pod anew elsewhere, and it loses nothing by that which was on its node.

@@ -7,7 +7,7 @@ use crate::selector::{Labels, Operator, Requirement};
 
 /// One term: all of its requirements on labels and fields together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct NodeTerm {
+pub(crate) struct NodeTerm {
     labels: Vec<Requirement>,
     fields: Vec<Requirement>,
 }
@@ -28,6 +28,11 @@ impl NodeTerm {
             && self.labels.iter().all(|r| r.matches(labels))
     }
 
+    /// All requirements, on labels and on fields.
+    pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
+        self.labels.iter().chain(&self.fields)
+    }
+
     /// The only nodes this term can match, when it names them.
     fn names(&self) -> Option<Vec<&str>> {
         let listed = self.fields.iter().find_map(|r| r.in_values().filter(|_| r.key() == "metadata.name"))?;
@@ -36,7 +41,7 @@ impl NodeTerm {
 }
 
 /// The terms of a node selector: any of them must match.
-pub(super) fn node_terms(selector: &NodeSelector) -> Vec<NodeTerm> {
+pub(crate) fn node_terms(selector: &NodeSelector) -> Vec<NodeTerm> {
     selector.node_selector_terms.iter().map(NodeTerm::new).collect()
 }
 
@@ -94,6 +99,11 @@ impl NodeAffinity {
             }
         }
         this
+    }
+
+    /// Forgets what is only preferred.
+    pub fn forget_wishes(&mut self) {
+        self.preferred = Vec::new();
     }
 
     /// Whether anything is preferred.

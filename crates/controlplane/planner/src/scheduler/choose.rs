@@ -1,6 +1,7 @@
 //! The decision: of the buckets of a class, which can take the pod, and which of their nodes is best.
 
 use super::class::{Class, FIRST_COUNTER};
+use super::cluster::Pins;
 use super::counter::{ABSENT, Counter, Role};
 use super::nodes::Nodes;
 use super::score;
@@ -244,8 +245,11 @@ impl<'a> Judge<'a> {
         fitting.iter().zip(relative).map(|((node, _, own), relative)| (*node, relative + own)).collect()
     }
 
-    /// Whether any node can take the pod.
-    pub fn any(&self) -> bool {
+    /// Whether any node can take the pod, or any of those that it names.
+    pub fn fits(&self, pins: Option<&Pins>) -> bool {
+        if let Some(pins) = pins {
+            return !self.among(&pins.nodes).is_empty();
+        }
         self.class.buckets.iter().any(|b| b.count > 0 && self.against(&b.key).is_none())
     }
 }

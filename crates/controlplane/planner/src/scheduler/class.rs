@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::affinity::CompiledAffinity;
 use super::counter::Counter;
 use super::gpu::{GPU, GPU_MILLI};
+use super::interpod::Term;
 use super::labelsets::LabelSet;
 use super::nodes::{CPU, EPHEMERAL, MEMORY, Nodes};
 use super::pod::Shape;
@@ -62,6 +63,8 @@ pub(super) struct Class {
     pub labels: LabelSet,
     /// Whether all its required affinity terms speak of itself.
     pub is_its_own_affinity: bool,
+    /// Whether what it says itself depends on the labels of namespaces.
+    reads_namespaces: bool,
     pub profile: Arc<Profile>,
     pub affinity: CompiledAffinity,
     pub counters: Vec<Counter>,
@@ -93,7 +96,8 @@ impl Class {
         let affinity = CompiledAffinity::new(&own, &profile.added_affinity, &mut world.nodes);
         let mut class = Self {
             shape: shape.clone(),
-            is_its_own_affinity: shape.terms.affinity.iter().all(|t| t.matches(&labels, &world.namespaces)),
+            is_its_own_affinity: false,
+            reads_namespaces: shape.terms.all().any(Term::reads_namespaces),
             labels,
             profile: profile.clone(),
             affinity,
@@ -133,7 +137,8 @@ impl Class {
 
     /// Brings it up to date.
     pub fn sync(&mut self, world: &mut World) {
-        let stale = self.seen_epoch != world.epoch
+        let renamed = self.seen_epoch != world.epoch;
+        let stale = (renamed && (self.reads_namespaces || world.terms.reads_namespaces()))
             || self.counters.iter().any(|c| c.is_stale(&world.nodes))
             || !self.read_new_terms(world);
         let Some(changed) = world.log.since(self.seen_log).filter(|_| !stale) else {
@@ -143,11 +148,14 @@ impl Class {
         for node in changed {
             self.refresh(world, node as usize);
         }
+        self.seen_epoch = world.epoch;
         self.seen_log = world.log.end();
     }
 
     fn rebuild(&mut self, world: &mut World) {
         self.seen_epoch = world.epoch;
+        let mut own = self.shape.terms.affinity.iter();
+        self.is_its_own_affinity = own.all(|t| t.matches(&self.labels, &world.namespaces));
         self.counters = Counter::of_pod(&self.shape, &self.profile, &mut world.nodes);
         self.feeds.clear();
         while !self.read_new_terms(world) {}

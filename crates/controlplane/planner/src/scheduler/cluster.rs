@@ -1,20 +1,21 @@
 //! The cluster as the scheduler sees it, kept up to date by small steps.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::choose::{self, Judge};
-use super::classes::Classes;
+use super::class::Class;
+use super::classes::{Classes, Purpose};
 use super::labelsets::LabelSet;
 use super::nodes;
 use super::pack::Pack;
-use super::pod::{GroupName, PodInfo};
+use super::pod::PodInfo;
 use super::preempt::Budget;
 use super::profile::Profile;
 use super::reasons::{self, Hints, Unschedulable};
-use super::resources::Resources;
+use super::view::{Candidate, NodeView};
 use super::world::World;
 use crate::pods;
 use crate::selector::Labels;
@@ -52,17 +53,22 @@ enum Undo {
 #[derive(Debug)]
 pub struct Cluster {
     pub(super) world: World,
+    /// The classes by which nodes are chosen.
     pub(super) classes: Classes,
+    /// The classes by which is known where pods may go at all.
+    pub(super) fits: Classes,
     pods: HashMap<Box<str>, Bound>,
     /// uid -> the node it waits for.
     nominated: HashMap<Box<str>, u32>,
     pub(super) profiles: Vec<Arc<Profile>>,
+    /// The same without what only makes some nodes better than others.
+    needs: Vec<Arc<Profile>>,
     /// How many members of each gang are placed.
-    gangs: HashMap<(Box<str>, Box<str>), u32>,
+    pub(super) gangs: HashMap<(Box<str>, Box<str>), u32>,
     /// What packs, by the place of its profile.
-    packs: Vec<Option<Pack>>,
-    pub(super) budgets: Vec<Budget>,
-    pub(super) budgets_version: u64,
+    pub(super) packs: Vec<Option<Pack>>,
+    /// By namespace and name.
+    pub(super) budgets: BTreeMap<(Box<str>, Box<str>), Budget>,
     undo: Option<Vec<Undo>>,
 }
 
@@ -83,14 +89,15 @@ impl Cluster {
         let profiles = if profiles.is_empty() { vec![Profile::new("default-scheduler")] } else { profiles };
         Self {
             world: World::default(),
-            classes: Classes::default(),
+            classes: Classes::new(Purpose::Choose),
+            fits: Classes::new(Purpose::Fit),
             pods: HashMap::new(),
             nominated: HashMap::new(),
             packs: profiles.iter().map(|p| p.packing.map(Pack::new)).collect(),
+            needs: profiles.iter().map(|p| Arc::new(p.of_needs())).collect(),
             profiles: profiles.into_iter().map(Arc::new).collect(),
             gangs: HashMap::new(),
-            budgets: Vec::new(),
-            budgets_version: 0,
+            budgets: BTreeMap::new(),
             undo: None,
         }
     }
@@ -98,9 +105,8 @@ impl Cluster {
     /// Adds or updates a node; returns what may fit now that did not before.
     pub fn upsert_node(&mut self, node: &Node) -> Hints {
         let slot = self.world.nodes.slot(nodes::name_of(node));
-        let images = self.world.nodes.images[slot].len();
-        let hints = self.world.nodes.update(slot, node);
-        if hints != Hints::none() || images != self.world.nodes.images[slot].len() {
+        let (hints, images) = self.world.nodes.update(slot, node);
+        if hints != Hints::none() || images {
             self.world.touch(slot);
         }
         hints
@@ -120,7 +126,7 @@ impl Cluster {
         if pods::finished(pod) || pods::node_name(pod).is_empty() {
             return self.remove_pod(uid);
         }
-        let mut info = PodInfo::bound(pod);
+        let mut info = PodInfo::of(pod);
         let mut hints = Hints::none();
         match self.pod(uid).cloned() {
             Some(old) => {
@@ -142,7 +148,10 @@ impl Cluster {
                     return hints;
                 }
             }
-            None => hints = hints.union(Hints::POD_ADDED),
+            None => {
+                hints = hints.union(Hints::POD_ADDED);
+                self.learn_of(&info);
+            }
         }
         self.place(Arc::new(info));
         hints
@@ -170,11 +179,13 @@ impl Cluster {
 
     /// Counts a pod on a node ahead of the API saying so.
     pub fn assume(&mut self, pod: PodInfo, node: &str) {
+        self.learn_of(&pod);
         self.place(Arc::new(pod.on(node)));
     }
 
     /// Counts a pod where it was placed, with the devices it got there.
     pub fn assume_placed(&mut self, pod: PodInfo, placement: &Placement) {
+        self.learn_of(&pod);
         self.place(Arc::new(pod.on(&placement.node).with_devices(&placement.devices)));
     }
 
@@ -242,55 +253,11 @@ impl Cluster {
             }
         }
         self.world.touch(slot);
-        match &mut self.undo {
-            Some(undo) => undo.push(Undo::Remove(pod.uid.clone())),
-            None => self.learn(&pod),
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Remove(pod.uid.clone()));
         }
         let node = u32::try_from(slot).unwrap_or(u32::MAX);
         self.pods.insert(pod.uid.clone(), Bound { node, pod });
-    }
-
-    fn count_gang(&mut self, pod: &PodInfo, add: bool) {
-        let Some(group) = &pod.shape.group else { return };
-        let key = (group.namespace.clone(), group.name.clone());
-        let placed = self.gangs.entry(key.clone()).or_insert(0);
-        *placed = if add { *placed + 1 } else { placed.saturating_sub(1) };
-        if *placed == 0 {
-            self.gangs.remove(&key);
-        }
-    }
-
-    /// How many members of a gang are placed.
-    pub fn placed_of(&self, group: &GroupName) -> u32 {
-        self.gangs.get(&(group.namespace.clone(), group.name.clone())).copied().unwrap_or(0)
-    }
-
-    /// Places the members of a gang, at least so many that with those placed before it is complete, or none of them.
-    /// Those placed are counted on their nodes already.
-    pub fn schedule_gang(
-        &mut self,
-        group: &GroupName,
-        pods: &[Arc<PodInfo>],
-        seed: u64,
-    ) -> Result<Vec<Option<Placement>>, Unschedulable> {
-        let missing = group.min.saturating_sub(self.placed_of(group));
-        let missing = usize::try_from(missing).unwrap_or(usize::MAX);
-        self.attempt(|cluster| {
-            let mut refusal = None;
-            let mut placements = Vec::new();
-            for pod in pods {
-                let placement = cluster.schedule(pod, seed);
-                if let Ok(placement) = &placement {
-                    cluster.assume_placed((**pod).clone(), placement);
-                }
-                placements.push(placement.map_err(|unplaced| refusal = Some(unplaced)).ok());
-            }
-            let placed = placements.iter().flatten().count();
-            match refusal {
-                Some(refusal) if placed < missing => (Err(refusal), false),
-                _ => (Ok(placements), true),
-            }
-        })
     }
 
     /// Tells profiles that pack which pods are usual. Otherwise they learn it from the pods that run.
@@ -300,13 +267,19 @@ impl Cluster {
         }
     }
 
+    /// Learns from a pod that is new here. While something is tried out nothing is learned: see [`Cluster::attempt`].
+    fn learn_of(&mut self, pod: &PodInfo) {
+        if self.undo.is_none() && !self.pods.contains_key(&pod.uid) {
+            self.learn(pod);
+        }
+    }
+
     fn learn(&mut self, pod: &PodInfo) {
         if self.packs.iter().all(Option::is_none) {
             return;
         }
-        let profile = self.profile_of(pod);
-        let at = self.profiles.iter().position(|known| Arc::ptr_eq(known, profile));
-        if let Some(pack) = at.and_then(|at| self.packs.get_mut(at)).and_then(Option::as_mut) {
+        let at = self.profile_at(pod);
+        if let Some(pack) = self.packs.get_mut(at).and_then(Option::as_mut) {
             pack.learn(pod, &self.world);
         }
     }
@@ -363,8 +336,8 @@ impl Cluster {
         self.world.nodes.live_nodes().map(|slot| NodeView { cluster: self, slot })
     }
 
-    /// Sets the labels of a namespace, which namespace selectors read.
-    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+    /// Sets the labels of a namespace, which namespace selectors read. Returns what that may help.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) -> Hints {
         let known = &mut self.world.namespaces;
         let changed = match labels {
             Some(labels) if known.get(name) == Some(&labels) => false,
@@ -374,9 +347,11 @@ impl Cluster {
             }
             None => known.remove(name).is_some(),
         };
-        if changed {
-            self.world.epoch += 1;
+        if !changed {
+            return Hints::none();
         }
+        self.world.epoch += 1;
+        Hints::NAMESPACE
     }
 
     /// How many nodes there are.
@@ -427,7 +402,34 @@ impl Cluster {
 
     /// The profile that decides about a pod.
     pub fn profile_of(&self, pod: &PodInfo) -> &Arc<Profile> {
-        self.profiles.iter().find(|p| *p.name == *pod.shape.profile).unwrap_or(&self.profiles[0])
+        &self.profiles[self.profile_at(pod)]
+    }
+
+    fn profile_at(&self, pod: &PodInfo) -> usize {
+        self.profiles.iter().position(|p| *p.name == *pod.shape.profile).unwrap_or(0)
+    }
+
+    /// What is known about nodes for choosing one for the pod.
+    pub(super) fn class_of(&mut self, pod: &PodInfo) -> (&mut Class, &World) {
+        self.tidy(self.classes.knows(&pod.shape));
+        let profile = &self.profiles[self.profile_at(pod)];
+        (self.classes.get(&pod.shape, profile, &mut self.world), &self.world)
+    }
+
+    /// What is known about where the pod may go at all.
+    pub(super) fn needs_of(&mut self, pod: &PodInfo) -> (&mut Class, &World) {
+        self.tidy(self.fits.knows(&pod.shape));
+        let profile = &self.needs[self.profile_at(pod)];
+        (self.fits.get(&pod.shape, profile, &mut self.world), &self.world)
+    }
+
+    /// Forgets columns that nobody needs any more, before a class is made that might need more of them.
+    fn tidy(&mut self, known: bool) {
+        if !known && self.world.nodes.is_bloated() {
+            self.classes.clear();
+            self.fits.clear();
+            self.world.nodes.compact();
+        }
     }
 
     /// Chooses a node. Among equally good ones the seed decides. A node that is kept for the pod is taken when it
@@ -470,12 +472,22 @@ impl Cluster {
         filter: Option<NodeFilter<'_>>,
     ) -> Result<Placement, Unschedulable> {
         let pins = self.pins(pod);
-        let profile = self.profile_of(pod).clone();
-        let (class, world) = (self.classes.get(&pod.shape, &profile, &mut self.world), &self.world);
+        if !self.classes.knows(&pod.shape) {
+            // Whether it fits at all is likely known from pods like it, and then nobody has to look at every node.
+            let (class, world) = self.needs_of(pod);
+            let judge = Judge::new(class, &world.nodes);
+            if !judge.fits(pins.as_ref()) {
+                return Err(Unschedulable::of(class, &judge, world, pins.as_ref()));
+            }
+        }
+        self.tidy(self.classes.knows(&pod.shape));
+        let at = self.profile_at(pod);
+        let class = self.classes.get(&pod.shape, &self.profiles[at], &mut self.world);
+        let world = &self.world;
         let judge = Judge::new(class, &world.nodes);
         let mut vetoes: Vec<String> = Vec::new();
         let mut allows = |slot: usize| match filter {
-            Some(filter) => match filter(&world.nodes.name[slot], &world.nodes.labels[slot]) {
+            Some(filter) => match filter(world.nodes.candidate(slot)) {
                 Ok(()) => true,
                 Err(why) => {
                     vetoes.push(why);
@@ -486,8 +498,7 @@ impl Cluster {
         };
         let stays = |slot: &usize| world.nodes.live[*slot] && !judge.among(&[*slot]).is_empty();
         let kept = kept.filter(stays).filter(|slot| filter.is_none() || allows(*slot));
-        let at = self.profiles.iter().position(|known| Arc::ptr_eq(known, &profile));
-        if let Some(pack) = at.and_then(|at| self.packs.get_mut(at)).and_then(Option::as_mut) {
+        if let Some(pack) = self.packs.get_mut(at).and_then(Option::as_mut) {
             let able = match kept {
                 Some(slot) => vec![(slot, 0)],
                 None => {
@@ -537,23 +548,17 @@ impl Cluster {
             Some(pins) => pins.nodes,
             None => self.world.nodes.live_nodes().collect(),
         };
-        let profile = self.profile_of(pod).clone();
-        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
-        let scored = Judge::new(class, &self.world.nodes).among(&slots);
-        scored.into_iter().map(|(slot, score)| (self.world.nodes.name[slot].to_string(), score)).collect()
+        let (class, world) = self.class_of(pod);
+        let scored = Judge::new(class, &world.nodes).among(&slots);
+        scored.into_iter().map(|(slot, score)| (world.nodes.name[slot].to_string(), score)).collect()
     }
 
     /// Whether some node could take the pod as things are; otherwise what could help it.
     fn fits_somewhere(&mut self, pod: &PodInfo) -> Result<(), Hints> {
         let pins = self.pins(pod);
-        let profile = self.profile_of(pod).clone();
-        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
-        let judge = Judge::new(class, &self.world.nodes);
-        let fits = match &pins {
-            Some(pins) => !judge.among(&pins.nodes).is_empty(),
-            None => judge.any(),
-        };
-        if fits { Ok(()) } else { Err(reasons::hints(class, &judge, pins.as_ref())) }
+        let (class, world) = self.needs_of(pod);
+        let judge = Judge::new(class, &world.nodes);
+        if judge.fits(pins.as_ref()) { Ok(()) } else { Err(reasons::hints(class, &judge, pins.as_ref())) }
     }
 
     /// Whether some node could take the pod as things are, or the one that is kept for it; otherwise what could help.
@@ -573,9 +578,8 @@ impl Cluster {
         if self.pins(pod).is_some_and(|pins| !pins.nodes.contains(&slot)) {
             return false;
         }
-        let profile = self.profile_of(pod).clone();
-        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
-        !Judge::new(class, &self.world.nodes).among(&[slot]).is_empty()
+        let (class, world) = self.needs_of(pod);
+        !Judge::new(class, &world.nodes).among(&[slot]).is_empty()
     }
 
     /// The only nodes that can take the pod, when it names them.
@@ -608,8 +612,9 @@ impl Cluster {
         let (result, keep) = what(self);
         let steps = std::mem::replace(&mut self.undo, outer).unwrap_or_default();
         if keep {
-            if let Some(outer) = &mut self.undo {
-                outer.extend(steps);
+            match &mut self.undo {
+                Some(outer) => outer.extend(steps),
+                None => self.learn_from(&steps),
             }
             return result;
         }
@@ -630,14 +635,28 @@ impl Cluster {
         result
     }
 
+    /// Learns from the pods that came by these steps, and were not merely moved.
+    fn learn_from(&mut self, steps: &[Undo]) {
+        let moved: HashSet<&str> =
+            steps.iter().filter_map(|s| if let Undo::Place(p) = s { Some(&*p.uid) } else { None }).collect();
+        for step in steps {
+            let Undo::Remove(uid) = step else { continue };
+            if let Some(pod) =
+                self.pods.get(uid).filter(|_| !moved.contains(&**uid)).map(|bound| bound.pod.clone())
+            {
+                self.learn(&pod);
+            }
+        }
+    }
+
     /// The same shape as pods before it, if there were any.
     pub fn intern(&mut self, pod: &mut PodInfo) {
         pod.shape = self.classes.intern(&pod.shape);
     }
 }
 
-/// What else has a say about a node, by its name and labels; the error is the reason as users read it.
-pub type NodeFilter<'a> = &'a dyn Fn(&str, &Labels) -> Result<(), String>;
+/// What else has a say about a node; the error is the reason as users read it.
+pub type NodeFilter<'a> = &'a dyn Fn(Candidate<'_>) -> Result<(), String>;
 
 /// The only nodes that may be asked about a pod.
 #[derive(Debug)]
@@ -645,50 +664,4 @@ pub(super) struct Pins {
     pub nodes: Vec<usize>,
     /// Whether `spec.nodeName` names it.
     pub by_name: bool,
-}
-
-/// A node with what runs on it, to look at.
-#[derive(Debug, Clone, Copy)]
-pub struct NodeView<'a> {
-    cluster: &'a Cluster,
-    slot: usize,
-}
-
-impl<'a> NodeView<'a> {
-    /// The name.
-    pub fn name(&self) -> &'a str {
-        &self.cluster.world.nodes.name[self.slot]
-    }
-
-    /// The labels.
-    pub fn labels(&self) -> &'a Labels {
-        &self.cluster.world.nodes.labels[self.slot]
-    }
-
-    /// What the pods on it asked for.
-    pub fn used(&self) -> Resources {
-        let nodes = &self.cluster.world.nodes;
-        nodes.resources_of(&nodes.used, self.slot)
-    }
-
-    /// What it can give.
-    pub fn allocatable(&self) -> Resources {
-        let nodes = &self.cluster.world.nodes;
-        nodes.resources_of(&nodes.allocatable, self.slot)
-    }
-
-    /// What is free of each of its GPUs, in thousandths.
-    pub fn gpus(&self) -> &'a [i32] {
-        self.cluster.world.nodes.gpus[self.slot].free()
-    }
-
-    /// The pods on it.
-    pub fn pods(&self) -> &'a [Arc<PodInfo>] {
-        &self.cluster.world.nodes.pods[self.slot]
-    }
-
-    /// How many pods run on it.
-    pub fn pod_count(&self) -> usize {
-        self.pods().len()
-    }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::choose::{Judge, Neighbours};
 use super::class::Class;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, NodeFilter};
 use super::pod::PodInfo;
 use super::reasons;
 use super::status::Status;
@@ -13,8 +15,12 @@ use super::world::World;
 /// So many names are given for each reason, and so many of the best nodes.
 const NAMED: usize = 5;
 
+/// What would change the mind of what else has a say: volumes.
+const VOLUMES: &str =
+    "see where the pod's volumes can be reached (kubectl get pvc,pv -o wide), or make one there";
+
 /// Nodes that give the same reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// The reason, in the words of the FailedScheduling event.
     pub reason: String,
@@ -27,7 +33,7 @@ pub struct Refusal {
 }
 
 /// A resource that a node has too little of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Shortage {
     /// Which.
     pub resource: String,
@@ -39,22 +45,31 @@ pub struct Shortage {
     pub allocatable: i64,
 }
 
+/// A node that could take the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fitting {
+    /// Its name.
+    pub node: String,
+    /// Its score.
+    pub score: i64,
+}
+
 /// The node that comes closest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Closest {
     /// Its name.
     pub node: String,
     /// What it lacks. CPU is in thousandths of a core.
-    pub shortages: Vec<Shortage>,
+    pub lacks: Vec<Shortage>,
 }
 
 /// The whole answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// How many nodes there are.
     pub nodes: usize,
     /// Those that could take the pod, the best first, with their scores.
-    pub fitting: Vec<(String, i64)>,
+    pub fitting: Vec<Fitting>,
     /// How many could.
     pub feasible: usize,
     /// Why the others cannot, the most frequent reason first.
@@ -65,17 +80,23 @@ pub struct Explanation {
 
 impl Cluster {
     /// Why the pod would go where it would go as things are, or nowhere.
-    pub fn explain(&mut self, pod: &PodInfo) -> Explanation {
+    pub fn explain(&mut self, pod: &PodInfo, filter: Option<NodeFilter<'_>>) -> Explanation {
         let pins = self.pins(pod).map(|pins| pins.nodes);
-        let profile = self.profile_of(pod).clone();
-        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
-        let world = &self.world;
+        let (class, world) = self.class_of(pod);
         let judge = Judge::new(class, &world.nodes);
         let all: Vec<usize> = world.nodes.live_nodes().collect();
         let candidates = pins.clone().unwrap_or_else(|| all.clone());
-        let mut fitting = judge.among(&candidates);
-        fitting.sort_by_key(|(slot, score)| (-score, *slot));
         let mut refusals: BTreeMap<String, Refusal> = BTreeMap::new();
+        let mut able: Vec<usize> = judge.among(&candidates).into_iter().map(|(slot, _)| slot).collect();
+        able.retain(|slot| match filter.map_or(Ok(()), |filter| filter(world.nodes.candidate(*slot))) {
+            Ok(()) => true,
+            Err(why) => {
+                note(&mut refusals, why, VOLUMES, &world.nodes.name[*slot]);
+                false
+            }
+        });
+        let mut fitting = judge.among(&able);
+        fitting.sort_by_key(|(slot, score)| (-score, *slot));
         let mut closest: Option<(f64, usize)> = None;
         for slot in all {
             if pins.as_ref().is_some_and(|pins| !pins.contains(&slot)) {
@@ -106,7 +127,10 @@ impl Cluster {
         }
         let mut refusals: Vec<Refusal> = refusals.into_values().collect();
         refusals.sort_by(|a, b| (b.count, &a.reason).cmp(&(a.count, &b.reason)));
-        let named = |(slot, score): &(usize, i64)| (world.nodes.name[*slot].to_string(), *score);
+        let named = |(slot, score): &(usize, i64)| Fitting {
+            node: world.nodes.name[*slot].to_string(),
+            score: *score,
+        };
         Explanation {
             nodes: world.nodes.live_count(),
             feasible: fitting.len(),
@@ -114,7 +138,7 @@ impl Cluster {
             refusals,
             closest: closest.map(|(_, slot)| Closest {
                 node: world.nodes.name[slot].to_string(),
-                shortages: shortages(class, world, slot),
+                lacks: shortages(class, world, slot),
             }),
         }
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// Gives each distinct value a number, in the order of first sight. Nothing is ever forgotten: for values whose
-/// number is bounded by what nodes say about themselves.
+/// Gives each distinct value a number, in the order of first sight. Nothing is forgotten: who owns one must replace it
+/// when there is too much in it that nobody has any more (see `Nodes::compact`).
 #[derive(Debug)]
 pub(super) struct Interner<T: ?Sized> {
     ids: HashMap<Arc<T>, u32>,

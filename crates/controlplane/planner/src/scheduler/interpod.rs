@@ -58,6 +58,11 @@ impl Term {
         Self { within, selector, topology_key: term.topology_key.as_str().into() }
     }
 
+    /// Whether it depends on the labels of namespaces.
+    pub fn reads_namespaces(&self) -> bool {
+        matches!(&self.within, Within::Selected(_, selector) if !selector.is_everything())
+    }
+
     /// Whether it speaks of pods with these labels.
     pub fn matches(&self, pod: &LabelSet, namespaces: &Namespaces) -> bool {
         let within = match &self.within {

@@ -76,6 +76,11 @@ impl LabelSets {
         }
     }
 
+    /// The label sets that there are.
+    pub fn iter(&self) -> impl Iterator<Item = (LabelSetId, &LabelSet)> {
+        self.ids.iter().map(|(set, id)| (*id, &**set))
+    }
+
     pub fn get(&self, id: LabelSetId) -> &LabelSet {
         &self.entries[id as usize].set
     }
@@ -130,7 +135,9 @@ pub(super) struct Terms {
     pods: Vec<u32>,
     unused: usize,
     read_keys: HashSet<Box<str>>,
-    /// Grows when terms read labels that none read before, or were renumbered.
+    /// How many terms there are that read the labels of namespaces.
+    selecting: usize,
+    /// Grows when terms read labels that none read before, when there are the first terms, or when they were renumbered.
     pub epoch: u64,
 }
 
@@ -158,6 +165,8 @@ impl Terms {
             Some(id) => *id,
             None => {
                 let term = Arc::new(term);
+                self.epoch += u64::from(self.terms.is_empty());
+                self.selecting += usize::from(term.term.reads_namespaces());
                 for key in term.term.selector.keys() {
                     if self.read_keys.insert(key.into()) {
                         self.epoch += 1;
@@ -198,10 +207,12 @@ impl Terms {
         let counts = std::mem::take(&mut self.pods);
         self.ids.clear();
         self.read_keys.clear();
+        self.selecting = 0;
         let mut renumbered = vec![u32::MAX; old.len()];
         for (at, (term, pods)) in old.into_iter().zip(counts).enumerate().filter(|(_, (_, pods))| *pods > 0) {
             let id = u32::try_from(self.terms.len()).unwrap_or(u32::MAX);
             renumbered[at] = id;
+            self.selecting += usize::from(term.term.reads_namespaces());
             self.read_keys.extend(term.term.selector.keys().map(Into::into));
             self.ids.insert(term.clone(), id);
             self.terms.push(term);
@@ -215,6 +226,16 @@ impl Terms {
     /// Whether any term of a bound pod reads that label.
     pub fn reads(&self, key: &str) -> bool {
         self.read_keys.contains(key)
+    }
+
+    /// Whether any term of a bound pod depends on the labels of namespaces.
+    pub fn reads_namespaces(&self) -> bool {
+        self.selecting > 0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.terms.is_empty()
     }
 
     /// The terms from that number on.

@@ -14,6 +14,7 @@ use super::pod::{HostPort, PodInfo};
 use super::reasons::Hints;
 use super::resources::Resources;
 use super::taints::TaintSet;
+use super::view::Candidate;
 use crate::selector::Labels;
 use crate::{pods, quantity};
 
@@ -25,6 +26,10 @@ pub(super) const CPU: usize = 0;
 pub(super) const MEMORY: usize = 1;
 pub(super) const EPHEMERAL: usize = 2;
 const FIRST_EXTENDED: usize = 3;
+
+/// Beyond so many columns, and so many values that no node has, all are made anew from what is asked for since.
+const MOST_COLUMNS: usize = 256;
+const MOST_UNUSED: usize = 1 << 14;
 
 /// The values of one label over all nodes. A column exists once something asks for its key.
 #[derive(Debug, Clone, Default)]
@@ -102,6 +107,8 @@ pub(super) struct Nodes {
     pub taints: Vec<u32>,
     /// Names of the extended resources; their columns follow those of cpu, memory and ephemeral storage.
     extended: Interner<str>,
+    /// How many of them mattered when those that did not were forgotten last.
+    kept_extended: usize,
     pub allocatable: Vec<Vec<i64>>,
     pub used: Vec<Vec<i64>>,
     pub nonzero_cpu: Vec<i64>,
@@ -138,6 +145,11 @@ impl Nodes {
 
     pub fn find_live(&self, name: &str) -> Option<usize> {
         self.find(name).filter(|i| self.live[*i])
+    }
+
+    /// The node as others see it who have a say.
+    pub fn candidate(&self, slot: usize) -> Candidate<'_> {
+        Candidate { name: &self.name[slot], labels: &self.labels[slot], pods: &self.pods[slot] }
     }
 
     pub fn live_nodes(&self) -> impl Iterator<Item = usize> + '_ {
@@ -211,6 +223,41 @@ impl Nodes {
         id
     }
 
+    /// Whether columns and values are kept beyond their bounds: pods name labels, values and resources that no node has.
+    pub fn is_bloated(&self) -> bool {
+        let unused = |c: &Column| c.values.len() - c.distinct;
+        self.columns.len() > MOST_COLUMNS
+            || self.extended.len() > MOST_COLUMNS + 2 * self.kept_extended
+            || self.columns.iter().map(unused).sum::<usize>() > MOST_UNUSED
+            || self.taint_sets.len() > MOST_UNUSED + self.slots()
+    }
+
+    /// Forgets every column, and of resources and taints what no node has. Whoever holds numbers must forget them.
+    pub fn compact(&mut self) {
+        self.columns.clear();
+        self.label_keys.clear();
+        let old = std::mem::take(&mut self.taint_sets);
+        for (slot, set) in self.taints.iter_mut().enumerate() {
+            let taints = if self.live[slot] { old.value(*set).clone() } else { Arc::default() };
+            *set = self.taint_sets.insert(taints);
+        }
+        let old = std::mem::take(&mut self.extended);
+        let mut kept = FIRST_EXTENDED;
+        for column in FIRST_EXTENDED..self.allocatable.len() {
+            let matters = |columns: &[Vec<i64>]| columns[column].iter().any(|amount| *amount != 0);
+            if matters(&self.allocatable) || matters(&self.used) {
+                let name = old.value(u32::try_from(column - FIRST_EXTENDED).unwrap_or(NONE));
+                self.extended.insert(name.clone());
+                self.allocatable.swap(kept, column);
+                self.used.swap(kept, column);
+                kept += 1;
+            }
+        }
+        self.kept_extended = kept - FIRST_EXTENDED;
+        self.allocatable.truncate(kept);
+        self.used.truncate(kept);
+    }
+
     /// The column of a resource by name, made when there is none.
     pub fn resource(&mut self, name: &str) -> usize {
         match name {
@@ -266,8 +313,8 @@ impl Nodes {
         resources
     }
 
-    /// Takes over what the API object says; returns what may now fit that did not before.
-    pub fn update(&mut self, slot: usize, node: &Node) -> Hints {
+    /// Takes over what the API object says; returns what may now fit that did not before, and whether images changed.
+    pub fn update(&mut self, slot: usize, node: &Node) -> (Hints, bool) {
         let (status, spec) = (node.status.as_ref(), node.spec.as_ref());
         let list = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
         let mut hints = Hints::none();
@@ -293,8 +340,8 @@ impl Nodes {
         if std::mem::replace(&mut self.taints[slot], set) != set {
             hints = hints.union(Hints::NODE_TAINTS);
         }
-        self.set_images(slot, images(node));
-        hints
+        let images = self.set_images(slot, images(node));
+        (hints, images)
     }
 
     /// Takes the node out; its pods stay counted until they go themselves.
@@ -344,7 +391,11 @@ impl Nodes {
         self.labels[slot] = Arc::new(labels);
     }
 
-    fn set_images(&mut self, slot: usize, images: HashMap<Box<str>, i64>) {
+    /// Whether that is a change.
+    fn set_images(&mut self, slot: usize, images: HashMap<Box<str>, i64>) -> bool {
+        if self.images[slot] == images {
+            return false;
+        }
         let old = std::mem::replace(&mut self.images[slot], images);
         for name in old.keys() {
             if let Some(holders) = self.image_holders.get_mut(name) {
@@ -362,6 +413,7 @@ impl Nodes {
                 }
             }
         }
+        true
     }
 
     /// Adds what a pod asks for (`sign` 1), or takes it away (-1).

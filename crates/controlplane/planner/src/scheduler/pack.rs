@@ -70,6 +70,12 @@ impl Pack {
         }
     }
 
+    /// How many pods it learned from since it looked at them last.
+    #[cfg(test)]
+    pub fn news(&self) -> f64 {
+        self.packer.news()
+    }
+
     /// Learns from a pod that runs.
     pub fn learn(&mut self, pod: &PodInfo, world: &World) {
         if !self.told && self.packing != Packing::Random {

@@ -87,16 +87,6 @@ pub struct PodInfo {
 }
 
 impl PodInfo {
-    /// A bound pod.
-    pub fn bound(pod: &Pod) -> Self {
-        Self::read(pod)
-    }
-
-    /// A pod to place.
-    pub fn pending(pod: &Pod) -> Self {
-        Self::read(pod)
-    }
-
     /// The uid.
     pub fn uid(&self) -> &str {
         &self.uid
@@ -142,6 +132,11 @@ impl PodInfo {
         self.shape.group.as_ref()
     }
 
+    /// The claims that it mounts, by name.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.shape.claims.iter().map(AsRef::as_ref)
+    }
+
     /// Whether it mounts claims.
     pub fn has_claims(&self) -> bool {
         !self.shape.claims.is_empty()
@@ -184,7 +179,8 @@ impl PodInfo {
         self.shape.node.only_nodes().is_some()
     }
 
-    fn read(pod: &Pod) -> Self {
+    /// Reads a pod, on a node or not.
+    pub fn of(pod: &Pod) -> Self {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         let node = spec.node_name.as_deref().unwrap_or_default();
@@ -254,13 +250,7 @@ fn group(pod: &Pod, spec: &PodSpec, namespace: &str) -> Option<GroupName> {
 
 fn claims(pod: &Pod, spec: &PodSpec) -> Box<[Box<str>]> {
     let volumes = spec.volumes.iter().flatten();
-    let claims = volumes.filter_map(|volume| match &volume.persistent_volume_claim {
-        Some(claim) => Some(claim.claim_name.as_str().into()),
-        None => {
-            volume.ephemeral.as_ref().map(|_| format!("{}-{}", pods::name(&pod.metadata), volume.name).into())
-        }
-    });
-    claims.collect()
+    volumes.filter_map(|volume| pods::claim_of(pods::name(&pod.metadata), volume)).map(Into::into).collect()
 }
 
 /// The images that the pod needs on its node, with a tag each, sorted.

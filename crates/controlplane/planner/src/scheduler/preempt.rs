@@ -9,16 +9,19 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+
 use super::choose::{Judge, Neighbours};
 use super::class::Class;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, NodeFilter};
 use super::counter::Role;
 use super::gpu::Gpus;
+use super::labelsets::LabelSetId;
 use super::pod::{HostPort, PodInfo};
 use super::reasons;
 use super::status::Status;
 use super::world::World;
-use crate::selector::Selector;
+use crate::selector::{Labels, Selector};
 
 /// What a PodDisruptionBudget allows right now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,31 @@ pub struct Budget {
     /// The names of pods that are going already, and counted.
     pub disrupted: HashSet<String>,
 }
+
+impl Budget {
+    /// What a PodDisruptionBudget says.
+    pub fn of(budget: &PodDisruptionBudget) -> Self {
+        let status = budget.status.as_ref();
+        let disrupted = status.and_then(|s| s.disrupted_pods.as_ref());
+        Self {
+            namespace: budget.metadata.namespace.clone().unwrap_or_default(),
+            selector: Selector::new(budget.spec.as_ref().and_then(|s| s.selector.as_ref())),
+            allowed: status.and_then(|s| s.disruptions_allowed).unwrap_or(0),
+            disrupted: disrupted.map(|pods| pods.keys().cloned().collect()).unwrap_or_default(),
+        }
+    }
+
+    /// Whether preemption spares such pods for it. An empty selector spares none, as upstream has it.
+    fn spares(&self, namespace: &str, labels: &Labels) -> bool {
+        *self.namespace == *namespace
+            && !labels.is_empty()
+            && !self.selector.is_everything()
+            && self.selector.matches(Some(labels))
+    }
+}
+
+/// All budgets, by namespace and name.
+type Budgets = BTreeMap<(Box<str>, Box<str>), Budget>;
 
 /// Pods to make go, so that another one fits.
 #[derive(Debug, Clone)]
@@ -71,8 +99,6 @@ pub(super) struct Index {
     no_victims: usize,
     still: BTreeMap<Status, usize>,
     seen_log: u64,
-    seen_epoch: u64,
-    seen_budgets: u64,
 }
 
 /// A node as it would be without some of its pods.
@@ -169,17 +195,15 @@ fn rank(victims: &[Arc<PodInfo>], violations: usize) -> Rank {
 }
 
 /// Splits pods, the most important first, into those whose leaving violates a budget, and the others.
-fn split(budgets: &[Budget], pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
-    let mut allowed: Vec<i32> = budgets.iter().map(|b| b.allowed).collect();
+fn split(budgets: &Budgets, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let mut allowed: Vec<i32> = budgets.values().map(|b| b.allowed).collect();
     let (mut violating, mut others) = (Vec::new(), Vec::new());
     for pod in pods {
         let mut violates = false;
-        for (budget, allowed) in budgets.iter().zip(&mut allowed) {
-            let applies = *budget.namespace == *pod.shape.namespace
-                && !pod.shape.labels.is_empty()
-                && !budget.selector.is_everything()
-                && budget.selector.matches(Some(&pod.shape.labels));
-            if applies && !budget.disrupted.contains(&*pod.name) {
+        for (budget, allowed) in budgets.values().zip(&mut allowed) {
+            if budget.spares(&pod.shape.namespace, &pod.shape.labels)
+                && !budget.disrupted.contains(&*pod.name)
+            {
                 *allowed -= 1;
                 violates |= *allowed < 0;
             }
@@ -200,7 +224,7 @@ fn less_important(world: &World, node: usize, priority: i32) -> Vec<Arc<PodInfo>
 fn victims_on(
     class: &Class,
     world: &World,
-    budgets: &[Budget],
+    budgets: &Budgets,
     node: usize,
 ) -> Result<(Vec<Arc<PodInfo>>, usize), Outcome> {
     if !class.status(node).is_resolvable() {
@@ -235,9 +259,8 @@ fn victims_on(
 }
 
 impl Index {
-    fn sync(&mut self, class: &Class, world: &World, budgets: &[Budget], version: u64) {
-        let same = self.seen_epoch == world.epoch && self.seen_budgets == version;
-        let changed = world.log.since(self.seen_log).filter(|_| same && !self.outcomes.is_empty());
+    fn sync(&mut self, class: &Class, world: &World, budgets: &Budgets) {
+        let changed = world.log.since(self.seen_log).filter(|_| !self.outcomes.is_empty());
         let nodes: Vec<u32> = match changed {
             Some(nodes) => nodes,
             None => {
@@ -256,7 +279,7 @@ impl Index {
                 self.set(node, Some(outcome));
             }
         }
-        (self.seen_log, self.seen_epoch, self.seen_budgets) = (world.log.end(), world.epoch, version);
+        self.seen_log = world.log.end();
     }
 
     fn set(&mut self, node: u32, outcome: Option<Outcome>) {
@@ -311,11 +334,24 @@ fn depends_on_others(class: &Class) -> bool {
 }
 
 impl Cluster {
-    /// What the disruption budgets allow.
-    pub fn set_budgets(&mut self, budgets: Vec<Budget>) {
-        if budgets != self.budgets {
-            self.budgets = budgets;
-            self.budgets_version += 1;
+    /// What a disruption budget allows; `None` when it is gone. Only nodes with pods that it covers are looked at again.
+    pub fn set_budget(&mut self, namespace: &str, name: &str, budget: Option<Budget>) {
+        let key = (namespace.into(), name.into());
+        if self.budgets.get(&key) == budget.as_ref() {
+            return;
+        }
+        let old = match budget.clone() {
+            Some(new) => self.budgets.insert(key, new),
+            None => self.budgets.remove(&key),
+        };
+        let both = || old.iter().chain(&budget);
+        let sets = self.world.label_sets.iter();
+        let covered = sets.filter(|(_, set)| both().any(|b| b.spares(&set.namespace, &set.labels)));
+        let covered: HashSet<LabelSetId> = covered.map(|(id, _)| id).collect();
+        let nodes = self.world.nodes.label_counts.iter().enumerate();
+        let with = nodes.filter(|(_, counts)| counts.iter().any(|(id, ..)| covered.contains(id)));
+        for node in with.map(|(node, _)| node).collect::<Vec<_>>() {
+            self.world.touch(node);
         }
     }
 
@@ -332,16 +368,21 @@ impl Cluster {
         if !waiting {
             return Ok(());
         }
-        let profile = self.profile_of(pod).clone();
-        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
+        let (class, _) = self.needs_of(pod);
         if class.status(slot).is_ok() || class.status(slot).is_resolvable() {
             return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
         }
         Ok(())
     }
 
-    /// Which pods should go so that this one fits, or why that does not help.
-    pub fn preempt(&mut self, pod: &PodInfo, seed: u64) -> Result<Preemption, String> {
+    /// Which pods should go so that this one fits, or why that does not help. Where the filter says no, nobody's leaving
+    /// would help.
+    pub fn preempt(
+        &mut self,
+        pod: &PodInfo,
+        seed: u64,
+        filter: Option<NodeFilter<'_>>,
+    ) -> Result<Preemption, String> {
         if !self.profile_of(pod).preemption {
             return Err("preemption is switched off in this profile".to_owned());
         }
@@ -351,7 +392,7 @@ impl Cluster {
         if kept.is_some() {
             self.withdraw(&pod.uid);
         }
-        let found = self.best_preemption(pod, seed);
+        let found = self.best_preemption(pod, seed, filter);
         if let Some(kept) = kept {
             self.nominate(pod, &kept);
         }
@@ -365,21 +406,24 @@ impl Cluster {
         })
     }
 
-    fn best_preemption(&mut self, pod: &PodInfo, seed: u64) -> Result<Choice, String> {
+    fn best_preemption(
+        &mut self,
+        pod: &PodInfo,
+        seed: u64,
+        filter: Option<NodeFilter<'_>>,
+    ) -> Result<Choice, String> {
         let pins = self.pins(pod);
-        let profile = self.profile_of(pod).clone();
         let budgets = std::mem::take(&mut self.budgets);
-        let version = self.budgets_version;
-        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
+        let (class, world) = self.needs_of(pod);
         if depends_on_others(class) {
-            let found = self.try_candidates(pod, pins.map(|p| p.nodes), &budgets, seed);
+            let found = self.try_candidates(pod, pins.map(|p| p.nodes), &budgets, (seed, filter));
             self.budgets = budgets;
             return found;
         }
-        let world = &self.world;
+        let allows = |node: usize| filter.is_none_or(|f| f(world.nodes.candidate(node)).is_ok());
         let found = match pins {
             Some(pins) => {
-                let costs = pins.nodes.iter().filter_map(|node| {
+                let costs = pins.nodes.iter().filter(|node| allows(**node)).filter_map(|node| {
                     let (victims, violations) = victims_on(class, world, &budgets, *node).ok()?;
                     Some((rank(&victims, violations), *node, victims, violations))
                 });
@@ -390,8 +434,8 @@ impl Cluster {
             }
             None => {
                 let mut index = class.preemption.take().unwrap_or_default();
-                index.sync(class, world, &budgets, version);
-                let best = index.order.first().map(|(_, node)| *node as usize);
+                index.sync(class, world, &budgets);
+                let best = index.order.iter().map(|(_, node)| *node as usize).find(|node| allows(*node));
                 let found = match best.map(|node| (node, victims_on(class, world, &budgets, node))) {
                     Some((node, Ok((victims, violations)))) => Ok((node, victims, violations)),
                     _ => Err(index.refusal(class, world)),
@@ -409,20 +453,20 @@ impl Cluster {
         &mut self,
         pod: &PodInfo,
         pins: Option<Vec<usize>>,
-        budgets: &[Budget],
-        seed: u64,
+        budgets: &Budgets,
+        (seed, filter): (u64, Option<NodeFilter<'_>>),
     ) -> Result<Choice, String> {
         let slots = pins.unwrap_or_else(|| self.world.nodes.live_nodes().collect());
-        let profile = self.profile_of(pod).clone();
-        let class = self.classes.get(&pod.shape, &profile, &mut self.world);
-        let judge = Judge::new(class, &self.world.nodes);
+        let (class, world) = self.needs_of(pod);
+        let judge = Judge::new(class, &world.nodes);
+        let allows = |node: &usize| filter.is_none_or(|f| f(world.nodes.candidate(*node)).is_ok());
         let helpful = |node: &usize| match class.place(*node) {
             None => class.status(*node).is_resolvable(),
             Some((bucket, _)) => {
                 judge.against(&class.buckets[bucket].key).is_some_and(Neighbours::is_resolvable)
             }
         };
-        let candidates: Vec<usize> = slots.into_iter().filter(helpful).collect();
+        let candidates: Vec<usize> = slots.into_iter().filter(helpful).filter(allows).collect();
         let enough = (candidates.len() / 10).max(100);
         let offset = usize::try_from(seed % candidates.len().max(1) as u64).unwrap_or(0);
         let mut best: Option<(Rank, Choice)> = None;

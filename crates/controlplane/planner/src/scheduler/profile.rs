@@ -195,6 +195,23 @@ impl Profile {
         slot.map(|(slot, _)| *slot = weight).is_some()
     }
 
+    /// The same without what only makes some nodes better than others: for knowing where pods may go at all.
+    pub(super) fn of_needs(&self) -> Self {
+        let none = Weights {
+            taint_toleration: 0,
+            node_affinity: 0,
+            resources_fit: 0,
+            topology_spread: 0,
+            inter_pod_affinity: 0,
+            balanced_allocation: 0,
+            image_locality: 0,
+        };
+        let mut needs = Self { weights: none, resources: Vec::new(), balanced: Vec::new(), ..self.clone() };
+        needs.added_affinity.forget_wishes();
+        needs.default_spread.retain(|c| c.hard);
+        needs
+    }
+
     /// Whether an extended resource is left unchecked.
     pub(super) fn ignores(&self, resource: &str) -> bool {
         let group = resource.split('/').next().unwrap_or_default();

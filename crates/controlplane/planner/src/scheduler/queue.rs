@@ -5,6 +5,9 @@
 //! it is woken only when it would fit; when it was placed, the next one is looked at. So a backlog of any length
 //! costs next to nothing, and nobody is woken in vain.
 //!
+//! What happens while a pod is decided, or while the decision is written, is remembered: a pod that was refused is
+//! looked at again at once when something happened meanwhile that may help it.
+//!
 //! Times are milliseconds of a clock that the caller has and that never goes back.
 
 use std::cmp::Reverse;
@@ -56,6 +59,8 @@ struct Entry {
     order: Order,
     attempts: u32,
     hints: Hints,
+    /// The last thing that had happened when it was taken out.
+    seen: u64,
 }
 
 /// Pods of one shape that wait.
@@ -91,6 +96,27 @@ pub struct Queue {
     /// The members of gangs that are not placed.
     gangs: HashMap<(Box<str>, Box<str>), Ordered>,
     serial: u64,
+    happened: Happened,
+}
+
+/// When something of each kind happened last. Times are numbers that grow with each event.
+#[derive(Debug, Default)]
+struct Happened {
+    now: u64,
+    last: [u64; Hints::KINDS],
+}
+
+impl Happened {
+    fn note(&mut self, hints: Hints) {
+        self.now += 1;
+        hints.kinds().for_each(|kind| self.last[kind] = self.now);
+    }
+
+    /// What happened after that.
+    fn since(&self, seen: u64) -> Hints {
+        let later = (0..Hints::KINDS).filter(|kind| self.last[*kind] > seen);
+        later.fold(Hints::none(), |all, kind| all.union(Hints::of_kind(kind)))
+    }
 }
 
 fn address(shape: &Arc<Shape>) -> usize {
@@ -116,11 +142,12 @@ impl Queue {
         self.leave(&uid);
         self.quit_gang(&uid);
         if let Some(group) = &pod.shape.group {
+            self.happened.note(Hints::MEMBER);
             let gang = self.gangs.entry((group.namespace.clone(), group.name.clone())).or_default();
             gang.insert(order, uid.clone());
         }
         let state = if gated { State::Gated } else { State::Active };
-        let entry = Entry { pod, state: State::Taken, order, attempts, hints: Hints::none() };
+        let entry = Entry { pod, state: State::Taken, order, attempts, hints: Hints::none(), seen: 0 };
         self.entries.insert(uid.clone(), entry);
         self.enter(&uid, state);
     }
@@ -128,11 +155,6 @@ impl Queue {
     /// Whether the pod is known here.
     pub fn contains(&self, uid: &str) -> bool {
         self.entries.contains_key(uid)
-    }
-
-    /// The pod as it is known here.
-    pub fn get(&self, uid: &str) -> Option<&Arc<PodInfo>> {
-        self.entries.get(uid).map(|e| &e.pod)
     }
 
     /// Forgets a pod: it is gone, or bound.
@@ -162,14 +184,19 @@ impl Queue {
         for uid in members {
             let state = self.entries.get(&uid).map(|e| e.state);
             if !matches!(state, None | Some(State::Gated | State::Taken)) {
-                self.leave(&uid);
-                if let Some(entry) = self.entries.get_mut(&uid) {
-                    entry.attempts = entry.attempts.saturating_add(1);
-                    popped.push(Popped { pod: entry.pod.clone(), attempts: entry.attempts });
-                }
+                popped.extend(self.take(&uid));
             }
         }
         popped
+    }
+
+    /// Takes a pod out to be decided.
+    fn take(&mut self, uid: &str) -> Option<Popped> {
+        self.leave(uid);
+        let entry = self.entries.get_mut(uid)?;
+        entry.attempts = entry.attempts.saturating_add(1);
+        entry.seen = self.happened.now;
+        Some(Popped { pod: entry.pod.clone(), attempts: entry.attempts })
     }
 
     /// How many pods are to be decided, backing off, waiting, and gated.
@@ -183,10 +210,7 @@ impl Queue {
     pub fn pop(&mut self, now: u64) -> Option<Popped> {
         self.ripen(now);
         let uid = self.active.first_key_value()?.1.clone();
-        self.leave(&uid);
-        let entry = self.entries.get_mut(&uid)?;
-        entry.attempts = entry.attempts.saturating_add(1);
-        Some(Popped { pod: entry.pod.clone(), attempts: entry.attempts })
+        self.take(&uid)
     }
 
     /// When something is to be done without anything happening.
@@ -202,9 +226,18 @@ impl Queue {
         !self.active.is_empty()
     }
 
-    /// The pod that was taken fits nowhere; such events may help it.
-    pub fn waits_for(&mut self, uid: &str, hints: Hints, now: u64) {
+    /// The pod that was taken fits nowhere; such events may help it. When one of them happened since it was taken, the
+    /// first pod of its shape is woken if it would fit now.
+    pub fn waits_for(
+        &mut self,
+        uid: &str,
+        hints: Hints,
+        now: u64,
+        mut fits: impl FnMut(&PodInfo) -> Result<(), Hints>,
+    ) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
+        let missed = self.happened.since(entry.seen).intersects(hints);
+        let group = address(&entry.pod.shape);
         match entry.state {
             State::Taken => entry.hints = hints,
             // Decided twice meanwhile, and refused twice.
@@ -213,6 +246,9 @@ impl Queue {
         }
         self.leave(uid);
         self.enter(uid, State::Waiting { since: now });
+        if missed {
+            self.wake_first(group, now, &mut fits);
+        }
     }
 
     /// Something went wrong with the pod that was taken: it is tried again later.
@@ -232,6 +268,7 @@ impl Queue {
 
     /// Something happened: of each shape that it may help, the first pod is woken if it would fit now.
     pub fn wake(&mut self, hints: Hints, now: u64, mut fits: impl FnMut(&PodInfo) -> Result<(), Hints>) {
+        self.happened.note(hints);
         let helped = self.groups.iter().filter(|(_, g)| g.hints.intersects(hints));
         let helped: Vec<usize> = helped.map(|(at, _)| *at).collect();
         for group in helped {
@@ -381,7 +418,7 @@ mod tests {
             queue.put(pod(uid, &one), false, 0);
         }
         while let Some(uid) = pop(&mut queue, 0) {
-            queue.waits_for(&uid, Hints::POD_GONE, 0);
+            queue.waits_for(&uid, Hints::POD_GONE, 0, |_| Ok(()));
         }
         queue.wake(Hints::NODE_LABELS, 5_000, |_| Ok(()));
         assert_eq!(pop(&mut queue, 5_000), None, "labels help nobody here");
@@ -412,16 +449,51 @@ mod tests {
             now += delay;
         }
         assert!(pop(&mut queue, now).is_some());
-        queue.waits_for("a", Hints::NODE_ADDED, now);
+        queue.waits_for("a", Hints::NODE_ADDED, now, |_| Ok(()));
         // It is sure to fit: it need not sit out its time.
         queue.wake(Hints::NODE_ADDED, now + 1, |_| Ok(()));
         assert!(queue.is_ready(now + 1));
         assert!(pop(&mut queue, now + 1).is_some());
-        queue.waits_for("a", Hints::NODE_ADDED, now);
+        queue.waits_for("a", Hints::NODE_ADDED, now, |_| Ok(()));
         queue.put(pod("a", &shape(1)), false, now);
         assert_eq!(pop(&mut queue, now).as_deref(), Some("a"));
         assert_eq!(queue.remove("a").map(|p| p.priority()), Some(1));
         assert_eq!(queue.counts(), (0, 0, 0, 0));
         assert_eq!(queue.next_time(), None);
+    }
+
+    #[test]
+    fn what_happens_while_a_pod_is_decided_is_not_missed_and_nothing_else_wakes_it() {
+        let mut queue = Queue::default();
+        queue.put(pod("a", &shape(0)), false, 0);
+        assert!(pop(&mut queue, 0).is_some());
+        queue.wake(Hints::NODE_ADDED, 0, |_| Ok(()));
+        queue.wake(Hints::POD_ADDED, 0, |_| Ok(()));
+        queue.waits_for("a", Hints::POD_GONE, 0, |_| Ok(()));
+        assert_eq!(pop(&mut queue, 100_000), None, "it would fit, but nothing happened that it waits for");
+        queue.wake(Hints::POD_GONE, 100_000, |_| Ok(()));
+        assert!(pop(&mut queue, 100_000).is_some());
+        queue.wake(Hints::POD_GONE, 100_001, |_| Ok(()));
+        queue.waits_for("a", Hints::POD_GONE, 100_002, |_| Ok(()));
+        assert!(pop(&mut queue, 100_002).is_some(), "it happened meanwhile");
+        queue.waits_for("a", Hints::POD_GONE, 100_003, |_| Ok(()));
+        assert_eq!(pop(&mut queue, 100_003), None, "once");
+    }
+
+    #[test]
+    fn a_member_that_comes_while_the_others_are_refused_takes_them_along() {
+        let mut queue = Queue::default();
+        let group = GroupName { namespace: "n".into(), name: "g".into(), min: 2 };
+        let gang = Arc::new(Shape { group: Some(group.clone()), ..Shape::default() });
+        queue.put(pod("a", &gang), false, 0);
+        assert_eq!(pop(&mut queue, 0).as_deref(), Some("a"));
+        queue.put(pod("b", &gang), false, 0);
+        assert_eq!(pop(&mut queue, 0).as_deref(), Some("b"));
+        assert!(queue.pop_gang(&group).is_empty(), "a is being written about");
+        queue.waits_for("b", Hints::MEMBER, 0, |_| Ok(()));
+        queue.waits_for("a", Hints::MEMBER, 0, |_| Ok(()));
+        let first = pop(&mut queue, 60_000);
+        assert!(first.is_some());
+        assert_eq!(queue.pop_gang(&group).len(), 1, "both are tried together");
     }
 }

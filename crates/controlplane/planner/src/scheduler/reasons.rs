@@ -29,6 +29,12 @@ impl Hints {
     pub const POD_ADDED: Self = Self(1 << 5);
     /// A claim, a volume or a storage class changed.
     pub const VOLUME: Self = Self(1 << 6);
+    /// The labels of a namespace changed, which selectors of namespaces read.
+    pub const NAMESPACE: Self = Self(1 << 7);
+    /// Another member of a gang came.
+    pub const MEMBER: Self = Self(1 << 8);
+    /// How many kinds there are.
+    pub(super) const KINDS: usize = 9;
 
     /// Nothing helps.
     pub const fn none() -> Self {
@@ -39,6 +45,16 @@ impl Hints {
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// The numbers of its members, each below [`Hints::KINDS`].
+    pub(super) fn kinds(self) -> impl Iterator<Item = usize> {
+        (0..Self::KINDS).filter(move |kind| self.0 & (1 << kind) != 0)
+    }
+
+    /// The set of one of them.
+    pub(super) const fn of_kind(kind: usize) -> Self {
+        Self(1 << kind)
     }
 
     /// Whether they have something in common.
@@ -69,8 +85,6 @@ pub struct Unschedulable {
     pub reasons: BTreeMap<Cow<'static, str>, usize>,
     /// What could help.
     pub hints: Hints,
-    /// How many nodes could take the pod if other pods left them.
-    pub resolvable: usize,
 }
 
 const FIT: Hints = Hints::NODE_ALLOCATABLE.union(Hints::POD_GONE);
@@ -146,6 +160,7 @@ fn insufficient(resource: &str) -> Cow<'static, str> {
 /// Why nodes of a bucket do not take a pod.
 pub(super) fn of_neighbours(reason: Neighbours) -> Reason {
     let pods = Hints::POD_ADDED.union(Hints::POD_GONE);
+    let others = Hints::NODE_LABELS.union(Hints::NAMESPACE);
     match reason {
         Neighbours::NoDomain => Reason::new(
             "node(s) didn't match pod topology spread constraints (missing required label)",
@@ -156,22 +171,26 @@ pub(super) fn of_neighbours(reason: Neighbours) -> Reason {
             pods.union(Hints::NODE_LABELS).union(Hints::NODE_TAINTS),
         ),
         Neighbours::Affinity => {
-            Reason::new("node(s) didn't match pod affinity rules", Hints::NODE_LABELS.union(Hints::POD_ADDED))
+            Reason::new("node(s) didn't match pod affinity rules", others.union(Hints::POD_ADDED))
         }
-        Neighbours::AntiAffinity => Reason::new(
-            "node(s) didn't match pod anti-affinity rules",
-            Hints::NODE_LABELS.union(Hints::POD_GONE),
-        ),
-        Neighbours::Unwelcome => Reason::new(
-            "node(s) didn't satisfy existing pods anti-affinity rules",
-            Hints::NODE_LABELS.union(Hints::POD_GONE),
-        ),
+        Neighbours::AntiAffinity => {
+            Reason::new("node(s) didn't match pod anti-affinity rules", others.union(Hints::POD_GONE))
+        }
+        Neighbours::Unwelcome => {
+            let text = "node(s) didn't satisfy existing pods anti-affinity rules";
+            Reason::new(text, others.union(Hints::POD_GONE))
+        }
     }
 }
 
 impl Unschedulable {
+    /// The same reason on all of so many nodes.
+    pub fn everywhere(nodes: usize, why: String, hints: Hints) -> Self {
+        Self { nodes, reasons: BTreeMap::from([(Cow::Owned(why), nodes)]), hints }
+    }
+
     fn new(nodes: usize) -> Self {
-        Self { nodes, reasons: BTreeMap::new(), hints: Hints::NODE_ADDED, resolvable: 0 }
+        Self { nodes, reasons: BTreeMap::new(), hints: Hints::NODE_ADDED }
     }
 
     /// Counts the reasons of all nodes for a pod that none of them takes.
@@ -218,18 +237,12 @@ impl Unschedulable {
     }
 
     fn add_status(&mut self, class: &Class, world: &World, status: Status, nodes: usize) {
-        if status.is_resolvable() {
-            self.resolvable += nodes;
-        }
         for reason in of_status(class, world, status) {
             self.count(reason, nodes);
         }
     }
 
     fn add_neighbours(&mut self, reason: Neighbours, nodes: usize) {
-        if reason.is_resolvable() {
-            self.resolvable += nodes;
-        }
         self.count(of_neighbours(reason), nodes);
     }
 

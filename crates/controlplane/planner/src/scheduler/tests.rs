@@ -8,6 +8,7 @@ use super::*;
 mod differential;
 mod liveness;
 mod reference;
+mod upkeep;
 
 fn node(name: &str, cpu: &str, extra: Value) -> Node {
     let mut value = json!({
@@ -49,7 +50,7 @@ fn cluster(nodes: &[Node]) -> Cluster {
 }
 
 fn why(cluster: &mut Cluster, pod: &Pod) -> String {
-    match cluster.schedule(&PodInfo::pending(pod), 1) {
+    match cluster.schedule(&PodInfo::of(pod), 1) {
         Ok(placement) => format!("-> {}", placement.node),
         Err(error) => error.to_string(),
     }
@@ -207,7 +208,7 @@ fn scores_prefer_free_nodes_and_say_so_with_any_seed() {
     let mut cluster = cluster(&[node("a", "2", json!({})), node("b", "2", json!({}))]);
     cluster.upsert_pod(&bound(pod("x", "1", json!({})), "x", "a"));
     for seed in 0..20 {
-        let placement = cluster.schedule(&PodInfo::pending(&pod("p", "100m", json!({}))), seed).unwrap();
+        let placement = cluster.schedule(&PodInfo::of(&pod("p", "100m", json!({}))), seed).unwrap();
         assert_eq!(placement.node, "b");
         assert_eq!(placement.feasible, 2);
     }
@@ -225,8 +226,7 @@ fn soft_taints_and_preferences_decide_between_equals() {
         [{"weight": 5, "preference": {"matchExpressions": [{"key": "ssd", "operator": "Exists"}]}}]}}}});
     assert_eq!(why(&mut cluster(&nodes), &pod("p", "1", prefers)), "-> c");
     for seed in 0..20 {
-        let placement =
-            cluster(&nodes[..2]).schedule(&PodInfo::pending(&pod("p", "1", json!({}))), seed).unwrap();
+        let placement = cluster(&nodes[..2]).schedule(&PodInfo::of(&pod("p", "1", json!({}))), seed).unwrap();
         assert_eq!(placement.node, "b");
     }
 }
@@ -240,7 +240,7 @@ fn replicas_of_one_owner_spread_by_default() {
     for i in 0..9_u32 {
         let replica = pod("p", "1m", owned.clone());
         let name = format!("p{i}");
-        let placement = cluster.schedule(&PodInfo::pending(&replica), i.into()).unwrap();
+        let placement = cluster.schedule(&PodInfo::of(&replica), i.into()).unwrap();
         cluster.upsert_pod(&bound(replica, &name, &placement.node));
     }
     for name in ["a", "b", "c"] {
@@ -252,7 +252,7 @@ fn replicas_of_one_owner_spread_by_default() {
 fn hints_name_what_could_help() {
     let mut cluster = cluster(&[node("a", "1", json!({}))]);
     cluster.upsert_pod(&bound(pod("x", "1", json!({})), "x", "a"));
-    let unplaced = cluster.schedule(&PodInfo::pending(&pod("p", "1", json!({}))), 0).unwrap_err();
+    let unplaced = cluster.schedule(&PodInfo::of(&pod("p", "1", json!({}))), 0).unwrap_err();
     assert!(unplaced.hints.intersects(Hints::POD_GONE));
     assert!(unplaced.hints.intersects(Hints::NODE_ADDED));
     assert!(!unplaced.hints.intersects(Hints::NODE_LABELS));
@@ -278,7 +278,7 @@ fn never_over_capacity() {
     for step in 0..2000 {
         if random(3) > 0 || placed.is_empty() {
             let replica = pod(&format!("p{step}"), &format!("{}m", 50 + random(900)), json!({}));
-            let info = PodInfo::pending(&replica);
+            let info = PodInfo::of(&replica);
             if let Ok(placement) = cluster.schedule(&info, step) {
                 placed.push(info.uid().to_owned());
                 cluster.assume(info, &placement.node);
@@ -303,17 +303,17 @@ fn an_explanation_names_the_closest_node_and_what_it_lacks() {
     let taint = json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
     let mut cluster = cluster(&[node("a", "2", json!({})), node("b", "4", json!({})), node("c", "9", taint)]);
     cluster.upsert_pod(&bound(pod("x", "1500m", json!({})), "x", "b"));
-    let explanation = cluster.explain(&PodInfo::pending(&pod("p", "3", json!({}))));
+    let explanation = cluster.explain(&PodInfo::of(&pod("p", "3", json!({}))), None);
     assert_eq!((explanation.nodes, explanation.feasible), (3, 0));
     let reasons: Vec<(&str, usize)> =
         explanation.refusals.iter().map(|r| (r.reason.as_str(), r.count)).collect();
     assert_eq!(reasons, [("Insufficient cpu", 2), ("node(s) had untolerated taint(s)", 1)]);
     let closest = explanation.closest.unwrap();
     assert_eq!(closest.node, "b");
-    assert_eq!(closest.shortages[0].words(), "cpu: asks 3000m, 2500m free of 4000m");
-    let fitting = cluster.explain(&PodInfo::pending(&pod("p", "1", json!({}))));
+    assert_eq!(closest.lacks[0].words(), "cpu: asks 3000m, 2500m free of 4000m");
+    let fitting = cluster.explain(&PodInfo::of(&pod("p", "1", json!({}))), None);
     assert_eq!(fitting.feasible, 2);
-    assert_eq!(fitting.fitting[0].0, "a");
+    assert_eq!(fitting.fitting[0].node, "a");
 }
 
 fn with_priority(mut pod: Pod, priority: i32) -> Pod {
@@ -322,7 +322,7 @@ fn with_priority(mut pod: Pod, priority: i32) -> Pod {
 }
 
 fn preempts(cluster: &mut Cluster, pod: &Pod) -> Result<(String, Vec<String>), String> {
-    let plan = cluster.preempt(&PodInfo::pending(pod), 1)?;
+    let plan = cluster.preempt(&PodInfo::of(pod), 1, None)?;
     Ok((plan.node, plan.victims.iter().map(|v| v.uid().to_owned()).collect()))
 }
 
@@ -374,9 +374,9 @@ fn preemption_spares_what_budgets_protect_when_it_can() {
         disrupted: Default::default(),
     };
     let wants = with_priority(pod("p", "1", json!({})), 9);
-    cluster.set_budgets(vec![budget(1)]);
+    cluster.set_budget("default", "b", Some(budget(1)));
     assert_eq!(preempts(&mut cluster, &wants), Ok(("a".into(), vec!["a1".into()])), "the budget allows one");
-    cluster.set_budgets(vec![budget(0)]);
+    cluster.set_budget("default", "b", Some(budget(0)));
     assert_eq!(
         preempts(&mut cluster, &wants),
         Ok(("b".into(), vec!["b1".into()])),
@@ -384,14 +384,14 @@ fn preemption_spares_what_budgets_protect_when_it_can() {
     );
     cluster.remove_pod("b1");
     cluster.upsert_node(&node("b", "2", json!({"spec": {"unschedulable": true}})));
-    let plan = cluster.preempt(&PodInfo::pending(&wants), 1).unwrap();
+    let plan = cluster.preempt(&PodInfo::of(&wants), 1, None).unwrap();
     assert_eq!((plan.node.as_str(), plan.violations), ("a", 1), "a budget is no wall");
 }
 
 #[test]
 fn room_is_kept_for_who_made_others_leave() {
     let mut cluster = cluster(&[node("a", "2", json!({}))]);
-    let high = PodInfo::pending(&with_priority(pod("high", "2", json!({})), 9));
+    let high = PodInfo::of(&with_priority(pod("high", "2", json!({})), 9));
     cluster.nominate(&high, "a");
     let text = "0/1 nodes are available: 1 Insufficient cpu.";
     assert_eq!(why(&mut cluster, &with_priority(pod("low", "1", json!({})), 0)), text);
@@ -424,7 +424,7 @@ fn preemption_where_neighbours_matter_removes_those_in_the_way() {
 fn a_gang_is_placed_whole_or_not_at_all() {
     let member = |name: &str| {
         let extra = json!({"metadata": {"labels": {"sampan.io/pod-group": "g"}, "annotations": {"sampan.io/pod-group-min": "3"}}});
-        std::sync::Arc::new(PodInfo::pending(&pod(name, "1", extra)))
+        std::sync::Arc::new(PodInfo::of(&pod(name, "1", extra)))
     };
     let mut cluster = cluster(&[node("a", "1", json!({})), node("b", "1", json!({}))]);
     let members = [member("1"), member("2"), member("3")];
@@ -448,7 +448,7 @@ fn gpus_are_shared_by_thousandths_and_whole_ones_kept_together() {
     let wants = |name: &str, resource: &str, amount: &str| {
         let spec =
             json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {resource: amount}}}]}});
-        PodInfo::pending(&pod(name, "0", spec))
+        PodInfo::of(&pod(name, "0", spec))
     };
     let mut place = |pod: PodInfo| {
         let placement = cluster.schedule(&pod, 1).map_err(|e| e.to_string())?;

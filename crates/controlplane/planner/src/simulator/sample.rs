@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Play;
 use super::fairness::jain;
+use super::play::Play;
 use crate::packing::{Demand, Room, WHOLE, fragments};
 use crate::scheduler::{GPU, NodeView, Resources};
 
@@ -90,7 +90,7 @@ impl Play {
             time,
             nodes: self.cluster.len(),
             running: self.running.len(),
-            waiting: self.waiting.len(),
+            waiting: self.waiting(),
             cpu_pct: percent(used.milli_cpu as f64, have.milli_cpu as f64),
             memory_pct: percent(used.memory as f64, have.memory as f64),
             gpu_pct: percent(all - free as f64, all),

@@ -27,7 +27,13 @@ fn arrival(at: f64, pod: Pod, lasts: Option<f64>) -> Arrival {
 }
 
 fn options(seed: u64) -> Options {
-    Options { profiles: vec![Profile::new("default-scheduler")], seed, every: 0.0, until: None }
+    Options {
+        profiles: vec![Profile::new("default-scheduler")],
+        patience: Patience::default(),
+        seed,
+        every: 0.0,
+        until: None,
+    }
 }
 
 #[test]
@@ -42,9 +48,9 @@ fn a_pod_waits_until_another_ends() {
     };
     let outcome = run(&scenario, &options(1));
     assert_eq!((outcome.arrived, outcome.placed), (2, 2));
-    // It came at 10, the first ended at 100, and a waiting pod is looked at again after a pause of a second.
-    assert_eq!(outcome.waits.quantile(1.0), 91.0);
-    assert_eq!(outcome.end, 151.0);
+    // It came at 10, the first ended at 100, and a pod that is sure to fit need not sit out a pause.
+    assert_eq!(outcome.waits.quantile(1.0), 90.0);
+    assert_eq!(outcome.end, 150.0);
     assert!(outcome.waiting.is_empty());
     let busiest = outcome.samples.iter().map(|s| s.cpu_pct).fold(0.0, f64::max);
     assert_eq!(busiest, 75.0);
@@ -129,4 +135,48 @@ fn filling_a_trace_keeps_to_its_nodes_and_counts_what_fails() {
         assert!(outcome.failed[&130] > 0);
         assert_eq!(outcome, trace.fill(&profile, 11), "{name}");
     }
+}
+
+#[test]
+fn the_important_make_others_leave_who_come_again() {
+    let mut high = pod("high", "one", "3");
+    high.spec.as_mut().unwrap().priority = Some(10);
+    let scenario = Scenario {
+        nodes: vec![node("a", "x", 4)],
+        arrivals: vec![
+            arrival(0.0, pod("low", "one", "2"), Some(100.0)),
+            arrival(10.0, high, Some(50.0)),
+            arrival(20.0, pod("late", "one", "1"), Some(10.0)),
+        ],
+        ..Scenario::default()
+    };
+    let outcome = run(&scenario, &options(1));
+    // low leaves at 10, comes again, and starts over when high ends at 60.
+    assert_eq!((outcome.displaced, outcome.arrived, outcome.placed), (1, 4, 4));
+    assert_eq!(outcome.end, 160.0);
+    assert_eq!(outcome.waits.quantile(1.0), 50.0);
+}
+
+#[test]
+fn gangs_wait_for_all_their_members_and_for_room_for_all() {
+    let member = |name: &str, at: f64| {
+        let mut member = pod(name, "one", "2");
+        let meta = &mut member.metadata;
+        meta.labels = Some([("sampan.io/pod-group".to_owned(), "g".to_owned())].into());
+        meta.annotations = Some([("sampan.io/pod-group-min".to_owned(), "2".to_owned())].into());
+        arrival(at, member, Some(10.0))
+    };
+    let scenario = Scenario {
+        nodes: vec![node("a", "x", 4)],
+        arrivals: vec![
+            arrival(0.0, pod("first", "one", "1"), Some(100.0)),
+            member("g1", 5.0),
+            member("g2", 50.0),
+        ],
+        ..Scenario::default()
+    };
+    let outcome = run(&scenario, &options(1));
+    assert_eq!(outcome.placed, 3);
+    assert!(outcome.waits.quantile(1.0) >= 95.0, "not before the first ended");
+    assert!((110.0..=112.0).contains(&outcome.end), "{}", outcome.end);
 }

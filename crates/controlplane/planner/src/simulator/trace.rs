@@ -189,7 +189,7 @@ impl Trace {
         for node in &self.nodes {
             cluster.upsert_node(&node.object());
         }
-        let infos: Vec<PodInfo> = self.pods.iter().map(|pod| PodInfo::pending(&pod.object())).collect();
+        let infos: Vec<PodInfo> = self.pods.iter().map(|pod| PodInfo::of(&pod.object())).collect();
         cluster.expect(infos.iter());
         let models = self.models();
         let usual = self.pods.iter().map(|pod| demand(pod, &models)).collect::<Workload>().usual();

@@ -25,6 +25,8 @@ pub trait Source {
     fn candidates(&self, claim: &PersistentVolumeClaim) -> Vec<Arc<PersistentVolume>>;
     /// A class.
     fn class(&self, name: &str) -> Option<Arc<StorageClass>>;
+    /// How many volumes of a driver a node can have attached; `None` for any number.
+    fn limit(&self, node: &str, driver: &str) -> Option<usize>;
 }
 
 /// Why a pod cannot go anywhere, in the words of Kubernetes' scheduler.
@@ -112,11 +114,7 @@ impl PodVolumes {
         let mut unbound = false;
         for volume in volumes {
             let ephemeral = volume.ephemeral.is_some();
-            let name = match &volume.persistent_volume_claim {
-                Some(source) => source.claim_name.clone(),
-                None if ephemeral => format!("{}-{}", pods::name(&pod.metadata), volume.name),
-                None => continue,
-            };
+            let Some(name) = pods::claim_of(pods::name(&pod.metadata), volume) else { continue };
             if !seen.insert(name.clone()) {
                 continue;
             }
@@ -177,11 +175,6 @@ impl PodVolumes {
             }
         }
         Ok(choice)
-    }
-
-    /// Whether every claim is bound, so that nothing is left to do on any node.
-    pub fn is_settled(&self) -> bool {
-        self.open.is_empty()
     }
 }
 

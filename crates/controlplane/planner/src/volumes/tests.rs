@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use serde_json::{Value, json};
 
 use super::claim::{self, World};
+use super::filter::VolumeFilter;
+use super::listed::Listed;
 use super::matching::{self, Taken};
-use super::placement::{Choice, PodVolumes, Source};
+use super::placement::{Choice, PodVolumes};
 use super::volume;
+use crate::scheduler::{Candidate, FilterSet, PodInfo};
 use crate::selector::Labels;
 
 fn merged(mut base: Value, more: Value) -> Value {
@@ -379,18 +382,12 @@ struct Known {
     classes: Vec<Arc<StorageClass>>,
 }
 
-impl Source for Known {
-    fn claim(&self, _: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
-        self.claims.iter().find(|c| c.metadata.name.as_deref() == Some(name)).cloned()
-    }
-    fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
-        self.volumes.iter().find(|v| v.metadata.name.as_deref() == Some(name)).cloned()
-    }
-    fn candidates(&self, _: &PersistentVolumeClaim) -> Vec<Arc<PersistentVolume>> {
-        self.volumes.clone()
-    }
-    fn class(&self, name: &str) -> Option<Arc<StorageClass>> {
-        self.classes.iter().find(|c| c.metadata.name.as_deref() == Some(name)).cloned()
+impl Known {
+    fn listed(&self, nodes: Vec<CSINode>) -> Listed {
+        fn own<T: Clone>(all: &[Arc<T>]) -> impl Iterator<Item = T> {
+            all.iter().map(|one| (**one).clone())
+        }
+        Listed::new(own(&self.claims), own(&self.volumes), own(&self.classes), nodes)
     }
 }
 
@@ -439,6 +436,7 @@ fn pods_that_are_not_ready_to_be_placed() {
         volumes: vec![],
         classes: vec![class("eager", json!({}))],
     };
+    let known = known.listed(Vec::new());
     let said = |pod: &Pod| PodVolumes::of(pod, &known).unwrap_err().to_string();
     assert_eq!(said(&pod(&["none"])), "persistentvolumeclaim \"none\" not found");
     assert_eq!(said(&pod(&["going"])), "persistentvolumeclaim \"going\" is being deleted");
@@ -495,6 +493,7 @@ fn nodes_that_claims_allow() {
         ],
         classes: vec![lazy("local", "kubernetes.io/no-provisioner"), lazy("lazy", "sampan.io/host-path")],
     };
+    let known = known.listed(Vec::new());
     let on = |claims: &[&str], node: &str, taken: &[&str]| {
         let volumes = PodVolumes::of(&pod(claims), &known).unwrap().unwrap();
         let taken = taken.iter().map(ToString::to_string).collect();
@@ -534,4 +533,113 @@ fn classes_name_where_volumes_may_be_made() {
         [marked("old", "2026-01-01T00:00:00Z"), marked("new", "2026-02-01T00:00:00Z"), class("x", json!({}))];
     let default = super::default_class(classes.iter().map(|c| &**c)).unwrap();
     assert_eq!(default.metadata.name.as_deref(), Some("new"));
+}
+
+fn bound_to(name: &str, volume: &str, modes: Value) -> Arc<PersistentVolumeClaim> {
+    pvc(
+        name,
+        "1Gi",
+        json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+            "spec": {"volumeName": volume, "accessModes": modes}}),
+    )
+}
+
+fn disk(name: &str, labels: Value) -> Arc<PersistentVolume> {
+    let csi = json!({"csi": {"driver": "disks.example.com", "volumeHandle": format!("handle-{name}")}});
+    pv(name, "1Gi", json!({"metadata": {"labels": labels}, "spec": csi}))
+}
+
+/// What is said about a node with such labels, on which pods with these claims run.
+fn said(known: &Listed, filters: &FilterSet, claim: &str, labels: Value, running: &[&[&str]]) -> String {
+    let filter = match VolumeFilter::of(&pod(&[claim]), known, filters, |name| name == "used") {
+        Ok(filter) => filter.unwrap(),
+        Err(unready) => return unready.0,
+    };
+    let labels: Labels = serde_json::from_value(labels).unwrap();
+    let pods: Vec<Arc<PodInfo>> = running.iter().map(|claims| Arc::new(PodInfo::of(&pod(claims)))).collect();
+    let node = Candidate { name: "n1", labels: &labels, pods: &pods };
+    filter.allow(node, &Taken::default(), known).err().unwrap_or_default()
+}
+
+#[test]
+fn zones_by_their_old_names_and_their_new_ones() {
+    let old = json!({"failure-domain.beta.kubernetes.io/zone": "a__b"});
+    let known = Known {
+        claims: vec![
+            bound_to("c", "v", json!(["ReadWriteOnce"])),
+            bound_to("d", "w", json!(["ReadWriteOnce"])),
+        ],
+        volumes: vec![disk("v", old), disk("w", json!({"topology.kubernetes.io/region": "r"}))],
+        classes: vec![],
+    };
+    let known = known.listed(Vec::new());
+    let zone = "node(s) had no available volume zone";
+    let all = FilterSet::default();
+    let none = FilterSet { volume_zone: false, ..all };
+    for (claim, labels, want) in [
+        ("c", json!({"failure-domain.beta.kubernetes.io/zone": "b"}), ""),
+        ("c", json!({"topology.kubernetes.io/zone": "a"}), ""),
+        ("c", json!({"topology.kubernetes.io/zone": "c"}), zone),
+        ("c", json!({"topology.kubernetes.io/region": "a"}), zone),
+        ("c", json!({"other": "label"}), ""),
+        ("d", json!({"topology.kubernetes.io/region": "r"}), ""),
+        ("d", json!({"failure-domain.beta.kubernetes.io/region": "r"}), zone),
+    ] {
+        assert_eq!(said(&known, &all, claim, labels.clone(), &[]), want, "{claim} {labels}");
+        assert_eq!(said(&known, &none, claim, labels, &[]), "", "switched off");
+    }
+}
+
+#[test]
+fn a_node_takes_as_many_volumes_as_its_driver_can_attach() {
+    let modes = || json!(["ReadWriteMany"]);
+    let known = Known {
+        claims: vec![
+            bound_to("one", "one", modes()),
+            bound_to("two", "two", modes()),
+            bound_to("three", "three", modes()),
+            bound_to("plain", "plain", modes()),
+            pvc("open", "1Gi", json!({"spec": {"storageClassName": "disks"}})),
+        ],
+        volumes: vec![
+            disk("one", json!({})),
+            disk("two", json!({})),
+            disk("three", json!({})),
+            pv("plain", "1Gi", json!({})),
+        ],
+        classes: vec![lazy("disks", "disks.example.com")],
+    };
+    let node: CSINode = serde_json::from_value(json!({"metadata": {"name": "n1"}, "spec": {"drivers": [
+        {"name": "disks.example.com", "nodeID": "n1", "allocatable": {"count": 2}},
+        {"name": "other.example.com", "nodeID": "n1"}]}}))
+    .unwrap();
+    let known = known.listed(vec![node]);
+    let full = "node(s) exceed max volume count";
+    let all = FilterSet::default();
+    let on = |claim: &str, running: &[&[&str]]| said(&known, &all, claim, json!({}), running);
+    assert_eq!(on("one", &[]), "");
+    assert_eq!(on("three", &[&["one"], &["one", "plain"]]), "", "a volume is attached once for all its pods");
+    assert_eq!(on("three", &[&["one"], &["two"]]), full);
+    assert_eq!(on("two", &[&["one"], &["two"]]), "", "it is there already");
+    assert_eq!(on("open", &[&["one"], &["two"]]), full, "one that is yet to be made");
+    assert_eq!(on("plain", &[&["one"], &["two"]]), "", "nothing is attached for it");
+    let off = FilterSet { volume_limits: false, ..all };
+    assert_eq!(said(&known, &off, "three", json!({}), &[&["one"], &["two"]]), "");
+}
+
+#[test]
+fn volume_filters_can_be_switched_off() {
+    let known = Known {
+        claims: vec![bound_to("used", "v", json!(["ReadWriteOncePod"])), bound_to("gone", "none", json!([]))],
+        volumes: vec![disk("v", json!({}))],
+        classes: vec![],
+    };
+    let known = known.listed(Vec::new());
+    let all = FilterSet::default();
+    assert!(
+        said(&known, &all, "used", json!({}), &[]).contains("ReadWriteOncePod access mode already in-use")
+    );
+    assert_eq!(said(&known, &FilterSet { volume_restrictions: false, ..all }, "used", json!({}), &[]), "");
+    assert!(said(&known, &all, "gone", json!({}), &[]).contains("bound to non-existent pv(s)"));
+    assert_eq!(said(&known, &FilterSet { volume_binding: false, ..all }, "gone", json!({}), &[]), "");
 }

@@ -218,8 +218,9 @@ pub fn pod(r: &mut Random, name: &str) -> Pod {
 
 /// Everything that the cluster can be asked about a pod.
 fn answers(cluster: &mut Cluster, pod: &Pod) -> (BTreeMap<String, i64>, BTreeMap<String, usize>) {
-    let info = PodInfo::pending(pod);
+    let info = PodInfo::of(pod);
     let scores: BTreeMap<String, i64> = cluster.evaluate(&info).into_iter().collect();
+    assert_eq!(cluster.would_fit(&info).is_ok(), !scores.is_empty(), "both kinds of classes agree");
     let reasons = match cluster.schedule(&info, 1) {
         Ok(placement) => {
             let best = scores.values().max().copied();
@@ -327,7 +328,7 @@ fn run(seed: u64, names: u64, count: u64, steps: usize) {
                 for uid in &uids {
                     c.remove_pod(uid);
                 }
-                c.assume(PodInfo::pending(question), "n1");
+                c.assume(PodInfo::of(question), "n1");
                 answers(c, question);
                 ((), false)
             });

@@ -23,8 +23,13 @@ impl World {
         queue.wake(hints, *now, |pod| cluster.would_fit(pod));
     }
 
+    fn waits(&mut self, uid: &str, hints: Hints) {
+        let Self { cluster, queue, now, .. } = self;
+        queue.waits_for(uid, hints, *now, |pod| cluster.would_fit(pod));
+    }
+
     fn arrive(&mut self, pod: Pod) {
-        let mut info = PodInfo::pending(&pod);
+        let mut info = PodInfo::of(&pod);
         self.cluster.intern(&mut info);
         self.pods.insert(info.uid().to_owned(), pod);
         self.queue.put(Arc::new(info), false, self.now);
@@ -44,7 +49,7 @@ impl World {
                         for (member, placement) in members.iter().zip(placements) {
                             match placement {
                                 Some(placement) => self.placed(member, placement.node),
-                                None => self.queue.waits_for(member.uid(), Hints::POD_GONE, self.now),
+                                None => self.waits(member.uid(), Hints::POD_GONE),
                             }
                         }
                         let after = self.cluster.placed_of(&group);
@@ -57,7 +62,7 @@ impl World {
                             "something is left of a failed gang"
                         );
                         for member in &members {
-                            self.queue.waits_for(member.uid(), unplaced.hints, self.now);
+                            self.waits(member.uid(), unplaced.hints);
                         }
                     }
                 }
@@ -68,7 +73,7 @@ impl World {
                     self.cluster.assume_placed((*pod).clone(), &placement);
                     self.placed(&pod, placement.node);
                 }
-                Err(unplaced) => self.queue.waits_for(pod.uid(), unplaced.hints, self.now),
+                Err(unplaced) => self.waits(pod.uid(), unplaced.hints),
             }
         }
         panic!("it never settles");
@@ -86,7 +91,7 @@ impl World {
         for (uid, pod) in &self.pods {
             let waits = self.queue.contains(uid);
             assert_ne!(waits, self.bound.contains_key(uid), "{uid} is lost, or in two places");
-            let info = PodInfo::pending(pod);
+            let info = PodInfo::of(pod);
             // A gang waits for its members, too.
             if waits && info.group().is_none() {
                 assert!(self.cluster.would_fit(&info).is_err(), "{uid} sleeps although it would fit");

@@ -10,8 +10,6 @@ use crate::scheduler::PodInfo;
 pub(super) enum Event {
     /// A pod comes, and how long it will last.
     Arrival(Box<PodInfo>, Option<f64>),
-    /// A waiting pod is tried again.
-    Retry(u64),
     /// The pod with that uid ends.
     End(Box<str>),
     /// The cluster changes.
@@ -46,15 +44,20 @@ impl PartialEq for Entry {
 impl Eq for Entry {}
 
 #[derive(Default)]
-pub(super) struct Queue {
+pub(super) struct Agenda {
     heap: BinaryHeap<Entry>,
     next: u64,
 }
 
-impl Queue {
+impl Agenda {
     pub fn push(&mut self, at: f64, event: Event) {
         self.heap.push(Entry { at, order: self.next, event });
         self.next += 1;
+    }
+
+    /// When the next thing happens.
+    pub fn next_time(&self) -> Option<f64> {
+        self.heap.peek().map(|entry| entry.at)
     }
 
     pub fn pop(&mut self) -> Option<(f64, Event)> {

@@ -1,0 +1,285 @@
+//! One play of a scenario: a virtual clock around the scheduler's cluster and queue.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
+
+use super::agenda::{Agenda, Event};
+use super::{Change, Options, Outcome, Scenario};
+use crate::pods;
+use crate::random::Random;
+use crate::scheduler::{Cluster, GroupName, Hints, Placement, PodInfo, Popped, Queue};
+
+/// A pod that waits.
+struct Waiting {
+    lasts: Option<f64>,
+    since: f64,
+    why: String,
+}
+
+/// What is played.
+pub(super) struct Play {
+    pub cluster: Cluster,
+    queue: Queue,
+    agenda: Agenda,
+    random: Random,
+    /// uid -> since when, and why. Ordered, so that outcomes are the same each time.
+    waiting: BTreeMap<Box<str>, Waiting>,
+    /// uid -> what runs, so that it can be made anew.
+    pub running: HashMap<Box<str>, (PodInfo, Option<f64>)>,
+    labels: BTreeMap<String, BTreeMap<String, String>>,
+    pub tenants: BTreeSet<Box<str>>,
+    pub outcome: Outcome,
+}
+
+/// Milliseconds, as the queue counts.
+fn millis(seconds: f64) -> u64 {
+    (seconds * 1000.0).round() as u64
+}
+
+/// Plays a scenario.
+pub fn run(scenario: &Scenario, options: &Options) -> Outcome {
+    let mut play = Play {
+        cluster: Cluster::with_profiles(options.profiles.clone()),
+        queue: Queue::new(options.patience),
+        agenda: Agenda::default(),
+        random: Random::new(options.seed),
+        waiting: BTreeMap::new(),
+        running: HashMap::new(),
+        labels: BTreeMap::new(),
+        tenants: BTreeSet::new(),
+        outcome: Outcome::default(),
+    };
+    play.set_up(scenario);
+    let mut sampled: Option<f64> = None;
+    while let Some(now) = play.next_time() {
+        if options.until.is_some_and(|until| now > until) {
+            break;
+        }
+        // What is there just before: a step that lasts shows as one.
+        let due = sampled.is_none_or(|last| now - last >= options.every);
+        if due && sampled != Some(now) {
+            play.sample(play.outcome.end.max(sampled.unwrap_or(0.0)));
+            sampled = Some(now);
+        }
+        play.outcome.end = now;
+        while play.agenda.next_time().is_some_and(|at| at <= now) {
+            if let Some((_, event)) = play.agenda.pop() {
+                play.apply(now, event);
+            }
+        }
+        while let Some(popped) = play.queue.pop(millis(now)) {
+            play.decide(now, popped);
+        }
+    }
+    play.sample(play.outcome.end);
+    for waiting in play.waiting.values() {
+        *play.outcome.waiting.entry(waiting.why.clone()).or_default() += 1;
+    }
+    play.outcome
+}
+
+impl Play {
+    /// When something happens next. When all has happened and nobody backs off, those that wait do so for ever.
+    fn next_time(&self) -> Option<f64> {
+        let agenda = self.agenda.next_time();
+        let (_, backing_off, ..) = self.queue.counts();
+        let queue = self.queue.next_time().filter(|_| agenda.is_some() || backing_off > 0);
+        let queue = queue.map(|at| at as f64 / 1000.0);
+        agenda.into_iter().chain(queue).min_by(f64::total_cmp).map(|at| at.max(self.outcome.end))
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn set_up(&mut self, scenario: &Scenario) {
+        for (name, labels) in &scenario.namespaces {
+            self.cluster.set_namespace(name, Some(labels.clone()));
+        }
+        for node in &scenario.nodes {
+            self.join(node);
+        }
+        let known: Vec<PodInfo> = scenario.pods.iter().map(PodInfo::of).collect();
+        let arriving: Vec<PodInfo> = scenario.arrivals.iter().map(|a| PodInfo::of(&a.pod)).collect();
+        self.cluster.expect(known.iter().chain(&arriving));
+        for (pod, info) in scenario.pods.iter().zip(known) {
+            let bound = !pods::node_name(pod).is_empty();
+            if bound && !pods::finished(pod) {
+                self.cluster.upsert_pod(pod);
+                self.tenants.insert(info.namespace().into());
+                self.running.insert(info.uid().into(), (info, None));
+            } else if !bound && pods::active(pod) {
+                self.agenda.push(0.0, Event::Arrival(Box::new(info), None));
+            }
+        }
+        for (arrival, info) in scenario.arrivals.iter().zip(arriving) {
+            self.agenda.push(arrival.at, Event::Arrival(Box::new(info), arrival.lasts));
+        }
+        for (at, change) in &scenario.changes {
+            self.agenda.push(*at, Event::Change(Box::new(change.clone())));
+        }
+    }
+
+    fn join(&mut self, node: &Node) -> Hints {
+        let name = pods::name(&node.metadata).to_owned();
+        self.labels.insert(name, node.metadata.labels.clone().unwrap_or_default());
+        self.cluster.upsert_node(node)
+    }
+
+    fn apply(&mut self, now: f64, event: Event) {
+        match event {
+            Event::Arrival(mut pod, lasts) => {
+                self.outcome.arrived += 1;
+                self.tenants.insert(pod.namespace().into());
+                self.cluster.intern(&mut pod);
+                let waiting = Waiting { lasts, since: now, why: String::new() };
+                self.waiting.insert(pod.uid().into(), waiting);
+                self.queue.put(Arc::new(*pod), false, millis(now));
+            }
+            Event::End(uid) => {
+                if self.running.remove(&uid).is_some() {
+                    let hints = self.cluster.remove_pod(&uid);
+                    self.wake(now, hints);
+                }
+            }
+            Event::Change(change) => self.change(now, *change),
+        }
+    }
+
+    fn decide(&mut self, now: f64, popped: Popped) {
+        let pod = popped.pod;
+        if let Some(group) = pod.group().cloned() {
+            let mut members = vec![pod];
+            members.extend(self.queue.pop_gang(&group).into_iter().map(|member| member.pod));
+            return self.decide_gang(now, &group, &members);
+        }
+        match self.cluster.schedule(&pod, self.random.bits()) {
+            Ok(placement) => self.place(now, &pod, &placement),
+            Err(unplaced) => {
+                let mut why = unplaced.to_string();
+                if let Err(refusal) = self.preempt(now, &pod, unplaced.nodes) {
+                    why.push_str(&refusal);
+                }
+                self.wait(now, &pod, why, unplaced.hints);
+            }
+        }
+    }
+
+    fn decide_gang(&mut self, now: f64, group: &GroupName, members: &[Arc<PodInfo>]) {
+        let there = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let there = there.saturating_add(self.cluster.placed_of(group));
+        if there < group.min {
+            let why =
+                format!("pod group {:?} has {there} of {} members that it needs", &*group.name, group.min);
+            return members.iter().for_each(|m| self.wait(now, m, why.clone(), Hints::MEMBER));
+        }
+        match self.cluster.schedule_gang(group, members, self.random.bits()) {
+            Ok(placements) => {
+                for (member, placement) in members.iter().zip(placements) {
+                    match placement {
+                        Some(placement) => self.place(now, member, &placement),
+                        None => {
+                            let why = format!("pod group {:?} is complete without this member", &*group.name);
+                            self.wait(now, member, why, Hints::POD_GONE.union(Hints::NODE_ADDED));
+                        }
+                    }
+                }
+            }
+            Err(unplaced) => {
+                let why = format!("pod group {:?} does not fit as a whole: {unplaced}", &*group.name);
+                members.iter().for_each(|m| self.wait(now, m, why.clone(), unplaced.hints));
+            }
+        }
+    }
+
+    fn place(&mut self, now: f64, pod: &PodInfo, placement: &Placement) {
+        let uid: Box<str> = pod.uid().into();
+        let Some(waiting) = self.waiting.remove(&uid) else { return };
+        let elsewhere = self.cluster.nominated_node(&uid).is_some_and(|node| *node != *placement.node);
+        if self.cluster.node_of(&uid).is_none() {
+            self.cluster.assume_placed(pod.clone(), placement);
+        }
+        self.outcome.placed += 1;
+        self.outcome.waits.add(now - waiting.since);
+        if let Some(lasts) = waiting.lasts {
+            self.agenda.push(now + lasts, Event::End(uid.clone()));
+        }
+        self.running.insert(uid.clone(), (pod.clone(), waiting.lasts));
+        let Self { cluster, queue, .. } = self;
+        queue.placed(&uid, millis(now), |next| cluster.would_fit(next));
+        self.wake(now, if elsewhere { Hints::POD_ADDED.union(Hints::POD_GONE) } else { Hints::POD_ADDED });
+    }
+
+    fn wait(&mut self, now: f64, pod: &PodInfo, why: String, hints: Hints) {
+        if let Some(waiting) = self.waiting.get_mut(pod.uid()) {
+            waiting.why = why;
+        }
+        let Self { cluster, queue, .. } = self;
+        queue.waits_for(pod.uid(), hints, millis(now), |next| cluster.would_fit(next));
+    }
+
+    /// Makes others leave for the pod where that helps; they come again, as their controllers would make them anew.
+    fn preempt(&mut self, now: f64, pod: &PodInfo, nodes: usize) -> Result<(), String> {
+        if nodes == 0 {
+            return Ok(());
+        }
+        let seed = self.random.bits();
+        let plan = self.cluster.preempt(pod, seed, None).map_err(|why| format!(" preemption: {why}"))?;
+        self.cluster.nominate(pod, &plan.node);
+        for displaced in &plan.displaced {
+            self.cluster.withdraw(displaced.uid());
+            self.queue.again(displaced.uid());
+        }
+        for victim in &plan.victims {
+            self.displace(now, victim.uid());
+        }
+        self.wake(now, Hints::POD_GONE);
+        Ok(())
+    }
+
+    fn wake(&mut self, now: f64, hints: Hints) {
+        if hints != Hints::none() {
+            let Self { cluster, queue, .. } = self;
+            queue.wake(hints, millis(now), |pod| cluster.would_fit(pod));
+        }
+    }
+
+    fn change(&mut self, now: f64, change: Change) {
+        match change {
+            Change::Join(node) => {
+                let hints = self.join(&node);
+                self.wake(now, hints);
+            }
+            Change::Lose(name) => self.lose(now, &name),
+            Change::LoseLabelled(key, value) => {
+                let has = |labels: &BTreeMap<String, String>| labels.get(&key) == Some(&value);
+                let names =
+                    self.labels.iter().filter(|(_, labels)| has(labels)).map(|(name, _)| name.clone());
+                names.collect::<Vec<_>>().iter().for_each(|name| self.lose(now, name));
+            }
+        }
+    }
+
+    fn lose(&mut self, now: f64, name: &str) {
+        if self.labels.remove(name).is_none() {
+            return;
+        }
+        let there = self.cluster.node(name).map(|node| node.pods().to_vec()).unwrap_or_default();
+        self.cluster.remove_node(name);
+        for pod in there {
+            self.displace(now, pod.uid());
+        }
+        self.wake(now, Hints::POD_GONE);
+    }
+
+    /// The pod is gone from its node and comes again at once.
+    fn displace(&mut self, now: f64, uid: &str) {
+        self.cluster.remove_pod(uid);
+        self.outcome.displaced += 1;
+        if let Some((info, lasts)) = self.running.remove(uid) {
+            self.agenda.push(now, Event::Arrival(Box::new(info.again(self.outcome.displaced)), lasts));
+        }
+    }
+}
