@@ -62,10 +62,14 @@ fn material(what: &str) -> impl Fn(&dyn std::fmt::Display) -> Error + '_ {
 /// What a CA is recognised by before it is trusted: `sha256:` and the hash of its public key, as `kubeadm` has it.
 ///
 /// # Errors
-/// No certificate, or one that does not parse.
+/// No certificate, one that does not parse, or more than one: all would be trusted, and only one was looked at.
 pub fn pin(cert_pem: &str) -> Result<String, Error> {
     let bad = material("CA certificate");
-    let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|e| bad(&e))?;
+    let mut all = CertificateDer::pem_slice_iter(cert_pem.as_bytes());
+    let der = all.next().ok_or_else(|| bad(&"there is none"))?.map_err(|e| bad(&e))?;
+    if all.next().is_some() {
+        return Err(bad(&"there are several, and a hash tells of one (hint: is somebody in between?)"));
+    }
     let (_, cert) = X509Certificate::from_der(&der).map_err(|e| bad(&e))?;
     let hash = ring::digest::digest(&ring::digest::SHA256, cert.public_key().raw);
     Ok(hash.as_ref().iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}")))
@@ -485,6 +489,17 @@ mod tests {
         assert_eq!(first.cert_pem(), again.cert_pem());
         let mode = fs::metadata(dir.path().join("ca.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_pin_is_of_one_certificate_alone() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ours = Ca::load_or_create(one.path(), "ours").unwrap();
+        let other = Ca::load_or_create(two.path(), "other").unwrap();
+        assert!(pin(ours.cert_pem()).unwrap().starts_with("sha256:"));
+        // The first one fits, and the second would be trusted all the same.
+        assert!(pin(&format!("{}{}", ours.cert_pem(), other.cert_pem())).is_err());
+        assert!(pin("").is_err() && pin("nonsense").is_err());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Requests for certificates: those of kubelets are approved when their senders may have them, approved ones are signed
 //! by the install's CA, and old ones are cleaned away.
 
+mod serving;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +21,12 @@ use sampan_planner::pods;
 use serde_json::json;
 
 use crate::apis;
-use crate::cache::Caches;
+use crate::cache::{Caches, of_service};
 use crate::error::{Context, Error, Result, gone_is_fine};
-use crate::informer::Key;
+use crate::informer::{Change, Key};
 use crate::queue::Queue;
 use crate::worker::Reconciler;
+use serving::Taken;
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -44,14 +47,30 @@ pub(crate) struct Certificates {
     client: Client,
     caches: Arc<Caches>,
     ca: Option<Arc<tls::Ca>>,
+    /// Names and addresses of the API server.
+    server_names: Vec<String>,
     queue: Queue<Key>,
 }
 
 impl Certificates {
-    pub fn new(client: Client, caches: Arc<Caches>, ca: Option<Arc<tls::Ca>>) -> Arc<Self> {
-        let this = Arc::new(Self { client, caches, ca, queue: Queue::new() });
+    pub fn new(
+        client: Client,
+        caches: Arc<Caches>,
+        ca: Option<Arc<tls::Ca>>,
+        server_names: Vec<String>,
+    ) -> Arc<Self> {
+        let this = Arc::new(Self { client, caches, ca, server_names, queue: Queue::new() });
         let own = this.clone();
         this.caches.certificate_requests.on(move |change| own.queue.add(Key::of(&change.object().metadata)));
+        // The address of a node that is gone is free for the next.
+        let own = this.clone();
+        this.caches.nodes.on(move |change| {
+            if let Change::Deleted(_) = change {
+                let all = own.caches.certificate_requests.all();
+                let open = all.iter().filter(|csr| !has(csr, "Approved") && !has(csr, "Denied"));
+                open.for_each(|csr| own.queue.add(Key::of(&csr.metadata)));
+            }
+        });
         this
     }
 
@@ -91,8 +110,8 @@ impl Certificates {
         Ok(())
     }
 
-    /// Approves the serving certificate of a node for what its Node object says are its names and addresses: a node
-    /// may not have one in the name of another. (Upstream leaves this to the administrator or an add-on.)
+    /// Approves the serving certificate of a node under its own name and address, as far as they are nobody else's.
+    /// (Upstream leaves this to the administrator or an add-on.)
     async fn approve_serving(&self, csr: &CertificateSigningRequest) -> Result<()> {
         let Ok(request) = tls::Request::parse(&csr.spec.request.0) else { return Ok(()) };
         let own = csr.spec.username.as_deref() == Some(request.common_name.as_str());
@@ -105,15 +124,8 @@ impl Certificates {
         // Read, not looked up: the node may have come a moment ago.
         let node = apis::cluster::<Node>(&self.client).get_opt(name).await;
         let Some(node) = node.during(|| format!("reading node {name}"))? else { return Ok(()) };
-        let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
-        let known: BTreeSet<String> = addresses.into_iter().map(|address| address.address).collect();
-        let ips = request.ips.iter().map(ToString::to_string);
-        let foreign = request.dns.iter().cloned().chain(ips).find(|asked| !known.contains(asked));
-        if let Some(foreign) = foreign {
-            tracing::warn!(
-                node = name,
-                "asks for a certificate as {foreign}, which is not its own: left to you"
-            );
+        if let Some(foreign) = self.taken(name).refusal(&request, &node) {
+            tracing::warn!(node = name, "asks for a certificate as {foreign}: left to you");
             return Ok(());
         }
         let condition = CertificateSigningRequestCondition {
@@ -124,6 +136,20 @@ impl Certificates {
             ..CertificateSigningRequestCondition::default()
         };
         self.condition(csr, "approval", condition).await
+    }
+
+    /// What belongs to others than this node.
+    fn taken(&self, node: &str) -> Taken {
+        let mut taken = Taken::default();
+        taken.servers(self.server_names.iter().map(String::as_str));
+        for slice in self.caches.slices.indexed(&of_service("default", "kubernetes")) {
+            let all = slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
+            taken.servers(all.map(String::as_str));
+        }
+        self.caches.services.all().iter().for_each(|service| taken.service(service));
+        let nodes = self.caches.nodes.all();
+        nodes.iter().filter(|other| pods::name(&other.metadata) != node).for_each(|other| taken.node(other));
+        taken
     }
 
     async fn may(&self, csr: &CertificateSigningRequest, subresource: &str) -> Result<bool> {

@@ -53,6 +53,8 @@ pub struct Options {
     pub ca_pem: String,
     /// Signs approved requests for certificates; without it they wait for another signer.
     pub ca: Option<Arc<tls::Ca>>,
+    /// Names and addresses of the API server: no node gets a certificate for serving under them.
+    pub server_names: Vec<String>,
     /// The kubeconfig of who wants to join: address and CA, no user. Published as `kube-public/cluster-info`.
     pub cluster_info: Option<String>,
     /// How pods are placed, and by which `schedulerName`s they ask for it.
@@ -91,6 +93,7 @@ impl Options {
             scheduler_client,
             ca_pem: ca_pem.into(),
             ca: None,
+            server_names: Vec::new(),
             cluster_info: None,
             scheduler: Config::default(),
             node_grace: Duration::from_secs(40),
@@ -163,6 +166,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         scheduler_client,
         ca_pem,
         ca,
+        server_names,
         cluster_info,
         scheduler,
         node_grace,
@@ -207,7 +211,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         freed.0.freed_in(namespace);
         freed.1.freed_in(namespace);
     });
-    let certificates = Certificates::new(client.clone(), caches.clone(), ca);
+    let certificates = Certificates::new(client.clone(), caches.clone(), ca, server_names);
     let bootstrap = Bootstrap::new(client.clone(), caches.clone(), cluster_info);
     caches.run(&supervisor, &client);
 

@@ -12,7 +12,7 @@ use rustls::pki_types::ServerName;
 use sampan_api::status::Status;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     admission::{self, Operation, Review},
@@ -66,7 +66,8 @@ pub(crate) async fn connect(core: &Arc<Core>, call: &mut Call, what: &str) -> Re
             request.headers_mut().append(HeaderName::from_static(name), value.clone());
         }
     }
-    let to = Target { authority: format!("{host}:{port}"), host, port, again: what == "log" };
+    let to =
+        Target { node: node.clone(), authority: format!("{host}:{port}"), host, port, again: what == "log" };
     if let Ok(value) = HeaderValue::from_str(&to.authority) {
         request.headers_mut().insert(header::HOST, value);
     }
@@ -104,6 +105,8 @@ fn stream_options(call: &Call, what: &str) -> Value {
 
 /// Where a request goes.
 struct Target {
+    /// The node's name, which its certificate has where another is reached at the same address.
+    node: String,
     host: String,
     port: u16,
     authority: String,
@@ -116,7 +119,7 @@ type Answer = (Response<hyper::body::Incoming>, Option<Lent>);
 /// Reads something of a node in whole.
 pub(crate) async fn read(core: &Core, node: &str, path: &str, most: usize) -> Result<bytes::Bytes, String> {
     let (host, port) = address(core, node).await.map_err(|status| status.message)?;
-    let to = Target { authority: format!("{host}:{port}"), host, port, again: true };
+    let to = Target { node: node.to_owned(), authority: format!("{host}:{port}"), host, port, again: true };
     let mut request = Request::new(Empty::<bytes::Bytes>::new());
     *request.uri_mut() = path.parse().map_err(|error| format!("{error}"))?;
     if let Ok(value) = HeaderValue::from_str(&to.authority) {
@@ -159,13 +162,7 @@ async fn ask(
 
 /// Opens a connection to the node.
 async fn dial(core: &Core, to: &Target) -> Result<Sender, String> {
-    let connector = TlsConnector::from(core.options.node_tls.clone());
-    let dial = async {
-        let tcp = TcpStream::connect((to.host.as_str(), to.port)).await.map_err(|e| e.to_string())?;
-        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        let name = ServerName::try_from(to.host.clone()).map_err(|e| e.to_string())?;
-        connector.connect(name, tcp).await.map_err(|e| e.to_string())
-    };
+    let dial = reach(core, &to.node, (&to.host, to.port));
     let tls = tokio::time::timeout(CONNECT, dial).await.map_err(|_| "timed out".to_owned())??;
     let (sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|e| e.to_string())?;
@@ -185,6 +182,38 @@ async fn dial(core: &Core, to: &Target) -> Result<Sender, String> {
         }
     });
     Ok(sender)
+}
+
+/// Connects to a node that proves that it is the one at this address, or of this name.
+pub(super) async fn reach(
+    core: &Core,
+    node: &str,
+    (host, port): (&str, u16),
+) -> Result<TlsStream<TcpStream>, String> {
+    let connector = TlsConnector::from(core.options.node_tls.clone());
+    let connect = async |name: &str| {
+        let tcp = TcpStream::connect((host, port)).await?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
+        connector.connect(name, tcp).await
+    };
+    match connect(host).await {
+        // Beside an API server a node has a certificate for its name alone, which no other node is given.
+        Err(error) if other_name(&error) => {
+            connect(node).await.map_err(|second| format!("{error}; as {node}: {second}"))
+        }
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+/// The certificate is good, but not for the name that was asked for.
+fn other_name(error: &std::io::Error) -> bool {
+    use rustls::{
+        CertificateError::{NotValidForName, NotValidForNameContext},
+        Error::InvalidCertificate,
+    };
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(InvalidCertificate(NotValidForName | NotValidForNameContext { .. })))
 }
 
 /// Hands the node's answer to the client; after `101` joins the two connections.

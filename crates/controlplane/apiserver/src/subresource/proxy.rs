@@ -65,6 +65,8 @@ struct Target {
     host: String,
     port: u16,
     secure: Secure,
+    /// Which node it is, when it is one.
+    node: String,
 }
 
 /// The name of an object with the port and scheme that go with it: `name`, `name:port`, `scheme:name:port`.
@@ -172,7 +174,12 @@ async fn of_pod(core: &Core, call: &Call, id: &Id<'_>) -> Result<Target, Status>
     if !allowed(host) {
         return Err(Status::bad_request("address not allowed"));
     }
-    Ok(Target { host: host.to_owned(), port: port_of(id.port, otherwise)?, secure: id.secure() })
+    Ok(Target {
+        host: host.to_owned(),
+        port: port_of(id.port, otherwise)?,
+        secure: id.secure(),
+        node: String::new(),
+    })
 }
 
 async fn of_service(core: &Core, call: &Call, id: &Id<'_>) -> Result<Target, Status> {
@@ -214,7 +221,7 @@ async fn of_service(core: &Core, call: &Call, id: &Id<'_>) -> Result<Target, Sta
         let pod = core.look_up("", "v1", "pods", namespace, name).await?.unwrap_or_default();
         let more = pod.pointer("/status/podIPs").and_then(Value::as_array);
         if pod_address(&pod) == ip || more.into_iter().flatten().any(|p| p["ip"] == ip) {
-            return Ok(Target { host: ip.to_owned(), port, secure: id.secure() });
+            return Ok(Target { host: ip.to_owned(), port, secure: id.secure(), node: String::new() });
         }
     }
     Err(unavailable(format!("no endpoints available for service \"{}\"", call.name())))
@@ -224,7 +231,7 @@ async fn of_node(core: &Core, id: &Id<'_>) -> Result<Target, Status> {
     let (host, own) = node::address(core, id.name).await?;
     let port = port_of(id.port, own)?;
     let secure = if port == own { Secure::Node } else { id.secure() };
-    Ok(Target { host, port, secure })
+    Ok(Target { host, port, secure, node: id.name.to_owned() })
 }
 
 /// Sends the request over a connection of its own.
@@ -252,22 +259,24 @@ async fn send(
     }
     let unreachable =
         |why: String| Status::service_unavailable(format!("error trying to reach service: {why}"));
-    let tcp = tokio::time::timeout(CONNECT, TcpStream::connect((target.host.as_str(), target.port))).await;
     let dialled = |why: &dyn std::fmt::Display| unreachable(format!("dial tcp {authority}: {why}"));
+    if target.secure == Secure::Node {
+        let stream = node::reach(core, &target.node, (&target.host, target.port));
+        let stream = tokio::time::timeout(CONNECT, stream).await.map_err(|_| dialled(&"i/o timeout"))?;
+        return exchange(core, &authority, stream.map_err(|e| dialled(&e))?, request)
+            .await
+            .map_err(unreachable);
+    }
+    let tcp = tokio::time::timeout(CONNECT, TcpStream::connect((target.host.as_str(), target.port))).await;
     let tcp = tcp.map_err(|_| dialled(&"i/o timeout"))?.map_err(|e| dialled(&e))?;
-    let answer = match target.secure {
-        Secure::No => exchange(core, &authority, tcp, request).await,
-        secure => {
-            let config = if secure == Secure::Node {
-                core.options.node_tls.clone()
-            } else {
-                tls::anyone(&core.options.node_tls)
-            };
-            let name = ServerName::try_from(target.host.clone()).map_err(|e| dialled(&e))?;
-            let stream = tokio::time::timeout(CONNECT, TlsConnector::from(config).connect(name, tcp)).await;
-            let stream = stream.map_err(|_| dialled(&"TLS handshake timeout"))?.map_err(|e| dialled(&e))?;
-            exchange(core, &authority, stream, request).await
-        }
+    let answer = if target.secure == Secure::No {
+        exchange(core, &authority, tcp, request).await
+    } else {
+        let config = tls::anyone(&core.options.node_tls);
+        let name = ServerName::try_from(target.host.clone()).map_err(|e| dialled(&e))?;
+        let stream = tokio::time::timeout(CONNECT, TlsConnector::from(config).connect(name, tcp)).await;
+        let stream = stream.map_err(|_| dialled(&"TLS handshake timeout"))?.map_err(|e| dialled(&e))?;
+        exchange(core, &authority, stream, request).await
     };
     answer.map_err(unreachable)
 }

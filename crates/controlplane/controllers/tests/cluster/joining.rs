@@ -6,7 +6,7 @@ use crate::support::Cluster;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use sampan_daemon::tls;
 use serde_json::json;
@@ -83,10 +83,25 @@ async fn ask(client: &Client, node: &str, name: &str, names: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_gets_a_serving_certificate_for_its_own_names_only() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::with(|options| options.server_names = vec!["10.0.0.7".to_owned()]).await;
     make(&cluster, "one", "10.0.0.1").await;
     make(&cluster, "two", "10.0.0.2").await;
     let one = as_node(cluster.client.clone(), "one");
+    // A node writes its status itself: saying that a name or an address is its own does not make it so.
+    let lies = json!({"status": {"addresses": [
+        {"type": "InternalIP", "address": "10.0.0.1"},
+        {"type": "Hostname", "address": "kubernetes"},
+        {"type": "InternalIP", "address": "10.0.0.7"},
+        {"type": "InternalIP", "address": "10.0.0.2"},
+        {"type": "InternalIP", "address": "127.0.0.1"},
+        {"type": "InternalIP", "address": "10.43.0.1"},
+    ]}});
+    let nodes: Api<Node> = Api::all(one.clone());
+    nodes.patch_status("one", &PatchParams::default(), &Patch::Merge(&lies)).await.unwrap();
+    ask(&one, "one", "api", &["kubernetes"]).await;
+    ask(&one, "one", "api-address", &["one", "10.0.0.7"]).await;
+    ask(&one, "one", "loopback", &["one", "127.0.0.1"]).await;
+    ask(&one, "one", "service", &["one", "10.43.0.1"]).await;
     ask(&one, "one", "another-address", &["one", "10.0.0.2"]).await;
     ask(&one, "one", "another-name", &["two"]).await;
     ask(&one, "one", "own", &["one", "10.0.0.1"]).await;
@@ -96,9 +111,16 @@ async fn a_node_gets_a_serving_certificate_for_its_own_names_only() {
         .await;
     let pem = String::from_utf8(pem.0).unwrap();
     assert_eq!(tls::names(&pem).unwrap(), ["one", "10.0.0.1"]);
-    for foreign in ["another-address", "another-name"] {
+    for foreign in ["another-address", "another-name", "api", "api-address", "loopback", "service"] {
         let conditions = requests.get(foreign).await.unwrap().status.and_then(|status| status.conditions);
         assert!(conditions.unwrap_or_default().is_empty(), "{foreign} was decided");
     }
+    // What was another node's is free once that is gone.
+    Api::<Node>::all(cluster.client.clone()).delete("two", &DeleteParams::default()).await.unwrap();
+    cluster
+        .until("the certificate for what became free", || async {
+            requests.get("another-address").await.unwrap().status?.certificate
+        })
+        .await;
     cluster.supervisor.shutdown(Duration::from_secs(10)).await;
 }
