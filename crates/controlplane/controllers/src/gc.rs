@@ -171,6 +171,7 @@ impl Garbage {
                     drop.push(owner.uid.clone());
                 }
                 State::Absent => drop.push(owner.uid.clone()),
+                State::Nowhere => return Ok(()),
             }
         }
         if meta.owner_references.iter().flatten().next().is_none() {
@@ -219,16 +220,15 @@ impl Garbage {
     async fn state_of(&self, node: &Node, owner: &OwnerReference) -> Result<State> {
         let id = Identity::of_owner(owner, node.id.namespace.as_deref());
         let kind = self.kinds.get(&owner.api_version, &owner.kind);
+        if node.id.namespace.is_none() && kind.as_ref().is_some_and(|kind| kind.namespaced) {
+            self.tell_invalid(node, owner);
+            return Ok(State::Nowhere);
+        }
         let known = self.graph().get(&owner.uid).filter(|n| !n.is_virtual).cloned();
         if let Some(known) = known {
             let elsewhere = known.id.namespace.is_some() && known.id.namespace != node.id.namespace;
             if elsewhere {
-                let namespace = node.id.namespace.as_deref().unwrap_or_default();
-                let text = format!(
-                    "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
-                    owner.api_version, owner.kind, owner.name, owner.uid
-                );
-                self.events.about(reference(&node.id), "OwnerRefInvalidNamespace", text);
+                self.tell_invalid(node, owner);
             }
             return Ok(match (elsewhere, known.deletes_dependents) {
                 (true, _) => State::Absent,
@@ -244,6 +244,15 @@ impl Garbage {
             return Ok(State::Solid);
         }
         Ok(if self.live(&id).await?.is_some() { State::Solid } else { State::Absent })
+    }
+
+    fn tell_invalid(&self, node: &Node, owner: &OwnerReference) {
+        let namespace = node.id.namespace.as_deref().unwrap_or_default();
+        let text = format!(
+            "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
+            owner.api_version, owner.kind, owner.name, owner.uid
+        );
+        self.events.about(reference(&node.id), "OwnerRefInvalidNamespace", text);
     }
 
     async fn orphan(&self, uid: &str) -> Result<()> {
@@ -282,6 +291,8 @@ enum State {
     Solid,
     DeletesDependents,
     Absent,
+    /// What is in no namespace cannot have it for an owner: nobody can say whether it is gone, and nothing follows.
+    Nowhere,
 }
 
 impl Reconciler for Garbage {

@@ -39,6 +39,12 @@ struct State<K> {
     serial: u64,
 }
 
+impl<K: Hash + Eq + Clone> Default for Queue<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<K: Hash + Eq + Clone> Queue<K> {
     pub fn new() -> Self {
         let state = State {

@@ -6,6 +6,7 @@ use crate::support::Cluster;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
@@ -249,6 +250,27 @@ async fn owners_in_other_namespaces_are_no_owners_and_that_is_told() {
         .until("the event", || async { events.list(&params).await.unwrap().items.into_iter().next() })
         .await;
     assert!(event.message.unwrap().contains("does not exist in namespace \"default\""));
+
+    // What is in no namespace is not deleted for an owner that is in one, there or not.
+    let classes: Api<PriorityClass> = Api::all(cluster.client.clone());
+    for (name, uid) in
+        [("there", owner.metadata.uid.as_deref().unwrap()), ("gone", "7d3c2a10-0000-4000-8000-000000000000")]
+    {
+        let class = json!({"metadata": {"name": name, "ownerReferences": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": "far", "uid": uid}]}, "value": 7});
+        classes.create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await.unwrap();
+        let about =
+            params.clone().fields(&format!("reason=OwnerRefInvalidNamespace,involvedObject.name={name}"));
+        cluster
+            .until("the event", || async { events.list(&about).await.unwrap().items.into_iter().next() })
+            .await;
+    }
+    // The collector has been past both by the time it takes this one.
+    cluster.create::<ConfigMap>("default", config_map("near", Some(&owner))).await;
+    cluster.until("it to go", || async { names(&maps).await.is_empty().then_some(()) }).await;
+    for name in ["there", "gone"] {
+        classes.get(name).await.unwrap();
+    }
 }
 
 #[tokio::test]
