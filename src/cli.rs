@@ -1,6 +1,11 @@
 //! What can be typed. The only place, with `main`, that reads arguments and the environment.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    ffi::{OsStr, OsString},
+    net::IpAddr,
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -150,9 +155,13 @@ pub(crate) struct Agent {
     /// Servers of the cluster, https://host:6443; several by commas. Needed the first time.
     #[arg(long, value_name = "URL")]
     pub(crate) join: Vec<String>,
-    /// Bootstrap token, ID.SECRET; the hash of the CA may follow it behind an @. Needed the first time.
-    #[arg(long, value_name = "TOKEN", env = "SAMPAN_TOKEN", hide_env_values = true)]
+    /// Bootstrap token, ID.SECRET; the hash of the CA may follow it behind an @. Needed the first time. In SAMPAN_TOKEN
+    /// or a file, other users of this machine do not see it.
+    #[arg(long, value_name = "TOKEN", env = TOKEN, hide_env_values = true)]
     pub(crate) token: Option<String>,
+    /// File with the token.
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Believe only a CA whose public key has this hash; may be repeated.
     #[arg(long, value_name = "sha256:HEX")]
     pub(crate) ca_hash: Vec<String>,
@@ -204,8 +213,15 @@ pub(crate) struct StoreArgs {
     /// for TLS. Remembered. [default: embedded, in the data directory]
     #[arg(long, value_name = "URL", env = "SAMPAN_STORE")]
     pub(crate) store: Option<String>,
+    #[command(flatten)]
+    pub(crate) access: EtcdAccess,
+}
+
+/// How an etcd is reached.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct EtcdAccess {
     /// The CA of the etcd's members.
-    #[arg(long, value_name = "FILE", requires = "store")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) store_ca: Option<PathBuf>,
     /// Our certificate for the etcd.
     #[arg(long, value_name = "FILE", requires = "store_key")]
@@ -214,7 +230,7 @@ pub(crate) struct StoreArgs {
     #[arg(long, value_name = "FILE", requires = "store_cert")]
     pub(crate) store_key: Option<PathBuf>,
     /// Name for etcd's own authentication; the password is in SAMPAN_STORE_PASSWORD.
-    #[arg(long, value_name = "NAME", requires = "store")]
+    #[arg(long, value_name = "NAME")]
     pub(crate) store_user: Option<String>,
 }
 
@@ -304,18 +320,8 @@ pub(crate) struct Migrate {
     /// Where to: etcd://HOST:2379/PREFIX, or embedded.
     #[arg(long, value_name = "URL")]
     pub(crate) to: String,
-    /// The CA of the etcd's members.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) store_ca: Option<PathBuf>,
-    /// Our certificate for the etcd.
-    #[arg(long, value_name = "FILE", requires = "store_key")]
-    pub(crate) store_cert: Option<PathBuf>,
-    /// Its key.
-    #[arg(long, value_name = "FILE", requires = "store_cert")]
-    pub(crate) store_key: Option<PathBuf>,
-    /// Name for etcd's own authentication; the password is in SAMPAN_STORE_PASSWORD.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) store_user: Option<String>,
+    #[command(flatten)]
+    pub(crate) access: EtcdAccess,
 }
 
 /// The password for etcd's own authentication.
@@ -323,9 +329,30 @@ pub(crate) fn store_password() -> Option<String> {
     std::env::var("SAMPAN_STORE_PASSWORD").ok()
 }
 
-/// This command as it was typed, but for staying in the foreground.
-pub(crate) fn in_foreground() -> Vec<std::ffi::OsString> {
-    std::env::args_os().skip(1).filter(|arg| arg != "-d" && arg != "--detach").collect()
+/// Where a token may be, so that the list of processes does not show it.
+const TOKEN: &str = "SAMPAN_TOKEN";
+
+/// This command as it was typed, but for staying in the foreground; with what belongs into its environment. A token goes
+/// there: a process that runs for months would show it to everybody who lists processes.
+pub(crate) fn in_foreground() -> (Vec<OsString>, Option<(&'static str, OsString)>) {
+    foreground(std::env::args_os().skip(1))
+}
+
+fn foreground(typed: impl Iterator<Item = OsString>) -> (Vec<OsString>, Option<(&'static str, OsString)>) {
+    let (mut arguments, mut token, mut typed) = (Vec::new(), None, typed);
+    while let Some(argument) = typed.next() {
+        if argument == "-d" || argument == "--detach" {
+            continue;
+        }
+        if argument == "--token" {
+            token = typed.next();
+        } else if let Some(value) = argument.as_bytes().strip_prefix(b"--token=") {
+            token = Some(OsStr::from_bytes(value).to_owned());
+        } else {
+            arguments.push(argument);
+        }
+    }
+    (arguments, token.map(|token| (TOKEN, token)))
 }
 
 /// One token issuer, as `kube-apiserver` takes it.
@@ -705,4 +732,28 @@ pub(crate) struct Rebalance {
     pub(crate) scheduler_config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn a_token_goes_into_the_environment_of_what_runs_on() {
+        for line in
+            ["agent --join https://a --token x.y -d", "agent -d --join https://a --token=x.y --detach"]
+        {
+            let (arguments, environment) = foreground(line.split(' ').map(OsString::from));
+            assert_eq!(arguments, ["agent", "--join", "https://a"]);
+            assert_eq!(environment, Some((TOKEN, "x.y".into())));
+        }
+        let (arguments, environment) = foreground(["up", "--detach"].map(OsString::from).into_iter());
+        assert_eq!((arguments, environment), (vec!["up".into()], None));
+        // Nothing but `agent` takes one.
+        let cli = Cli::command();
+        let takes = cli.get_subcommands().filter(|c| c.get_arguments().any(|a| a.get_id() == "token"));
+        assert_eq!(takes.map(clap::Command::get_name).collect::<Vec<_>>(), ["agent"]);
+    }
 }

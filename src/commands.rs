@@ -13,6 +13,7 @@ mod down;
 mod image;
 pub(crate) use image::options as image_options;
 pub(crate) use registry::{directory as registry_dir, remembered_port as registry_port};
+pub(crate) use service::end;
 mod kubeconfig;
 mod rebalance;
 mod registry;

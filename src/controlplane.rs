@@ -149,6 +149,7 @@ impl ControlPlane {
             identity.ca.cert_pem(),
         );
         options.ca = Some(identity.ca.clone());
+        options.server_names = tls::names(&identity.api.issued().cert_pem)?;
         options.scheduler = settings.scheduler.clone();
         options.cluster_info = Some(identity::cluster_info(&identity, &place.joins_at)?);
         options.pod_network = Some(addresses.pod_cidr.to_string().parse().map_err(anyhow::Error::msg)?);

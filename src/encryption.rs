@@ -27,6 +27,8 @@ pub(crate) struct Keys {
     store: Arc<Encrypted>,
     /// Whom other servers learn new keys from.
     cluster: Option<Arc<Cluster>>,
+    /// One makes a new key at a time.
+    rotating: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How long another server may take to take over a key.
@@ -46,7 +48,7 @@ impl Keys {
         };
         let encryption = Encryption::new(rules(&file, &read(&file)?)?);
         let store = Encrypted::new(store, encryption.clone());
-        Ok(Self { file, foreign: given.is_some(), encryption, store, cluster })
+        Ok(Self { file, foreign: given.is_some(), encryption, store, cluster, rotating: Arc::default() })
     }
 
     /// Makes the file with a new key when there is none.
@@ -77,20 +79,25 @@ impl Keys {
         if self.foreign {
             bail!("the keys are given by --encryption-provider-config (hint: change that file and restart)");
         }
-        let config = read(&self.file)?;
-        let keys = config.pointer("/resources/0/providers/0/derived/keys").and_then(Value::as_array);
-        let mut all =
-            keys.cloned().with_context(|| format!("{} was changed by hand", self.file.display()))?;
+        let _alone = self.rotating.lock().await;
         let new = new_key();
         if let Some(cluster) = &self.cluster {
+            let taken = || self.reload();
             // First every server can read what is encrypted with it, and only then any of them writes so.
-            all.push(new);
-            let revision = self.share(cluster, &configuration(all.clone())).await?;
+            let last = |text: &str| self.changed(text, |keys| keys.push(new.clone()));
+            let revision = cluster.change_keys(last, &taken).await?;
             cluster.seen_by_all(revision, TAKEN_OVER).await?;
-            all.rotate_right(1);
-            let revision = self.share(cluster, &configuration(all)).await?;
+            let first = |text: &str| {
+                self.changed(text, |keys| {
+                    keys.retain(|key| *key != new);
+                    keys.insert(0, new.clone());
+                })
+            };
+            let revision = cluster.change_keys(first, &taken).await?;
             cluster.seen_by_all(revision, TAKEN_OVER).await?;
+            cluster.forget_dead().await?;
         } else {
+            let mut all = keys_of(&self.file, &read(&self.file)?)?;
             all.insert(0, new);
             let config = configuration(all);
             let rules = rules(&self.file, &config)?;
@@ -101,18 +108,25 @@ impl Keys {
         Ok(self.store.rewrite().await?)
     }
 
-    async fn share(&self, cluster: &Cluster, config: &Value) -> Result<sampan_store::Revision> {
-        let text = serde_yaml_ng::to_string(config)?;
-        let revision = cluster.publish_keys(&text).await?;
-        write(&self.file, config)?;
-        self.reload()?;
-        Ok(revision)
+    /// The configuration with other keys.
+    fn changed(&self, text: &str, change: impl FnOnce(&mut Vec<Value>)) -> Result<String> {
+        let config = serde_yaml_ng::from_str(text).with_context(|| self.file.display().to_string())?;
+        let mut keys = keys_of(&self.file, &config)?;
+        change(&mut keys);
+        Ok(serde_yaml_ng::to_string(&configuration(keys))?)
     }
+}
+
+fn keys_of(file: &Path, config: &Value) -> Result<Vec<Value>> {
+    let keys = config.pointer("/resources/0/providers/0/derived/keys").and_then(Value::as_array);
+    keys.cloned().with_context(|| format!("{} was changed by hand", file.display()))
 }
 
 fn new_key() -> Value {
     let secret: [u8; 32] = rand::random();
-    json!({"name": format!("key-{}", clock::now().as_millisecond()), "secret": STANDARD.encode(secret)})
+    // Two servers may make one in the same moment.
+    let name = format!("key-{}-{:04x}", clock::now().as_millisecond(), rand::random::<u16>());
+    json!({"name": name, "secret": STANDARD.encode(secret)})
 }
 
 fn configuration(keys: Vec<Value>) -> Value {

@@ -44,6 +44,9 @@ pub(crate) struct Facts {
     /// The etcd that holds the state; without it, the data directory does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) store: Option<Remote>,
+    /// An etcd that the state has left and that does not know it yet: the last step of a move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) leaving: Option<Remote>,
     /// This node's part of the pods' network, where the cluster gave it one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) node_cidr: Option<String>,
@@ -175,6 +178,32 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Says no where this data directory is a server's: an agent would put the CA of its cluster over the server's.
+    pub(crate) fn refuse_server(dir: &Path) -> Result<()> {
+        let remote = dir.join("instance.json").exists() && Self::open(dir)?.facts.store.is_some();
+        let mark = ["tls/ca.key", "store", "cluster-secret"].into_iter().find(|name| dir.join(name).exists());
+        if let Some(mark) = mark.or(remote.then_some("instance.json")) {
+            bail!(
+                "{} is a server's: it holds {mark} (hint: give the agent a --data-dir of its own)",
+                dir.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Says no where this data directory is that of a node of another cluster.
+    pub(crate) fn refuse_agent(dir: &Path) -> Result<()> {
+        let mark = ["cluster.json", "tls/node-client.pem"].into_iter().find(|name| dir.join(name).exists());
+        if let Some(mark) = mark {
+            bail!(
+                "{} is of a node of a cluster that runs elsewhere: it holds {mark} (hint: `sampan agent` goes on with \
+                 it; for a server use another --data-dir, or `sampan down --purge` first)",
+                dir.display()
+            );
+        }
+        Ok(())
+    }
+
     /// Remember the facts.
     pub(crate) fn save(&self) -> Result<()> {
         let text = serde_json::to_string_pretty(&self.facts)? + "\n";
@@ -290,6 +319,7 @@ fn make_facts(choices: &Choices) -> Result<Facts> {
         api_port: choices.api_port.unwrap_or(DEFAULT_API_PORT),
         node_name: choices.node_name.clone().unwrap_or(host),
         store: None,
+        leaving: None,
         node_cidr: None,
     })
 }
@@ -322,6 +352,7 @@ mod tests {
             api_port: 6443,
             node_name: "n".into(),
             store: None,
+            leaving: None,
             node_cidr: None,
         }
     }
@@ -345,6 +376,29 @@ mod tests {
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         drop(lock);
         instance.lock().unwrap();
+    }
+
+    #[test]
+    fn servers_and_nodes_keep_out_of_each_others_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        Instance::refuse_server(path).unwrap();
+        Instance::refuse_agent(path).unwrap();
+        fs::create_dir(path.join("tls")).unwrap();
+        for (mark, of_server) in [("tls/ca.key", true), ("store", true), ("cluster.json", false)] {
+            fs::write(path.join(mark), "").unwrap();
+            let refused =
+                if of_server { Instance::refuse_server(path) } else { Instance::refuse_agent(path) };
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains(mark) && error.contains("hint"), "{error}");
+            fs::remove_file(path.join(mark)).unwrap();
+        }
+        // Its state is elsewhere, and it has not started yet.
+        let store = Remote { url: "etcd://a/p".into(), ca: None, identity: None, user: None };
+        Instance { dir: path.to_owned(), facts: Facts { store: Some(store), ..facts() } }.save().unwrap();
+        assert!(Instance::refuse_server(path).is_err());
+        Instance { dir: path.to_owned(), facts: facts() }.save().unwrap();
+        Instance::refuse_server(path).unwrap();
     }
 
     #[test]

@@ -130,15 +130,13 @@ impl Joined {
 
     /// Ends everything but the pods, within a bound.
     pub(crate) async fn stop(self) {
-        let late = self.supervisor.shutdown(Duration::from_secs(5)).await;
-        if !late.is_empty() {
-            tracing::warn!("did not end in time: {}", late.join(", "));
-        }
+        crate::commands::end(&self.supervisor).await;
     }
 }
 
 /// The instance of an agent: its networks are the cluster's, so nothing is chosen here.
 pub(crate) fn open_instance(dir: &std::path::Path, node_name: Option<String>) -> Result<Instance> {
+    Instance::refuse_server(dir)?;
     let known: Known = match fs::read(dir.join("cluster.json")) {
         Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
         Err(_) => Known::default(),
@@ -157,6 +155,14 @@ fn known_file(instance: &Instance) -> PathBuf {
     instance.dir.join("cluster.json")
 }
 
+fn known(instance: &Instance) -> Result<Known> {
+    let file = known_file(instance);
+    match fs::read(&file) {
+        Ok(text) => serde_json::from_slice(&text).with_context(|| file.display().to_string()),
+        Err(_) => Ok(Known::default()),
+    }
+}
+
 fn remember(instance: &Instance, known: &Known) -> Result<()> {
     let text = serde_json::to_string_pretty(known)? + "\n";
     Ok(tls::write_file(&known_file(instance), text.as_bytes(), 0o600)?)
@@ -170,12 +176,7 @@ async fn enter(
 ) -> Result<(Arc<Servers>, Arc<tls::Identity>, String)> {
     let dir = instance.dir.join("tls");
     fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-    let known: Known = match fs::read(known_file(instance)) {
-        Ok(text) => {
-            serde_json::from_slice(&text).with_context(|| known_file(instance).display().to_string())?
-        }
-        Err(_) => Known::default(),
-    };
+    let known = known(instance)?;
     let ca_file = dir.join("ca.crt");
     let joined = if settings.servers.is_empty() { known.joined.clone() } else { settings.servers.clone() };
     let list = if joined.is_empty() { known.servers.clone() } else { joined.clone() };
@@ -213,8 +214,9 @@ async fn enter(
     let facts = &mut instance.facts;
     facts.pod_cidr.clone_from(&known.pod_network);
     facts.service_cidr.clone_from(&known.service_network);
-    remember(instance, &known)?;
+    // In this order: a network that is known, and is not the instance's, would be taken for another cluster's.
     instance.save()?;
+    remember(instance, &known)?;
     Ok((way, identity, ca))
 }
 
@@ -225,8 +227,8 @@ async fn ask_networks(way: &Arc<Servers>) -> Result<Known> {
     let map = loop {
         match maps.get(NODE_CONFIG).await {
             Ok(map) => break map,
-            // Right after a cluster is made it is not there yet.
-            Err(error) if begun.elapsed() > FIRST_BOUND => {
+            // Right after a cluster is made it is not there yet, nor may be read.
+            Err(error) if begun.elapsed() > FIRST_BOUND || discovery::is(&error, 401) => {
                 return Err(error).with_context(|| format!("read ConfigMap kube-system/{NODE_CONFIG}"));
             }
             Err(_) => tokio::time::sleep(backoff.next_delay()).await,
@@ -263,6 +265,8 @@ fn follow_servers(
             let mut events = std::pin::pin!(events);
             let mut slices: BTreeMap<String, Vec<String>> = BTreeMap::new();
             let mut listing = false;
+            // What the file says: what could not be written is written the next time.
+            let mut written = known(&instance)?.servers;
             while let Some(event) = events.next().await {
                 // One that failed is made again by the watcher.
                 let Ok(event) = event else { continue };
@@ -280,17 +284,20 @@ fn follow_servers(
                     watcher::Event::InitDone => listing = false,
                 }
                 let list: Vec<String> = slices.values().flatten().cloned().collect();
-                if !listing && !list.is_empty() && servers.learn(&list) {
+                if listing || list.is_empty() {
+                    continue;
+                }
+                servers.learn(&list);
+                if list != written {
                     let facts = &instance.facts;
-                    remember(
-                        &instance,
-                        &Known {
-                            joined: servers.given(),
-                            servers: list,
-                            pod_network: facts.pod_cidr.clone(),
-                            service_network: facts.service_cidr.clone(),
-                        },
-                    )?;
+                    let known = Known {
+                        joined: servers.given(),
+                        servers: list,
+                        pod_network: facts.pod_cidr.clone(),
+                        service_network: facts.service_cidr.clone(),
+                    };
+                    remember(&instance, &known)?;
+                    written = known.servers;
                 }
             }
             bail!("the watch ended")
@@ -298,7 +305,8 @@ fn follow_servers(
     });
 }
 
-fn addresses(slice: &EndpointSlice) -> Vec<String> {
+/// `host:port` of each server, as the endpoints of the `kubernetes` Service have them.
+pub(crate) fn addresses(slice: &EndpointSlice) -> Vec<String> {
     let port = slice.ports.iter().flatten().find_map(|port| port.port).unwrap_or(6443);
     let addresses = slice.endpoints.iter().flatten().flat_map(|endpoint| endpoint.addresses.iter());
     addresses

@@ -21,6 +21,7 @@ mod plot;
 mod scheduler_config;
 mod store;
 mod terminal;
+mod wait;
 
 fn main() -> ExitCode {
     // Pod shims are forked from a re-executed copy of this binary; it must branch off before anything else runs.

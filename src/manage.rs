@@ -67,10 +67,7 @@ impl Manager {
 
     async fn tidy_store(&self) -> Result<Value> {
         let Some(store) = &self.store else { anyhow::bail!("the state is not in this process") };
-        let now =
-            store.range(Range { start: "/".into(), count_only: true, ..Range::default() }).await?.revision;
-        store.compact(now).await?;
-        store.tidy().await?;
+        let now = store.tidy().await?;
         Ok(json!({ "revision": now }))
     }
 

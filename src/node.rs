@@ -3,12 +3,8 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
-use kube::{
-    Api,
-    api::{PostParams, WatchEvent, WatchParams},
-};
+use kube::{Api, api::PostParams};
 use sampan_container::Runtime;
 use sampan_daemon::{Supervisor, tls};
 use sampan_image::Images;
@@ -18,6 +14,7 @@ use serde_json::json;
 use crate::{
     instance::Instance,
     platform::{self, Addresses, DOMAIN},
+    wait,
 };
 
 /// How long a node may wait for its network before it says so and goes on waiting.
@@ -91,23 +88,7 @@ pub(crate) async fn claim_network(
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         other => drop(other.with_context(|| format!("register the node {name}"))?),
     }
-    let wait = async {
-        loop {
-            let found = nodes.get(&name).await?;
-            let version = found.metadata.resource_version.clone().unwrap_or_default();
-            if let Some(cidr) = pod_cidr(&found) {
-                return anyhow::Ok(cidr);
-            }
-            let fields = WatchParams::default().fields(&format!("metadata.name={name}"));
-            let mut events = nodes.watch(&fields, &version).await?.boxed();
-            while let Some(event) = events.next().await {
-                let Ok(WatchEvent::Added(node) | WatchEvent::Modified(node)) = event else { break };
-                if let Some(cidr) = pod_cidr(&node) {
-                    return Ok(cidr);
-                }
-            }
-        }
-    };
+    let wait = wait::until(&nodes, &name, |node| Ok(node.spec.and_then(|spec| spec.pod_cidr)));
     tokio::pin!(wait);
     let cidr = match tokio::time::timeout(NETWORK_BOUND, &mut wait).await {
         Ok(cidr) => cidr?,
@@ -126,10 +107,6 @@ pub(crate) async fn claim_network(
     }
     instance.facts.node_cidr = Some(cidr);
     instance.save()
-}
-
-fn pod_cidr(node: &Node) -> Option<String> {
-    node.spec.as_ref()?.pod_cidr.clone()
 }
 
 /// What the agent is told.

@@ -191,10 +191,7 @@ impl Platform {
         let Self { supervisor, mut plane, store, client, _agent, .. } = self;
         plane.drain().await;
         drop((plane, client, _agent));
-        let late = supervisor.shutdown(Duration::from_secs(5)).await;
-        if !late.is_empty() {
-            tracing::warn!("did not end in time: {}", late.join(", "));
-        }
+        crate::commands::end(&supervisor).await;
         // Closing the store waits for the disk.
         supervisor.blocking(move || drop(store)).await;
     }

@@ -38,9 +38,10 @@ pub(crate) struct Remote {
 impl Remote {
     /// What the arguments say: an etcd, the data directory (`Some(None)`), or nothing.
     pub(crate) fn of(args: &StoreArgs) -> Result<Option<Option<Self>>> {
+        let access = &args.access;
         let Some(url) = &args.store else {
-            if args.store_ca.is_some() || args.store_cert.is_some() {
-                bail!("--store-ca and --store-cert say nothing without --store etcds://…");
+            if access.store_ca.is_some() || access.store_cert.is_some() || access.store_user.is_some() {
+                bail!("--store-ca, --store-cert and --store-user say nothing without --store etcds://…");
             }
             return Ok(None);
         };
@@ -48,15 +49,15 @@ impl Remote {
             return Ok(Some(None));
         }
         let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
-        let identity = match (&args.store_cert, &args.store_key) {
+        let identity = match (&access.store_cert, &access.store_key) {
             (Some(cert), Some(key)) => Some((absolute(cert)?, absolute(key)?)),
             _ => None,
         };
         let remote = Self {
             url: url.clone(),
-            ca: args.store_ca.as_ref().map(absolute).transpose()?,
+            ca: access.store_ca.as_ref().map(absolute).transpose()?,
             identity,
-            user: args.store_user.clone(),
+            user: access.store_user.clone(),
         };
         remote.parts()?;
         Ok(Some(Some(remote)))
@@ -147,6 +148,13 @@ pub(crate) async fn open(instance: &Instance, supervisor: &Supervisor) -> Result
             Ok(Opened { store: Arc::new(store), shared: true, embedded: None })
         }
         None => {
+            if let Some(left) = &instance.facts.leaving {
+                tracing::warn!(
+                    "{} was not told that the state left it (hint: stop, and end the move with `sampan store migrate --to \
+                     embedded`)",
+                    left.url
+                );
+            }
             let options = embedded::Options::new(instance.dir.join("store"));
             let store = Arc::new(supervisor.blocking(move || Embedded::open(options)).await?);
             Ok(Opened { store: store.clone(), shared: false, embedded: Some(store) })

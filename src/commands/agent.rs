@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sampan_daemon::Supervisor;
 
 use super::service::{self, Service};
@@ -21,7 +21,11 @@ pub(crate) fn run(data_dir: &Path, options: Agent) -> Result<ExitCode> {
     instance::require_root()?;
     let servers = join::parse_servers(&options.join)?;
     let mut pins = options.ca_hash;
-    let token = options.token.map(|text| {
+    let token = match &options.token_file {
+        Some(file) => Some(std::fs::read_to_string(file).with_context(|| file.display().to_string())?),
+        None => options.token,
+    };
+    let token = token.map(|text| {
         let (token, pin) = join::parse_token(&text);
         pins.extend(pin);
         token

@@ -34,7 +34,7 @@ const CONTAINER_GRACE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(data_dir: &Path, options: Down) -> Result<ExitCode> {
     instance::require_root()?;
-    let instance = Instance::open(data_dir)?;
+    let mut instance = Instance::open(data_dir)?;
     let supervisor = Supervisor::new();
     end_service(&instance, &supervisor).await?;
     // From here on nobody can start it again until everything is down.
@@ -52,6 +52,9 @@ pub(crate) async fn run(data_dir: &Path, options: Down) -> Result<ExitCode> {
     }
     runtime.remove_parent_cgroup();
     remove_dir(&instance.runtime_dir())?;
+    // No pod is left that would be in it: the cluster may give this node another.
+    instance.facts.node_cidr = None;
+    instance.save()?;
     eprintln!("stopped {count} pods");
     if options.purge {
         remove_dir(&instance.dir)?;

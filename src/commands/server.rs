@@ -1,6 +1,6 @@
 //! `sampan server`: a control plane alone, one of several over one store.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Result, bail};
 use sampan_daemon::Supervisor;
@@ -30,6 +30,7 @@ struct Running {
 
 pub(crate) fn run(data_dir: &Path, options: Server) -> Result<ExitCode> {
     instance::require_root()?;
+    Instance::refuse_agent(data_dir)?;
     let instance = Instance::open_or_make(data_dir, &up::choices(&options.plane, None)?)?;
     if instance.facts.node_cidr.is_some() {
         bail!("{} is of a node (hint: `sampan up`, or another --data-dir)", instance.dir.display());
@@ -79,10 +80,7 @@ impl Service for Plane {
         let Running { mut plane, supervisor, store } = running;
         plane.drain().await;
         drop(plane);
-        let late = supervisor.shutdown(Duration::from_secs(5)).await;
-        if !late.is_empty() {
-            tracing::warn!("did not end in time: {}", late.join(", "));
-        }
+        service::end(&supervisor).await;
         // Closing the store waits for the disk.
         supervisor.blocking(move || drop(store)).await;
     }

@@ -10,21 +10,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
-use kube::{
-    Api,
-    api::{WatchEvent, WatchParams},
-};
+use kube::Api;
 use sampan_daemon::{Supervisor, clock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     cli::{self, Launch},
     instance::{Instance, Running},
-    platform,
+    platform, wait,
 };
 
+/// How long what still runs may take to end.
+const END_BOUND: Duration = Duration::from_secs(5);
 /// How long it may take to be ready before `--detach` gives up waiting.
 const READY_BOUND: Duration = Duration::from_secs(60);
 
@@ -70,11 +68,19 @@ async fn serve<S: Service>(instance: &mut Instance, options: Launch, service: &S
     // Before anything is started, so that no signal is lost on the way.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     platform::make_runtime_dir(instance)?;
-    let running = tokio::select! {
-        running = service.start(instance, supervisor.clone()) => running?,
+    let started = tokio::select! {
+        running = service.start(instance, supervisor.clone()) => running.map(Some),
         // What it waits for may never come.
-        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
-        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => Ok(None),
+        _ = terminate.recv() => Ok(None),
+    };
+    let running = match started {
+        Ok(Some(running)) => running,
+        unfinished => {
+            // What has started by now ends as it would have later.
+            end(&supervisor).await;
+            return unfinished.map(|_| ExitCode::SUCCESS);
+        }
     };
     let api = S::api(&running);
     instance.write_running(&Running {
@@ -106,25 +112,22 @@ async fn serve<S: Service>(instance: &mut Instance, options: Launch, service: &S
     }
 }
 
+/// Ends every task, within a bound.
+pub(crate) async fn end(supervisor: &Supervisor) {
+    let late = supervisor.shutdown(END_BOUND).await;
+    if !late.is_empty() {
+        tracing::warn!("did not end in time: {}", late.join(", "));
+    }
+}
+
 /// Wait for the node's Ready condition.
 pub(super) async fn node_ready(client: &kube::Client, name: &str) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let fields = WatchParams::default().fields(&format!("metadata.name={name}"));
-    // A server that goes meanwhile ends the watch; the next one is asked.
-    loop {
-        let Ok(watch) = nodes.watch(&fields, "0").await else {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            continue;
-        };
-        let mut watch = watch.boxed();
-        while let Some(event) = watch.next().await {
-            let Ok(WatchEvent::Added(node) | WatchEvent::Modified(node)) = event else { break };
-            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            if conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True") {
-                return Ok(());
-            }
-        }
-    }
+    wait::until(&nodes, name, |node| {
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        Ok(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(()))
+    })
+    .await
 }
 
 fn announce(options: Launch, screen: &str, begun: Instant) -> Result<()> {
@@ -157,7 +160,8 @@ fn detach<S: Service>(instance: &Instance, service: &S) -> Result<ExitCode> {
     let (reader, writer) = std::io::pipe()?;
     let writer_fd = writer.as_raw_fd();
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(cli::in_foreground()).args(["--ready-fd", "3"]);
+    let (arguments, environment) = cli::in_foreground();
+    command.args(arguments).args(["--ready-fd", "3"]).envs(environment);
     command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe {

@@ -1,10 +1,13 @@
 //! `sampan store …`
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result, bail};
 use sampan_store::{
-    Store as _,
     embedded::{self, Embedded},
     etcd::Etcd,
     migrate::{self, Moved},
@@ -14,6 +17,7 @@ use serde_json::Value;
 
 use crate::{
     cli::{Format, Migrate, StoreArgs, StoreCommand},
+    cluster,
     instance::{self, Instance},
     local, manage,
     store::{EMBEDDED, Remote},
@@ -179,11 +183,7 @@ async fn compact(instance: &Instance) -> Result<ExitCode> {
         let request = http::Request::post(manage::TIDY_STORE).body(Vec::new())?;
         let _: Value = local::client(instance)?.request(request).await?;
     } else {
-        let store = Embedded::open(embedded::Options::new(instance.dir.join("store")))?;
-        let now =
-            sampan_store::Range { start: "/".into(), count_only: true, ..sampan_store::Range::default() };
-        store.compact(store.range(now).await?.revision).await?;
-        store.tidy().await?;
+        Embedded::open(embedded::Options::new(instance.dir.join("store")))?.tidy().await?;
     }
     eprintln!("compacted");
     Ok(ExitCode::SUCCESS)
@@ -202,11 +202,11 @@ fn salvage(instance: &Instance) -> Result<ExitCode> {
         eprintln!("nothing is damaged: {} keys at revision {}", report.keys, report.revision);
         return Ok(ExitCode::SUCCESS);
     };
-    let kept = set_aside(&dir, "damaged")?;
-    fs::rename(&fresh, &dir).with_context(|| dir.display().to_string())?;
+    let kept = swap(&fresh, &dir, "damaged")?;
     eprintln!("{damage}");
     eprintln!(
-        "saved {} keys at revision {}: what was written after that is lost. The damaged files are in {}",
+        "saved {} keys at revision {}: what was written after that is lost, and so is what lay in damaged parts. The \
+         damaged files are in {}",
         report.keys,
         report.revision,
         kept.display()
@@ -223,10 +223,27 @@ fn remove(dir: &Path) -> Result<()> {
     }
 }
 
-/// Moves a directory out of the way, and says where it is.
-fn set_aside(dir: &Path, why: &str) -> Result<std::path::PathBuf> {
+/// Puts a directory where another is, in one step, and says where that one is kept.
+fn swap(fresh: &Path, dir: &Path, why: &str) -> Result<PathBuf> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let kept = place_aside(dir, why);
+    let failed = || format!("{} and {}", dir.display(), kept.display());
+    // Under the name that the other will have: killed in between, both are still there.
+    fs::rename(fresh, &kept).with_context(failed)?;
+    renameat_with(CWD, &kept, CWD, dir, RenameFlags::EXCHANGE).with_context(failed)?;
+    fs::File::open(dir.parent().unwrap_or(dir))?.sync_all()?;
+    Ok(kept)
+}
+
+/// The next free name beside a directory.
+fn place_aside(dir: &Path, why: &str) -> PathBuf {
     let number = (1..).find(|n| !dir.with_extension(format!("{why}-{n}")).exists()).unwrap_or(0_u32);
-    let kept = dir.with_extension(format!("{why}-{number}"));
+    dir.with_extension(format!("{why}-{number}"))
+}
+
+/// Moves a directory out of the way, and says where it is.
+fn set_aside(dir: &Path, why: &str) -> Result<PathBuf> {
+    let kept = place_aside(dir, why);
     fs::rename(dir, &kept).with_context(|| format!("{} to {}", dir.display(), kept.display()))?;
     Ok(kept)
 }
@@ -235,16 +252,11 @@ async fn migrate(mut instance: Instance, options: Migrate) -> Result<ExitCode> {
     instance::require_root()?;
     // Nobody may serve it meanwhile.
     let _lock = instance.lock()?;
-    let args = StoreArgs {
-        store: Some(options.to.clone()),
-        store_ca: options.store_ca,
-        store_cert: options.store_cert,
-        store_key: options.store_key,
-        store_user: options.store_user,
-    };
+    let args = StoreArgs { store: Some(options.to), access: options.access };
     let to = Remote::of(&args)?.flatten();
     let moved = match (instance.facts.store.clone(), to) {
         (None, None) => {
+            end_move(&mut instance).await?;
             eprintln!("the state is embedded already");
             return Ok(ExitCode::SUCCESS);
         }
@@ -272,6 +284,7 @@ async fn migrate(mut instance: Instance, options: Migrate) -> Result<ExitCode> {
 }
 
 async fn to_etcd(instance: &mut Instance, to: Remote) -> Result<Moved> {
+    end_move(instance).await?;
     let dir = instance.dir.join("store");
     if !dir.exists() {
         bail!("{} holds no state (hint: start with --store {} right away)", dir.display(), to.url);
@@ -290,15 +303,26 @@ async fn to_embedded(instance: &mut Instance, from: &Remote) -> Result<Moved> {
     // The rest of a move that was cut off.
     remove(&fresh)?;
     let options = from.options()?;
-    let moved = migrate::to_embedded(&options, &fresh, &instance.facts.id).await?;
+    let (moved, shared) = migrate::to_embedded(&options, &fresh, &instance.facts.id).await?;
+    // Another server may have made new keys since this one ran.
+    cluster::leave(instance, &shared)?;
     if dir.exists() {
-        set_aside(&dir, "before-embedded")?;
+        swap(&fresh, &dir, "before-embedded")?;
+    } else {
+        fs::rename(&fresh, &dir).with_context(|| dir.display().to_string())?;
     }
-    fs::rename(&fresh, &dir).with_context(|| dir.display().to_string())?;
-    instance.facts.store = None;
+    instance.facts.leaving = instance.facts.store.take();
     instance.save()?;
-    migrate::left_etcd(&options, &instance.facts.id).await?;
+    end_move(instance).await?;
     Ok(moved)
+}
+
+/// The last step of a move away from an etcd: it is told.
+async fn end_move(instance: &mut Instance) -> Result<()> {
+    let Some(left) = &instance.facts.leaving else { return Ok(()) };
+    migrate::left_etcd(&left.options()?, &instance.facts.id).await?;
+    instance.facts.leaving = None;
+    instance.save()
 }
 
 fn progress(keys: usize) {

@@ -1,6 +1,6 @@
 //! `sampan token …`: tokens that nodes join with, as `kubeadm token` has them.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use jiff::{SignedDuration, Timestamp};
@@ -19,8 +19,10 @@ use sampan_daemon::{clock, tls};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{cli::Token, instance::Instance, local, terminal};
+use crate::{cli::Token, instance::Instance, join, local, terminal, wait};
 
+/// How long the controllers of a new cluster may take to say what machines that join are told.
+const MADE: Duration = Duration::from_secs(30);
 const PREFIX: &str = "bootstrap-token-";
 const DEFAULT_GROUP: &str = "system:bootstrappers:kubeadm:default-node-token";
 
@@ -70,16 +72,10 @@ async fn join_command(instance: &Instance, client: &kube::Client, token: &str) -
     let ca = std::fs::read_to_string(&ca).with_context(|| ca.display().to_string())?;
     let public: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-public");
     // The controllers make it, a moment after a cluster's first start.
-    let mut tries = 0;
-    let info = loop {
-        match public.get("cluster-info").await {
-            Err(kube::Error::Api(status)) if status.code == 404 && tries < 60 => {
-                tries += 1;
-                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            }
-            other => break other.context("read what machines that join are told")?,
-        }
-    };
+    let made = wait::until(&public, "cluster-info", |info| Ok(Some(info)));
+    let info = tokio::time::timeout(MADE, made).await.context(
+        "no controller has made what machines that join are told (hint: does one run? see `sampan status`)",
+    )??;
     let config = info.data.unwrap_or_default().remove("kubeconfig").unwrap_or_default();
     let config: serde_json::Value = serde_yaml_ng::from_str(&config)?;
     let advertised = config.pointer("/clusters/0/cluster/server").and_then(serde_json::Value::as_str);
@@ -88,9 +84,7 @@ async fn join_command(instance: &Instance, client: &kube::Client, token: &str) -
         let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
         let ours = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
         for slice in slices.list(&ours).await? {
-            let port = slice.ports.iter().flatten().find_map(|port| port.port).unwrap_or(6443);
-            let addresses = slice.endpoints.iter().flatten().flat_map(|endpoint| endpoint.addresses.iter());
-            servers.extend(addresses.map(|ip| format!("https://{ip}:{port}")));
+            servers.extend(join::addresses(&slice).into_iter().map(|server| format!("https://{server}")));
         }
     }
     if servers.is_empty() {

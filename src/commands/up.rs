@@ -25,6 +25,7 @@ struct Whole {
 
 pub(crate) fn run(data_dir: &Path, options: Up) -> Result<ExitCode> {
     instance::require_root()?;
+    Instance::refuse_agent(data_dir)?;
     let instance = Instance::open_or_make(data_dir, &choices(&options.plane, options.node_name)?)?;
     let images =
         ImageSettings { insecure: options.images.insecure_registry, mirrors: options.images.registry_mirror };

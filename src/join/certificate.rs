@@ -9,13 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::certificates::v1::CertificateSigningRequest};
-use kube::{
-    Api,
-    api::{PostParams, WatchEvent, WatchParams},
-};
+use kube::{Api, api::PostParams};
 use sampan_daemon::{
     Backoff, Policy, Supervisor, clock,
     tls::{self, Issued},
@@ -23,7 +19,7 @@ use sampan_daemon::{
 use serde_json::json;
 
 use super::Servers;
-use crate::{identity::Certificate, instance::Instance};
+use crate::{identity::Certificate, instance::Instance, wait};
 
 const CLIENT: (&str, &str, &str) =
     ("node-client", "kubernetes.io/kube-apiserver-client-kubelet", "client auth");
@@ -109,22 +105,9 @@ async fn ask(
     }))?;
     let made = requests.create(&PostParams::default(), &object).await;
     let made = made.with_context(|| format!("ask for the certificate {kind}"))?;
-    let made_name = made.metadata.name.clone().unwrap_or_default();
-    loop {
-        let now = requests.get(&made_name).await?;
-        if let Some(cert_pem) = answer(&now)? {
-            return Ok(Issued { cert_pem, key_pem });
-        }
-        let version = now.metadata.resource_version.clone().unwrap_or_default();
-        let fields = WatchParams::default().fields(&format!("metadata.name={made_name}"));
-        let mut events = requests.watch(&fields, &version).await?.boxed();
-        while let Some(event) = events.next().await {
-            let Ok(WatchEvent::Added(now) | WatchEvent::Modified(now)) = event else { break };
-            if let Some(cert_pem) = answer(&now)? {
-                return Ok(Issued { cert_pem, key_pem });
-            }
-        }
-    }
+    let name = made.metadata.name.clone().unwrap_or_default();
+    let cert_pem = wait::until(&requests, &name, |request| answer(&request)).await?;
+    Ok(Issued { cert_pem, key_pem })
 }
 
 fn answer(request: &CertificateSigningRequest) -> Result<Option<String>> {
@@ -206,8 +189,13 @@ impl Keeper {
         each.into_iter().map(|(name, identity)| Certificate::of(name, &identity.facts(), true)).collect()
     }
 
+    /// Its name and its address; the name alone beside a server, for that address is the server's.
     fn names(&self) -> Vec<String> {
-        vec![self.name.clone(), self.ip.to_string()]
+        let ip = self.ip.to_string();
+        let shared = self.servers.list().iter().any(|server| {
+            server.rsplit_once(':').is_some_and(|(host, _)| host.trim_matches(['[', ']']) == ip)
+        });
+        if shared { vec![self.name.clone()] } else { vec![self.name.clone(), ip] }
     }
 
     /// There is none yet, it is of another address, or it is old.

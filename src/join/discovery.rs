@@ -16,6 +16,9 @@ use serde_json::Value;
 
 use super::Servers;
 
+/// How long a token that was made a moment ago may not be signed with yet.
+const SIGNED: Duration = Duration::from_secs(10);
+
 /// The cluster's CA certificate.
 pub(super) async fn ca(
     servers: &[String],
@@ -41,45 +44,57 @@ pub(super) async fn ca(
     let begun = tokio::time::Instant::now();
     let outcome = loop {
         let tried = match maps.get("cluster-info").await {
-            Ok(info) => check(&info, token, pins).await,
+            Ok(info) => check(&info, token, pins),
             Err(error) => {
-                Err(error).with_context(|| format!("ask {} for the cluster's CA", servers.join(", ")))
+                let left = if is(&error, 401) { Duration::ZERO } else { bound };
+                let asked = format!("ask {} for the cluster's CA", servers.join(", "));
+                Err((anyhow::Error::new(error).context(asked), left))
             }
         };
         match tried {
-            // A server that comes up, or a token that was made a moment ago and is not signed with yet.
-            Err(error) if begun.elapsed() < bound && !error.to_string().contains("is not the one") => {
+            Err((error, bound)) if begun.elapsed() < bound => {
                 tracing::debug!("{error:#}");
                 tokio::time::sleep(backoff.next_delay()).await;
             }
-            other => break other,
+            other => break other.map_err(|(error, _)| error),
         }
     };
     supervisor.cancel();
     outcome
 }
 
-async fn check(info: &ConfigMap, token: &str, pins: &[String]) -> Result<String> {
-    let (id, secret) = token.split_once('.').context("a token has the form ID.SECRET")?;
+/// The API's answer was this.
+pub(super) fn is(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// Gives the CA, or why not and how long it may be that another try helps.
+fn check(info: &ConfigMap, token: &str, pins: &[String]) -> Result<String, (anyhow::Error, Duration)> {
+    let never = |error| (error, Duration::ZERO);
+    let (id, secret) = token.split_once('.').context("a token has the form ID.SECRET").map_err(never)?;
     let data = info.data.clone().unwrap_or_default();
-    let kubeconfig = data.get("kubeconfig").context("cluster-info says nothing")?;
-    let signature = data.get(&format!("jws-kubeconfig-{id}")).with_context(|| {
-        format!("the cluster knows no token {id} (hint: it may be over; `sampan token create --print-join-command`)")
-    })?;
-    let ca = ca_of(kubeconfig)?;
+    let kubeconfig = data.get("kubeconfig").context("cluster-info says nothing").map_err(never)?;
+    let ca = ca_of(kubeconfig).map_err(never)?;
+    // Before the token is looked at: somebody in between would know none.
     if !pins.is_empty() {
-        let pin = tls::pin(&ca)?;
+        let pin = tls::pin(&ca).map_err(|error| never(error.into()))?;
         if !pins.iter().any(|known| known.eq_ignore_ascii_case(&pin)) {
-            bail!(
+            return Err(never(anyhow::anyhow!(
                 "the server's CA ({pin}) is not the one of --ca-hash: another cluster, or somebody in between (hint: \
                  compare with `sampan token create --print-join-command` on a server)"
-            );
+            )));
         }
     }
-    if !signed(kubeconfig, signature, secret) {
-        bail!(
-            "what the server says is not signed with this token (hint: is the token whole, and of this cluster?)"
+    let Some(signature) = data.get(&format!("jws-kubeconfig-{id}")) else {
+        let unknown = anyhow::anyhow!(
+            "the cluster knows no token {id} (hint: it may be over; `sampan token create --print-join-command`)"
         );
+        return Err((unknown, SIGNED));
+    };
+    if !signed(kubeconfig, signature, secret) {
+        return Err(never(anyhow::anyhow!(
+            "what the server says is not signed with this token (hint: is the token whole, and of this cluster?)"
+        )));
     }
     Ok(ca)
 }
@@ -112,6 +127,43 @@ mod tests {
     const MADE: &str =
         "eyJhbGciOiJIUzI1NiIsImtpZCI6Impvc2h1YSJ9..VShe2taLd-YTrmWuRkcL_8QTNDHYxQIEBsAYYiIj1_8";
     const TEXT: &str = "Hello from the other side. I must have called a thousand times.";
+
+    #[test]
+    fn what_no_waiting_mends_is_said_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = tls::Ca::load_or_create(dir.path(), "ca").unwrap();
+        let pin = tls::pin(ca.cert_pem()).unwrap();
+        let info = |pem: &str, signatures: &[(&str, &str)]| {
+            let config = serde_json::json!({"clusters": [{"cluster": {"certificate-authority-data": STANDARD.encode(pem)}}]});
+            let config = config.to_string();
+            let mut data = std::collections::BTreeMap::from([("kubeconfig".to_owned(), config.clone())]);
+            for (id, secret) in signatures {
+                let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
+                let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(&config));
+                let tag =
+                    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), message.as_bytes());
+                data.insert(
+                    format!("jws-kubeconfig-{id}"),
+                    format!("{header}..{}", URL_SAFE_NO_PAD.encode(tag)),
+                );
+            }
+            ConfigMap { data: Some(data), ..ConfigMap::default() }
+        };
+        let good = info(ca.cert_pem(), &[("id", "secret")]);
+        assert_eq!(check(&good, "id.secret", std::slice::from_ref(&pin)).unwrap(), ca.cert_pem());
+        let left =
+            |info: &ConfigMap, token: &str, pin: &str| check(info, token, &[pin.to_owned()]).unwrap_err().1;
+        assert_eq!(left(&good, "other.secret", &pin), SIGNED, "it may be signed with in a moment");
+        assert_eq!(left(&good, "id.another", &pin), Duration::ZERO);
+        assert_eq!(left(&good, "id.secret", "sha256:0"), Duration::ZERO);
+        assert_eq!(left(&good, "none", &pin), Duration::ZERO);
+        // The CA that was told first, and another behind it.
+        let other = tempfile::tempdir().unwrap();
+        let other = tls::Ca::load_or_create(other.path(), "other").unwrap();
+        let both = info(&format!("{}{}", ca.cert_pem(), other.cert_pem()), &[("id", "secret")]);
+        assert_eq!(left(&both, "id.secret", &pin), Duration::ZERO);
+        assert!(check(&both, "id.secret", &[]).is_ok(), "who believes everybody gets it as it is");
+    }
 
     #[test]
     fn a_signature_of_others_is_believed_only_with_the_token() {

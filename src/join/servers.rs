@@ -12,18 +12,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body::{Body, Frame};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::pki_types::ServerName;
-use sampan_daemon::Supervisor;
+use rustls::pki_types::{CertificateDer, ServerName};
+use sampan_daemon::{Supervisor, tls::Facts};
 use tokio::net::TcpStream;
 
 /// The name by which every server of a cluster has a certificate.
 const NAME: &str = "kubernetes";
+/// The group of nodes.
+const NODES: &str = "system:nodes";
 /// Requests on one connection; servers allow 250.
 const STREAMS: usize = 200;
 /// Connections at a time; requests beyond them wait for one to end.
@@ -194,7 +196,7 @@ impl Servers {
                 Err(_) => refused.push(format!("{server}: no answer in {} s", CONNECT.as_secs())),
             }
         }
-        anyhow::bail!("no server answers: {} (hint: is one running, and reachable?)", refused.join("; "))
+        bail!("no server answers: {} (hint: is one running, and reachable?)", refused.join("; "))
     }
 
     fn open_connection(&self) -> Option<(Sender, Place)> {
@@ -215,6 +217,7 @@ impl Servers {
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from(NAME)?;
         let tls = tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, tcp).await?;
+        no_node(tls.get_ref().1.peer_certificates())?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING.0)
@@ -230,6 +233,19 @@ impl Servers {
         });
         Ok(sender)
     }
+}
+
+/// Nodes have certificates of the same CA, for serving too. None of them is a server, whatever its certificate says.
+fn no_node(shown: Option<&[CertificateDer<'_>]>) -> Result<()> {
+    let shown = shown.and_then(|chain| chain.first()).context("it shows no certificate")?;
+    let facts = Facts::of_der(shown).context("its certificate does not parse")?;
+    if facts.organizations.iter().any(|organization| organization == NODES) {
+        bail!(
+            "this is {}, a node and no server (hint: does somebody pretend to be the server?)",
+            facts.common_name
+        );
+    }
+    Ok(())
 }
 
 /// An answer's body, which holds its place on the connection until it is read or dropped.
@@ -260,7 +276,45 @@ impl Body for Held {
 
 #[cfg(test)]
 mod tests {
+    use sampan_daemon::tls;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_pretends_to_be_a_server_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = tls::Ca::load_or_create(dir.path(), "ca").unwrap();
+        let served = async |organizations: &[&str]| {
+            let profile = tls::Profile {
+                common_name: "system:node:one".to_owned(),
+                organizations: organizations.iter().map(|&name| name.to_owned()).collect(),
+                // As if it had been signed by mistake.
+                dns: vec![NAME.to_owned()],
+                ips: Vec::new(),
+                usage: tls::Usage::Server,
+                days: 1,
+            };
+            let config = tls::server_config(&ca.issue(&profile).unwrap(), None, false).unwrap();
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let supervisor = Supervisor::new();
+            supervisor.spawn("server", async move {
+                let acceptor = tokio_rustls::TlsAcceptor::from(config);
+                let mut open = Vec::new();
+                while let Ok((tcp, _)) = listener.accept().await {
+                    open.push(acceptor.accept(tcp).await);
+                }
+            });
+            let trust = tls::client_config(ca.cert_pem(), None).unwrap();
+            let servers = Servers::new(vec![address], trust, None, &supervisor);
+            let connected = servers.connection().await.map(drop).map_err(|error| format!("{error:#}"));
+            supervisor.cancel();
+            connected
+        };
+        served(&[]).await.unwrap();
+        let refused = served(&["system:nodes"]).await.unwrap_err();
+        assert!(refused.contains("a node and no server") && refused.contains("hint"), "{refused}");
+    }
 
     #[tokio::test]
     async fn servers_that_are_gone_are_forgotten_and_the_order_is_kept() {

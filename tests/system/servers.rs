@@ -89,6 +89,13 @@ fn three_servers_and_two_nodes_are_one_cluster() {
         }
     });
     ready_nodes(&servers[0], 2);
+    // Whoever lists processes learns no token.
+    let token = join.split_once("--token ").unwrap().1.split(' ').next().unwrap();
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", nodes[0].pid().unwrap())).unwrap();
+    assert!(line.contains("--join") && !line.contains(token), "{line}");
+    // Neither takes the other's directory.
+    servers[0].sampan(&join).fails(&["is a server's", "hint"]);
+    nodes[0].sampan(&format!("server --store {store}")).fails(&["is of a node", "hint"]);
     let blocks = servers[0].k("get nodes -o jsonpath='{.items[*].spec.podCIDR}'");
     let blocks: Vec<&str> = blocks.split_whitespace().collect();
     assert!(blocks.len() == 2 && blocks[0] != blocks[1], "{blocks:?}");
@@ -114,6 +121,17 @@ fn three_servers_and_two_nodes_are_one_cluster() {
     a_key_that_one_server_makes_is_used_by_all(&servers);
     certificates_change_while_clients_stay(&servers, &nodes);
     a_leader_that_dies_is_replaced(&fleet, &servers, &nodes);
+    a_node_that_is_down_forgets_its_network(&servers[0], &nodes[1]);
+}
+
+/// What was stopped for good may be given another network.
+fn a_node_that_is_down_forgets_its_network(server: &Machine, node: &Machine) {
+    let facts = || std::fs::read_to_string(node.data().join("instance.json")).unwrap();
+    assert!(facts().contains("nodeCidr"));
+    node.sampan("down").ok();
+    assert!(!facts().contains("nodeCidr"), "{}", facts());
+    node.sampan("agent --detach").ok();
+    ready_nodes(server, 2);
 }
 
 fn a_key_that_one_server_makes_is_used_by_all(servers: &[Machine]) {

@@ -38,9 +38,7 @@ fn a_state_moves_to_etcd_and_back() {
     let before = version_of(&machine, "configmap big-40");
     assert!(status(&machine)["revision"].as_u64().unwrap() >= before);
     machine.sampan("store migrate --to etcd://nowhere").fails(&["is served by process"]);
-    let pid = machine.pid().unwrap();
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    until("the service ends", || machine.pid().map_or(Ok(()), |pid| Err(pid.to_string())));
+    stop(&machine);
 
     // Killed at several moments: begun anew, nothing lost.
     let to = fleet.store("moved");
@@ -66,9 +64,7 @@ fn a_state_moves_to_etcd_and_back() {
     machine.k("create configmap two --from-literal=a=2");
     let there = version_of(&machine, "configmap two");
     machine.sampan("store migrate --to embedded").fails(&["is served by process"]);
-    let pid = machine.pid().unwrap();
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    until("the service ends", || machine.pid().map_or(Ok(()), |pid| Err(pid.to_string())));
+    stop(&machine);
     machine.sampan("store migrate --to embedded").ok().says(&["moved", "SHA-256"]);
     // Another server does not find a state there that nobody looks after.
     let other = fleet.machine(32);
@@ -81,6 +77,21 @@ fn a_state_moves_to_etcd_and_back() {
     );
     assert_eq!(machine.k("get secret hidden -o jsonpath='{.data.a}'"), "c2VjcmV0");
     machine.sampan("store verify").ok().says(&["embedded"]);
+
+    // Keys that are made meanwhile count when the state goes back.
+    machine.sampan("secrets rotate-key").ok();
+    machine.k("create secret generic later --from-literal=a=two");
+    stop(&machine);
+    machine.sampan(&format!("store migrate --to {to}")).ok();
+    up(&machine, "");
+    for (name, value) in [("hidden", "c2VjcmV0"), ("later", "dHdv")] {
+        assert_eq!(machine.k(&format!("get secret {name} -o jsonpath='{{.data.a}}'")), value);
+    }
+}
+
+fn stop(machine: &Machine) {
+    nix::sys::signal::kill(machine.pid().unwrap(), nix::sys::signal::Signal::SIGTERM).unwrap();
+    until("the service ends", || machine.pid().map_or(Ok(()), |pid| Err(pid.to_string())));
 }
 
 /// A flipped bit is found, named and not served; what came before it can be saved.

@@ -10,7 +10,7 @@ mod scalars;
 mod wire;
 mod write;
 
-pub(crate) use self::{facts::Message, read::decode};
+pub(crate) use self::{facts::Message, read::decode, scalars::go_duration};
 
 use self::wire::{nested, text};
 

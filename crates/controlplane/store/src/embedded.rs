@@ -63,6 +63,9 @@ impl Options {
     }
 }
 
+/// How often [`verify`] begins anew because files were replaced under it.
+const VERIFY_TRIES: usize = 10;
+
 /// What the files of a store hold; see [`verify`].
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -82,7 +85,15 @@ pub struct Report {
 /// # Errors
 /// [`Error::Corrupt`] naming file and offset.
 pub fn verify(dir: &Path) -> Result<Report> {
-    let contents = log::read(dir)?;
+    let mut tries = 0;
+    let contents = loop {
+        let before = log::files(dir)?;
+        match log::read(dir) {
+            // While it is in use, a snapshot may have replaced what was about to be read.
+            Err(_) if tries < VERIFY_TRIES && log::files(dir)? != before => tries += 1,
+            other => break other?,
+        }
+    };
     let state = replay(contents.records);
     Ok(Report {
         revision: state.revision(),
@@ -92,11 +103,12 @@ pub fn verify(dir: &Path) -> Result<Report> {
     })
 }
 
-/// Makes in `fresh` a store of what the one in `dir` held before its first damage. What came after it is lost: for when
-/// there is no backup. Tells what was damaged, and what is in the new store.
+/// Makes in `fresh` a store of what can be read of the one in `dir`: what was written before the first damage of its
+/// log, without damaged parts of its snapshot. The rest is lost: for when there is no backup. Tells what was damaged,
+/// and what is in the new store.
 ///
 /// # Errors
-/// The files cannot be read, or `fresh` cannot be written or holds a store already.
+/// The files cannot be read or have a newer format, or `fresh` cannot be written or holds a store already.
 pub fn salvage(dir: &Path, fresh: &Path) -> Result<(Option<Error>, Report)> {
     let _lock = lock_dir(dir)?;
     let (contents, damage) = log::read_undamaged(dir)?;
@@ -199,12 +211,16 @@ impl Embedded {
         })
     }
 
-    /// Replaces the log by a snapshot of the state now, so that the files hold nothing that is forgotten.
+    /// Forgets history up to now, and replaces the log by a snapshot, so that the files hold nothing that is forgotten.
+    /// Gives the revision.
     ///
     /// # Errors
     /// The disk refuses; the log stays.
-    pub async fn tidy(&self) -> Result<()> {
-        self.request(committer::Work::Snapshot).await
+    pub async fn tidy(&self) -> Result<Revision> {
+        let now = self.shared.read().revision();
+        self.compact(now).await?;
+        self.request(committer::Work::Snapshot).await?;
+        Ok(now)
     }
 
     async fn request<T>(&self, make: impl FnOnce(Reply<T>) -> committer::Work) -> Result<T> {

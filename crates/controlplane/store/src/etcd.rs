@@ -10,7 +10,13 @@ mod retry;
 mod translate;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use etcd_client::{
@@ -34,8 +40,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 /// Largest transaction in bytes of keys and values: below etcd's own limit of 1.5 MiB with room for the envelope.
 const MAX_TXN_BYTES: usize = 1_400 << 10;
-/// etcd's `--max-txn-ops` unless somebody raised it.
-const MAX_TXN_OPS: usize = 128;
+/// etcd's `--max-txn-ops` unless somebody raised it, without the comparison that is ours.
+const MAX_TXN_OPS: usize = 127;
 
 /// Where the etcd is, and how to prove who we are.
 #[derive(Clone, Debug)]
@@ -66,6 +72,9 @@ pub struct Etcd {
     keys: Arc<Keys>,
     /// The server answers requests for progress, and truthfully (3.4.31, 3.5.13).
     asks_progress: bool,
+    /// etcd's revision of what is written about the state, which every write compares: who sleeps while a state is moved
+    /// away does not go on writing afterwards. Nothing while it is being moved.
+    fence: Option<Arc<AtomicI64>>,
 }
 
 impl Etcd {
@@ -75,9 +84,10 @@ impl Etcd {
     /// [`Error::Unavailable`] when no member answers, when it is too old, or when it does not accept us.
     pub async fn connect(options: &Options) -> Result<Self> {
         let mut store = Self::connect_raw(options).await?;
-        let origin = store.origin().await?.map(|(origin, _)| origin).unwrap_or_default();
+        let (origin, at) = store.origin().await?.unwrap_or_default();
         origin.usable()?;
         store.keys = Arc::new(Keys::new(&options.prefix, origin.offset));
+        store.fence = Some(Arc::new(AtomicI64::new(at)));
         Ok(store)
     }
 
@@ -112,7 +122,7 @@ impl Etcd {
             return Err(Error::Unavailable(why));
         }
         let asks_progress = version >= (3, 5, 13) || ((3, 4, 31)..(3, 5, 0)).contains(&version);
-        Ok(Self { client, keys: Arc::new(Keys::new(&options.prefix, 0)), asks_progress })
+        Ok(Self { client, keys: Arc::new(Keys::new(&options.prefix, 0)), asks_progress, fence: None })
     }
 
     /// What etcd's failure means, in our revisions.
@@ -126,6 +136,16 @@ impl Etcd {
     /// The same, with other revisions.
     pub(crate) fn shifted(&self, options: &Options, offset: Revision) -> Self {
         Self { keys: Arc::new(Keys::new(&options.prefix, offset)), ..self.clone() }
+    }
+
+    /// The same, writing only while what is written about the state stays at etcd's revision `at`.
+    pub(crate) fn fenced(&self, at: Revision) -> Self {
+        Self { fence: Some(Arc::new(AtomicI64::new(at))), ..self.clone() }
+    }
+
+    /// Where what is written about the state is to be.
+    pub(crate) fn fence(&self) -> Revision {
+        self.fence.as_ref().map_or(0, |at| at.load(Ordering::Acquire))
     }
 
     fn kv(&self) -> KvClient {
@@ -201,15 +221,23 @@ impl Etcd {
         }
         let mut attempts = Attempts::new();
         loop {
-            let error = match self.kv().txn(self.keys.txn(&txn)).await {
+            let fence = self.fence.as_ref().map(|at| at.load(Ordering::Acquire));
+            let error = match self.kv().txn(self.keys.txn(&txn, fence)).await {
                 Ok(response) => {
                     let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
                     let revision = self.keys.ours(revision);
-                    return Ok(if response.succeeded() {
-                        TxnResponse::Committed(revision)
-                    } else {
-                        TxnResponse::Conflict(revision, self.keys.found(&response))
-                    });
+                    if response.succeeded() {
+                        return Ok(TxnResponse::Committed(revision));
+                    }
+                    let (about, found) = self.keys.found(&response, fence.is_some());
+                    if fence.is_some_and(|fence| fence != about) {
+                        self.look_again().await?;
+                        if attempts.again().await {
+                            continue;
+                        }
+                        return Err(Error::Unavailable("the state is being moved".into()));
+                    }
+                    return Ok(TxnResponse::Conflict(revision, found));
                 }
                 Err(error) => error,
             };
@@ -224,6 +252,20 @@ impl Etcd {
             }
             return Err(failure(&error));
         }
+    }
+
+    /// What is written about the state has changed: goes on if it is here all the same.
+    async fn look_again(&self) -> Result<()> {
+        let (origin, at) = self.origin().await?.unwrap_or_default();
+        origin.usable()?;
+        if origin.offset != self.keys.offset() {
+            let why = "the state was moved away and back (hint: restart this server)";
+            return Err(Error::Unavailable(why.into()));
+        }
+        if let Some(fence) = &self.fence {
+            fence.store(at, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// The revision at which a transaction of unknown outcome happened, when what it wrote shows that it did.

@@ -28,6 +28,8 @@ const OPS: usize = 100;
 const BYTES: usize = 1 << 20;
 /// What belongs to servers that run, and goes with them.
 const RUNNING: &[u8] = b"/masterleases/";
+/// What servers have in common beside the state, and of which a store of one's own has no need: the caller keeps it.
+const SHARED: &[u8] = b"/sampan/";
 
 /// What was moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,8 @@ struct Whole {
     revision: Revision,
     kvs: Vec<KeyValue>,
     leases: BTreeMap<LeaseId, i64>,
+    /// What is below [`SHARED`].
+    shared: Vec<KeyValue>,
 }
 
 impl Whole {
@@ -79,7 +83,8 @@ impl Whole {
                 entry.insert(left);
             }
         }
-        Ok(Self { revision, kvs, leases })
+        let (shared, kvs) = kvs.into_iter().partition(|kv| kv.key.starts_with(SHARED));
+        Ok(Self { revision, kvs, leases, shared })
     }
 
     fn moved(&self, revision: Revision) -> Moved {
@@ -107,7 +112,7 @@ fn differs(from: &Moved, to: &Moved) -> Error {
     ))
 }
 
-/// Moves the embedded store in `dir` to an etcd. `mover` names this instance; `progress` hears of keys copied.
+/// Moves the embedded store in `dir` to an etcd, but for what servers share, which is made anew there. `mover` names this instance; `progress` hears of keys copied.
 /// Afterwards both hold the state; the caller has to remember which one counts.
 ///
 /// # Errors
@@ -139,6 +144,11 @@ pub async fn to_etcd(dir: &Path, options: &Options, mover: &str, progress: impl 
     if !target.set_origin(&arriving, at).await? {
         return Err(Error::Unavailable("somebody else moves a state there right now".into()));
     }
+    let target = match target.origin().await? {
+        // Another mover that takes over stops this one.
+        Some((found, at)) if found == arriving => target.fenced(at),
+        _ => return Err(Error::Unavailable("somebody else moves a state there right now".into())),
+    };
     clear(&target).await?;
     // Every revision that the copy gets lies beyond all that the source ever had.
     let start = target.range(Range { count_only: true, ..everything }).await?.revision;
@@ -151,9 +161,8 @@ pub async fn to_etcd(dir: &Path, options: &Options, mover: &str, progress: impl 
     }
     // Who comes back with a revision of the source must list anew: between that and the copy, nothing can be told.
     target.compact(arrived.revision).await?;
-    let at = target.origin().await?.map_or(0, |(_, at)| at);
     let here = Origin { phase: Phase::Here, offset, ..arriving };
-    if !target.set_origin(&here, at).await? {
+    if !target.set_origin(&here, target.fence()).await? {
         return Err(Error::Unavailable("somebody else moves a state there right now".into()));
     }
     Ok(arrived.moved(arrived.revision + offset))
@@ -204,30 +213,28 @@ async fn write(target: &Etcd, ops: Vec<Op>) -> Result<()> {
 
 /// Moves the state on an etcd into a new embedded store in `fresh`, which must not hold one. Servers must have stopped;
 /// those that still run are named. Revisions stay as they are. Afterwards the etcd still holds the state and says that
-/// it is being moved, until [`left_etcd`].
+/// it is being moved, until [`left_etcd`]. What servers shared there is not moved but given back.
 ///
 /// # Errors
 /// The etcd cannot be reached, servers still run, or `fresh` cannot be written.
-pub async fn to_embedded(options: &Options, fresh: &Path, mover: &str) -> Result<Moved> {
+pub async fn to_embedded(options: &Options, fresh: &Path, mover: &str) -> Result<(Moved, Vec<KeyValue>)> {
     let raw = Etcd::connect_raw(options).await?;
     let (origin, at) = raw.origin().await?.unwrap_or_default();
     match origin.phase {
         Phase::Here | Phase::Leaving => {}
         Phase::Arriving | Phase::Gone => drop(Etcd::connect(options).await?),
     }
-    // While the state is read as it is, nobody new begins to write.
-    let leaving = Origin { phase: Phase::Leaving, mover: mover.to_owned(), ..origin.clone() };
     let source = raw.shifted(options, origin.offset);
-    let running = Range { start: RUNNING.into(), end: prefix_end(RUNNING), ..Range::default() };
-    if let Some(server) = source.range(running).await?.kvs.first() {
-        let name = String::from_utf8_lossy(&server.value).into_owned();
-        let what = format!(
-            "server {name} still uses that etcd (hint: stop it; one that was killed is forgotten in 15 s)"
-        );
-        return Err(Error::Unavailable(what));
-    }
+    nobody_runs(&source).await?;
+    // From here on nobody writes: neither who comes now, nor who was asleep, for every write compares this.
+    let leaving = Origin { phase: Phase::Leaving, mover: mover.to_owned(), ..origin.clone() };
     if !raw.set_origin(&leaving, at).await? {
         return Err(Error::Unavailable("somebody else moves that state right now".into()));
+    }
+    if let Err(error) = nobody_runs(&source).await {
+        // One that came in between: it goes on as if nothing had been.
+        set_phase(options, Phase::Here, mover).await?;
+        return Err(error);
     }
     let whole = Whole::read(&source).await?;
     let from = whole.moved(whole.revision);
@@ -238,15 +245,34 @@ pub async fn to_embedded(options: &Options, fresh: &Path, mover: &str) -> Result
     if from != to {
         return Err(differs(&from, &to));
     }
-    Ok(to)
+    Ok((to, whole.shared))
 }
 
-/// The state that was on the etcd counts elsewhere now: no server begins to use it there.
+async fn nobody_runs(source: &Etcd) -> Result<()> {
+    let running = Range { start: RUNNING.into(), end: prefix_end(RUNNING), ..Range::default() };
+    let Some(server) = source.range(running).await?.kvs.into_iter().next() else { return Ok(()) };
+    let name = String::from_utf8_lossy(&server.value).into_owned();
+    Err(Error::Unavailable(format!(
+        "server {name} still uses that etcd (hint: stop it; one that was killed is forgotten in 15 s)"
+    )))
+}
+
+/// The state that was on the etcd counts elsewhere now: no server begins to use it there. Doing it again changes nothing.
 ///
 /// # Errors
-/// The etcd cannot be reached.
+/// The etcd cannot be reached, or the state stayed there after all.
 pub async fn left_etcd(options: &Options, mover: &str) -> Result<()> {
-    set_phase(options, Phase::Gone, mover).await
+    let raw = Etcd::connect_raw(options).await?;
+    let (origin, _) = raw.origin().await?.unwrap_or_default();
+    match origin.phase {
+        Phase::Leaving if origin.mover == mover => set_phase(options, Phase::Gone, mover).await,
+        Phase::Gone if origin.mover == mover => Ok(()),
+        _ => Err(Error::Unavailable(format!(
+            "the state was to be moved away from that etcd, and is used there again; mover: {} (hint: which of both is \
+             the right one? stop the other)",
+            origin.mover
+        ))),
+    }
 }
 
 /// The state stays on the etcd after all.

@@ -18,8 +18,9 @@ use proptest::{
 use sampan_daemon::tls::{Ca, Profile, Usage};
 use sampan_store::{
     Compare, Error, Op, Range, Store, Txn, TxnResponse,
+    embedded::{self, Embedded},
     etcd::{Etcd, Tls},
-    prefix_end,
+    migrate, prefix_end,
 };
 use server::Server;
 
@@ -214,4 +215,71 @@ async fn certificates_are_checked_both_ways() {
     fooled.tls = Some(Tls { ca: other.cert_pem().to_owned(), ..tls });
     let refused = Etcd::connect(&fooled).await.unwrap_err().to_string();
     assert!(refused.contains("hint"), "{refused}");
+}
+
+fn one(key: &'static str) -> Range {
+    Range { start: key.into(), ..Range::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sleeps_while_a_state_moves_away_does_not_write_afterwards() {
+    let server = Server::start(&[]);
+    let sleeper = server.connect("/sampan").await;
+    committed(&sleeper, put("/a", "1")).await;
+    committed(&sleeper, put("/sampan/cluster", "sealed")).await;
+    let options = server.options("/sampan");
+    let dir = tempfile::tempdir().unwrap();
+    // A server that lives is left in peace, and goes on writing.
+    committed(&sleeper, put("/masterleases/x", "10.0.0.1")).await;
+    let refused = migrate::to_embedded(&options, &dir.path().join("a"), "me").await.unwrap_err().to_string();
+    assert!(refused.contains("10.0.0.1") && refused.contains("hint"), "{refused}");
+    let delete = Txn { compare: Vec::new(), ops: vec![Op::Delete { key: "/masterleases/x".into() }] };
+    committed(&sleeper, delete).await;
+
+    let fresh = dir.path().join("b");
+    let (moved, shared) = migrate::to_embedded(&options, &fresh, "me").await.unwrap();
+    assert_eq!((moved.keys, shared.len()), (1, 1), "what servers share is given back");
+    assert_eq!(&shared[0].value[..], b"sealed");
+    let late = sleeper.txn(put("/a", "late")).await.unwrap_err().to_string();
+    assert!(late.contains("being moved away"), "{late}");
+    let guarded = Txn { compare: vec![Compare::ModRevision("/b".into(), 0)], ..put("/b", "late") };
+    assert!(sleeper.txn(guarded.clone()).await.is_err());
+    assert_eq!(&sleeper.range(one("/a")).await.unwrap().kvs[0].value[..], b"1");
+    // It stays after all: the same connection goes on.
+    migrate::stay(&options, "me").await.unwrap();
+    committed(&sleeper, guarded).await;
+    assert!(migrate::left_etcd(&options, "me").await.unwrap_err().to_string().contains("used there again"));
+
+    // Away, and back from a store that has been written to meanwhile.
+    let fresh = dir.path().join("c");
+    migrate::to_embedded(&options, &fresh, "me").await.unwrap();
+    migrate::left_etcd(&options, "me").await.unwrap();
+    migrate::left_etcd(&options, "me").await.expect("doing it again changes nothing");
+    assert!(sleeper.txn(put("/a", "late")).await.unwrap_err().to_string().contains("moved away"));
+    let embedded = Embedded::open(embedded::Options::new(&fresh)).unwrap();
+    embedded.txn(put("/a", "2")).await.unwrap();
+    // As an earlier version left it behind: of no use to who comes back.
+    embedded.txn(put("/sampan/cluster", "old")).await.unwrap();
+    drop(embedded);
+    migrate::to_etcd(&fresh, &options, "me", |_| {}).await.unwrap();
+    let back = server.connect("/sampan").await;
+    assert_eq!(&back.range(one("/a")).await.unwrap().kvs[0].value[..], b"2");
+    assert!(back.range(one("/sampan/cluster")).await.unwrap().kvs.is_empty());
+    committed(&back, put("/a", "3")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_transaction_fits_beside_the_fence() {
+    let server = Server::start(&[]);
+    let store = server.connect("/sampan").await;
+    let keys = (0..store.max_ops()).map(|n| Bytes::from(format!("/k/{n}")));
+    let txn = Txn {
+        compare: keys.clone().map(|key| Compare::ModRevision(key, 0)).collect(),
+        ops: keys.map(|key| Op::Put { key, value: "v".into(), lease: 0 }).collect(),
+    };
+    committed(&store, txn.clone()).await;
+    match store.txn(txn).await.unwrap() {
+        TxnResponse::Conflict(_, found) => assert!(found.len() == 127 && found.iter().all(Option::is_some)),
+        other @ TxnResponse::Committed(_) => panic!("{other:?}"),
+    }
 }

@@ -11,7 +11,7 @@ use nix::{
 };
 use sampan_store::{
     Compare, Error, Op, Range, Result, Store, Txn, TxnResponse,
-    embedded::{Embedded, Options},
+    embedded::{self, Embedded, Options},
 };
 
 fn put(key: &str, value: impl Into<Bytes>) -> Txn {
@@ -91,9 +91,62 @@ async fn a_damaged_or_cut_snapshot_is_detected() {
         fs::write(&snapshot, content).unwrap();
         assert!(open_error(dir.path()).contains("snapshot-"), "{}", open_error(dir.path()));
     }
-    fs::write(&snapshot, good).unwrap();
+    fs::write(&snapshot, &good).unwrap();
     let store = Embedded::open(Options::new(dir.path())).unwrap();
     assert!(get(&store, "/k/0").await.is_some() && get(&store, "/k/59").await.is_some());
+}
+
+#[tokio::test]
+async fn of_a_damaged_snapshot_everything_else_is_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(Options::new(dir.path().join("store"))).unwrap();
+    // Several parts of a mebibyte each.
+    for n in 0..50 {
+        store.txn(put(&format!("/k/{n:02}"), vec![7; 100 << 10])).await.unwrap();
+    }
+    store.tidy().await.unwrap();
+    let last = store.txn(put("/k/00", "newer")).await.unwrap();
+    let TxnResponse::Committed(last) = last else { panic!("{last:?}") };
+    drop(store);
+    let snapshot = dir.path().join("store/snapshot-000000000002");
+    let good = fs::read(&snapshot).unwrap();
+    for (at, lost) in [(2 << 20, 12), (5, 0)] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&snapshot, bad).unwrap();
+        let fresh = dir.path().join(format!("fresh-{at}"));
+        let (damage, report) = embedded::salvage(&dir.path().join("store"), &fresh).unwrap();
+        assert!(damage.unwrap().to_string().contains("snapshot-000000000002"));
+        assert!(report.keys >= 50 - lost && (lost == 0 || report.keys < 50), "{}", report.keys);
+        assert_eq!(report.revision, last, "time does not go backwards");
+        let store = Embedded::open(Options::new(&fresh)).unwrap();
+        assert_eq!(get(&store, "/k/00").await.unwrap(), "newer");
+        assert!(get(&store, "/k/49").await.is_some());
+    }
+    // A newer version's files are whole, for that version.
+    let mut newer = good.clone();
+    newer[15] = b'9';
+    fs::write(&snapshot, &newer).unwrap();
+    let fresh = dir.path().join("fresh-newer");
+    let refused = embedded::salvage(&dir.path().join("store"), &fresh).unwrap_err().to_string();
+    assert!(refused.contains("newer version") && !fresh.exists(), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verifying_while_logs_come_and_go_raises_no_alarm() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Options { snapshot_log_bytes: 4096, ..Options::new(dir.path()) };
+    let store = std::sync::Arc::new(Embedded::open(small).unwrap());
+    let writer = store.clone();
+    let writing = tokio::spawn(async move {
+        for n in 0..3000 {
+            writer.txn(put(&format!("/k/{}", n % 7), vec![7; 900])).await.unwrap();
+        }
+    });
+    while !writing.is_finished() {
+        embedded::verify(dir.path()).unwrap();
+    }
+    writing.await.unwrap();
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ pub(super) fn read_duration(bytes: &[u8]) -> Outcome<Value> {
 }
 
 /// `1h0m30.5s`, as Go writes it.
-fn go_duration(nanos: i64) -> String {
+pub(crate) fn go_duration(nanos: i64) -> String {
     let sign = if nanos < 0 { "-" } else { "" };
     let all = nanos.unsigned_abs();
     let small = |unit: u64, name: &str| {

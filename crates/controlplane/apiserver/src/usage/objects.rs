@@ -10,7 +10,10 @@ use super::{
     GROUP, list_of,
     nodes::{Container, Used},
 };
-use crate::encode::{Form, Include};
+use crate::{
+    encode::{Form, Include},
+    protobuf::go_duration,
+};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +115,7 @@ fn memory(bytes: u64) -> String {
 
 /// A duration as Go writes it, to the millisecond.
 fn text(duration: Duration) -> String {
-    let (minutes, rest) = (duration.as_secs() / 60, duration.as_millis() % 60_000);
-    let (seconds, millis) = (rest / 1000, rest % 1000);
-    let fraction = match millis {
-        0 => String::new(),
-        millis => format!(".{millis:03}").trim_end_matches('0').to_owned(),
-    };
-    if minutes > 0 { format!("{minutes}m{seconds}{fraction}s") } else { format!("{seconds}{fraction}s") }
+    go_duration(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).saturating_mul(1_000_000))
 }
 
 /// Name, namespace and labels; made now, as upstream has it.

@@ -222,7 +222,14 @@ impl Committer {
             // Somebody asked for one of the state as it is now.
             finish_snapshot(running);
         }
-        if self.snapshot.is_some() || self.broken.is_some() || self.log.length() < self.snapshot_at {
+        if let Some(error) = &self.broken {
+            // There will be none any more.
+            for reply in self.snapshot_for.drain(..) {
+                let _ = reply.send(Err(error.clone()));
+            }
+            return;
+        }
+        if self.snapshot.is_some() || self.log.length() < self.snapshot_at {
             return;
         }
         let waiting = mem::take(&mut self.snapshot_for);
@@ -358,5 +365,30 @@ impl Group {
         self.revoked.push(lease);
         self.granted = mem::take(&mut self.granted).into_iter().filter(|id| *id != lease).collect();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_a_broken_store_for_a_snapshot_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = Log::open(dir.path()).unwrap();
+        let state = std::sync::RwLock::new(State::new());
+        let shared = Arc::new(Shared { state, watchers: std::sync::Mutex::default() });
+        let (requests, queue) = std::sync::mpsc::channel();
+        let mut committer = Committer::new(shared, opened.log, Options::new(dir.path()), queue);
+        committer.broken = Some(Error::Unavailable("the disk is gone".into()));
+        let thread = sampan_daemon::task::thread("store-commit", move || committer.run()).unwrap();
+        let seats = Arc::new(tokio::sync::Semaphore::new(1));
+        let (reply, answer) = oneshot::channel();
+        let permit = seats.acquire_owned().await.unwrap();
+        requests.send(Request { work: Work::Snapshot(reply), _permit: permit }).unwrap();
+        let error = answer.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("the disk is gone"), "{error}");
+        drop(requests);
+        thread.join().unwrap();
     }
 }

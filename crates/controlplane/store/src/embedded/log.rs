@@ -40,7 +40,10 @@ impl Log {
     /// Read what is there; a torn last frame is cut off, any other damage is an error that names the place.
     pub(super) fn open(dir: &Path) -> Result<Opened> {
         fs::create_dir_all(dir).map_err(|e| failed(dir, &e))?;
-        let Contents { base, last, length, records, .. } = read(dir)?;
+        let Contents { base, last, length, records, torn, .. } = read(dir)?;
+        if let Some((file, at)) = torn {
+            tracing::warn!(file = %file.display(), offset = at, "cut off a torn, unacknowledged write");
+        }
         let number = last.or(base).unwrap_or(1);
         let file_path = path(dir, "log", number);
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&file_path);
@@ -95,7 +98,11 @@ impl Log {
         let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&here);
         let mut next =
             Self { dir: self.dir.clone(), number, file: file.map_err(|e| failed(&here, &e))?, length: 0 };
-        next.start_file()?;
+        if let Err(error) = next.start_file() {
+            // Behind an empty one, a torn end of the log that goes on would look like damage.
+            let _ = fs::remove_file(&here);
+            return Err(error);
+        }
         *self = next;
         Ok(number)
     }
@@ -107,6 +114,7 @@ impl Log {
 }
 
 /// What the files of a store hold.
+#[derive(Default)]
 pub(super) struct Contents {
     /// Number of the snapshot that counts.
     base: Option<u64>,
@@ -124,31 +132,37 @@ pub(super) struct Contents {
 
 /// Read and check everything; changes nothing.
 pub(super) fn read(dir: &Path) -> Result<Contents> {
-    let mut contents =
-        Contents { base: None, last: None, length: 0, records: Vec::new(), bytes: 0, torn: None };
-    match read_into(dir, &mut contents) {
-        Ok(()) => Ok(contents),
-        Err(error) => Err(error),
-    }
+    let mut contents = Contents::default();
+    read_into(dir, &mut contents, &mut |damage| Err(damage))?;
+    Ok(contents)
 }
 
-/// Read up to the first damage, which is told beside what came before it.
+/// Read what can be read beside the damage, of which the first is told: of a snapshot everything but its damaged
+/// parts, of the logs what was written before their first.
 pub(super) fn read_undamaged(dir: &Path) -> Result<(Contents, Option<Error>)> {
-    let mut contents =
-        Contents { base: None, last: None, length: 0, records: Vec::new(), bytes: 0, torn: None };
-    match read_into(dir, &mut contents) {
-        Ok(()) => Ok((contents, None)),
-        Err(error @ Error::Corrupt(_)) => Ok((contents, Some(error))),
-        Err(error) => Err(error),
+    let (mut contents, mut first) = (Contents::default(), None);
+    let whole = read_into(dir, &mut contents, &mut |damage| {
+        first.get_or_insert(damage);
+        Ok(())
+    });
+    match whole {
+        Err(error @ Error::Corrupt(_)) => first = first.or(Some(error)),
+        other => other?,
     }
+    Ok((contents, first))
 }
 
-fn read_into(dir: &Path, contents: &mut Contents) -> Result<()> {
+/// The numbers of all files: another answer means that a log was begun or removed meanwhile.
+pub(super) fn files(dir: &Path) -> Result<(Vec<u64>, Vec<u64>)> {
+    numbered_files(dir)
+}
+
+fn read_into(dir: &Path, contents: &mut Contents, damage: &mut dyn FnMut(Error) -> Result<()>) -> Result<()> {
     let (snapshots, logs) = numbered_files(dir)?;
     contents.base = snapshots.last().copied();
     if let Some(number) = contents.base {
         let file = path(dir, "snapshot", number);
-        contents.records.extend(read_snapshot(&file)?);
+        read_snapshot(&file, &mut contents.records, damage)?;
         contents.bytes += fs::metadata(&file).map_err(|e| failed(&file, &e))?.len();
     }
     let base = contents.base;
@@ -210,26 +224,49 @@ pub(super) fn write_snapshot(dir: &Path, number: u64, records: &[Record]) -> Res
     Ok(())
 }
 
-fn read_snapshot(file_path: &Path) -> Result<Vec<Vec<Record>>> {
-    let content = read_file(file_path, SNAPSHOT_MAGIC)?;
-    let mut groups = Vec::new();
-    let mut at = SNAPSHOT_MAGIC.len();
+/// Reads what is whole of a snapshot; `damage` says whether to go on beside the rest.
+fn read_snapshot(
+    file_path: &Path,
+    groups: &mut Vec<Vec<Record>>,
+    damage: &mut dyn FnMut(Error) -> Result<()>,
+) -> Result<()> {
+    let content = match read_file(file_path, SNAPSHOT_MAGIC) {
+        // Each part has a checksum of its own: they may be good behind a damaged beginning.
+        Err(error @ Error::Corrupt(_)) => {
+            damage(error)?;
+            Bytes::from(fs::read(file_path).map_err(|e| failed(file_path, &e))?)
+        }
+        other => other?,
+    };
+    let mut at = SNAPSHOT_MAGIC.len().min(content.len());
+    let (mut keys, mut closing) = (0, None);
     loop {
         match codec::read_frame(&content, at) {
             Frame::Good(payload, next) => {
-                groups.push(parse(file_path, at, payload)?);
+                let group = parse(file_path, at, payload)?;
+                keys += group.iter().filter(|r| matches!(r, Record::Key { .. })).count() as i64;
+                closing = match group.last() {
+                    Some(Record::Bounds { keys, .. }) => Some(*keys),
+                    _ => None,
+                };
+                groups.push(group);
                 at = next;
             }
             Frame::End => break,
-            Frame::Bad(_) => return Err(damaged(file_path, at)),
+            Frame::Bad(next) => {
+                damage(damaged(file_path, at))?;
+                match next {
+                    Some(next) => at = next,
+                    None => break,
+                }
+            }
         }
     }
     // The closing bounds say how many keys there must be: a file cut at a frame's edge is caught too.
-    let keys = groups.iter().flatten().filter(|r| matches!(r, Record::Key { .. })).count() as i64;
-    match groups.last().and_then(|group| group.last()) {
-        Some(Record::Bounds { keys: expected, .. }) if *expected == keys => Ok(groups),
-        _ => Err(damaged(file_path, at)),
+    if closing != Some(keys) {
+        damage(damaged(file_path, at))?;
     }
+    Ok(())
 }
 
 /// Replay one log; returns how many bytes of it are good.
@@ -253,7 +290,6 @@ fn read_log(file_path: &Path, last: bool, records: &mut Vec<Vec<Record>>) -> Res
                 if !last || followed {
                     return Err(damaged(file_path, at));
                 }
-                tracing::warn!(file = %file_path.display(), offset = at, "cut off a torn, unacknowledged write");
                 return Ok(at as u64);
             }
         }
@@ -268,7 +304,8 @@ fn read_file(file_path: &Path, magic: &[u8; 16]) -> Result<Bytes> {
     }
     if found.starts_with(&magic[..11]) {
         let (theirs, ours) = (String::from_utf8_lossy(&found[11..]), String::from_utf8_lossy(&magic[11..]));
-        return Err(Error::Corrupt(format!(
+        // Not damaged: nothing here is for `salvage` to throw away.
+        return Err(Error::Unavailable(format!(
             "{} has format {theirs}, this build reads {ours} (hint: run the newer version that wrote it)",
             file_path.display()
         )));

@@ -2,11 +2,12 @@
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 
-use super::{Etcd, retry, retry::Attempts, translate::failure};
+use super::{
+    Etcd, retry,
+    retry::Attempts,
+    translate::{ORIGIN, failure},
+};
 use crate::{Error, Result, Revision};
-
-/// Beside our keys, not among them: they begin with a slash.
-const KEY: &[u8] = b"!origin";
 
 /// How far the move of a state has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl Etcd {
     pub(crate) async fn origin(&self) -> Result<Option<(Origin, Revision)>> {
         let mut attempts = Attempts::new();
         let mut found = loop {
-            match self.kv().get(self.keys.below(KEY), None).await {
+            match self.kv().get(self.keys.below(ORIGIN), None).await {
                 Ok(found) => break found,
                 Err(error) if retry::passing(&error) && attempts.again().await => {}
                 Err(error) => return Err(failure(&error)),
@@ -98,7 +99,7 @@ impl Etcd {
 
     /// Writes it, if it still is at etcd's revision `before` (0: not there). False when somebody else was faster.
     pub(crate) async fn set_origin(&self, origin: &Origin, before: Revision) -> Result<bool> {
-        let key = self.keys.below(KEY);
+        let key = self.keys.below(ORIGIN);
         let txn = Txn::new()
             .when([Compare::mod_revision(key.clone(), CompareOp::Equal, before)])
             .and_then([TxnOp::put(key, origin.encode(), None)]);

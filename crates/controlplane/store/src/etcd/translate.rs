@@ -5,6 +5,9 @@ use etcd_client::{Compare as Condition, CompareOp, Error as Failure, PutOptions,
 
 use crate::{Compare, Error, KeyValue, Op, Revision, Txn, prefix_end};
 
+/// What is written about the state: beside our keys, not among them, for they begin with a slash.
+pub(super) const ORIGIN: &[u8] = b"!origin";
+
 /// Our keys lie below a prefix of etcd's, and our revisions are etcd's and an offset: a state that was moved here goes on
 /// counting where it was.
 #[derive(Debug)]
@@ -59,22 +62,18 @@ impl Keys {
         KeyValue { key, value: value.into(), create_revision, mod_revision, version, lease }
     }
 
-    /// The transaction; when its conditions do not hold, it reads what they are about.
-    pub(super) fn txn(&self, txn: &Txn) -> etcd_client::Txn {
-        let conditions: Vec<Condition> = txn
-            .compare
-            .iter()
-            .map(|Compare::ModRevision(key, revision)| {
-                // What was seen before the state was here is seen by nobody now.
-                let revision = self.theirs(*revision).unwrap_or(-1);
-                Condition::mod_revision(self.below(key), CompareOp::Equal, revision)
-            })
-            .collect();
-        let reads: Vec<TxnOp> = txn
-            .compare
-            .iter()
-            .map(|Compare::ModRevision(key, _)| TxnOp::get(self.below(key), None))
-            .collect();
+    /// The transaction; when its conditions do not hold, it reads what they are about. `fence` is where what is written
+    /// about the state must be; it is compared and read first.
+    pub(super) fn txn(&self, txn: &Txn, fence: Option<Revision>) -> etcd_client::Txn {
+        let about = self.below(ORIGIN);
+        let fenced = fence.map(|at| Condition::mod_revision(about.clone(), CompareOp::Equal, at)).into_iter();
+        let conditions = txn.compare.iter().map(|Compare::ModRevision(key, revision)| {
+            // What was seen before the state was here is seen by nobody now.
+            let revision = self.theirs(*revision).unwrap_or(-1);
+            Condition::mod_revision(self.below(key), CompareOp::Equal, revision)
+        });
+        let reads = txn.compare.iter().map(|Compare::ModRevision(key, _)| TxnOp::get(self.below(key), None));
+        let reads: Vec<TxnOp> = fence.map(|_| TxnOp::get(about, None)).into_iter().chain(reads).collect();
         let ops: Vec<TxnOp> = txn
             .ops
             .iter()
@@ -86,16 +85,23 @@ impl Keys {
                 Op::Delete { key } => TxnOp::delete(self.below(key), None),
             })
             .collect();
+        let conditions: Vec<Condition> = fenced.chain(conditions).collect();
         etcd_client::Txn::new().when(conditions).and_then(ops).or_else(reads)
     }
 
-    /// The state of each compared key, in order.
-    pub(super) fn found(&self, response: &etcd_client::TxnResponse) -> Vec<Option<KeyValue>> {
-        let found = response.op_responses().into_iter().map(|answer| match answer {
-            TxnOpResponse::Get(mut get) => get.take_kvs().pop().map(|kv| self.key_value(kv)),
+    /// Where what is written about the state is (0: nowhere), and the state of each compared key, in order.
+    pub(super) fn found(
+        &self,
+        response: &etcd_client::TxnResponse,
+        fenced: bool,
+    ) -> (Revision, Vec<Option<KeyValue>>) {
+        let mut found = response.op_responses().into_iter().map(|answer| match answer {
+            TxnOpResponse::Get(mut get) => get.take_kvs().pop(),
             _ => None,
         });
-        found.collect()
+        let about = if fenced { found.next().flatten() } else { None };
+        let keys = found.map(|kv| kv.map(|kv| self.key_value(kv))).collect();
+        (about.map_or(0, |kv| kv.mod_revision()), keys)
     }
 }
 
