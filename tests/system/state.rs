@@ -78,6 +78,16 @@ fn a_state_moves_to_etcd_and_back() {
     assert_eq!(machine.k("get secret hidden -o jsonpath='{.data.a}'"), "c2VjcmV0");
     machine.sampan("store verify").ok().says(&["embedded"]);
 
+    // Killed before the etcd was told that its state is gone, a move can be ended later.
+    let file = machine.data().join("instance.json");
+    let mut facts: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    facts["leaving"] = serde_json::json!({"url": to});
+    stop(&machine);
+    fs::write(&file, facts.to_string()).unwrap();
+    machine.sampan("store migrate --to embedded").ok().says(&["already"]);
+    assert!(!fs::read_to_string(&file).unwrap().contains("leaving"));
+    up(&machine, "");
+
     // Keys that are made meanwhile count when the state goes back.
     machine.sampan("secrets rotate-key").ok();
     machine.k("create secret generic later --from-literal=a=two");

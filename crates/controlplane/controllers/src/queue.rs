@@ -16,6 +16,8 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(2);
 /// A key rests this many times as long as its work took.
 const RESTS: u32 = 3;
+/// What is to be looked at later is looked at now and then all the same: users write delays beyond what clocks count.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The queue. Its size is bounded by the number of distinct keys.
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl<K: Hash + Eq + Clone> Queue<K> {
             return self.add(key);
         }
         let mut state = self.lock();
-        let at = Instant::now() + delay;
+        let at = Instant::now() + delay.min(LONGEST);
         if let Some(old) = state.timer_of.get(&key).copied() {
             if old.0 <= at {
                 return;
@@ -260,5 +262,8 @@ mod tests {
         assert!(delays[0] >= FIRST_RETRY && delays[3] >= FIRST_RETRY * 8);
         queue.forget(&"a");
         assert!(queue.lock().failures.is_empty());
+        queue.add_after("late", Duration::MAX);
+        queue.add("a");
+        assert_eq!(queue.next().await, "a", "what is never due is in nobody's way");
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
@@ -15,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
 use sampan_daemon::{Backoff, Policy, clock};
 use serde_json::json;
 
@@ -27,6 +29,8 @@ const RENEW: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// Status is written at least this often.
 const STATUS: Duration = Duration::from_secs(300);
+/// Between two writes of the status, at least.
+const BETWEEN: Duration = Duration::from_secs(1);
 /// How old the list of images in the status may be.
 const IMAGES: Duration = Duration::from_secs(60);
 /// Images listed in the status.
@@ -185,6 +189,10 @@ impl NodeKeeper {
         let mut known = self.register(&api).await?.status.unwrap_or_default();
         let mut written = None::<tokio::time::Instant>;
         let mut images = None::<(tokio::time::Instant, Vec<ContainerImage>)>;
+        let name = &self.ctx.options.node_name;
+        // What others say of this node, that it is lost for example, is set right at once and not when a status is due.
+        let own = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut events = std::pin::pin!(watcher(api.clone(), own).default_backoff());
         loop {
             // Listing reads a file an image: worth it once a minute, not with every heartbeat.
             let fresh = images.take().filter(|(read, _)| read.elapsed() < IMAGES);
@@ -197,7 +205,6 @@ impl NodeKeeper {
             let changed = differs(&known, &status);
             if changed || written.is_none_or(|written| written.elapsed() >= STATUS) {
                 let patch = json!({"status": status});
-                let name = &self.ctx.options.node_name;
                 let patched =
                     api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
                 known = patched.status.unwrap_or_default();
@@ -209,7 +216,16 @@ impl NodeKeeper {
                 }
                 written = Some(tokio::time::Instant::now());
             }
-            tokio::time::sleep(RENEW).await;
+            tokio::select! {
+                () = tokio::time::sleep(RENEW) => {}
+                seen = seen_by_others(&mut events) => {
+                    known = seen;
+                    // Should somebody write the opposite each time, it is no race.
+                    if let Some(at) = written {
+                        tokio::time::sleep_until(at + BETWEEN).await;
+                    }
+                }
+            }
         }
     }
 
@@ -281,20 +297,41 @@ impl NodeKeeper {
         let mut ready = self.ready.subscribe();
         // The lease is owned by the Node, which must exist first. The sender lives in self.
         let _ = ready.wait_for(|ready| *ready).await;
-        let node = Api::<Node>::all(client).get(name).await?;
+        let nodes = Api::<Node>::all(client);
         loop {
             let now = MicroTime(clock::now());
             let patch = json!({"spec": {"renewTime": now, "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS}});
             match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if status.code == 404 => {
-                    api.create(&PostParams::default(), &new_lease(&node, now)).await?;
+                    // Read now: a lease that belongs to a Node of before is collected as soon as it is made.
+                    if let Some(node) = nodes.get_opt(name).await? {
+                        api.create(&PostParams::default(), &new_lease(&node, now)).await?;
+                    }
                 }
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(RENEW).await;
         }
     }
+}
+
+/// The status of the node as somebody wrote it.
+async fn seen_by_others(
+    events: &mut (impl Stream<Item = watcher::Result<watcher::Event<Node>>> + Unpin),
+) -> NodeStatus {
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Apply(node) | watcher::Event::InitApply(node)) => {
+                return node.status.unwrap_or_default();
+            }
+            // It is gone: what is written now fails, and the node is registered anew.
+            Ok(watcher::Event::Delete(_)) => return NodeStatus::default(),
+            Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+            Err(error) => tracing::debug!(%error, "watch of the node"),
+        }
+    }
+    std::future::pending().await
 }
 
 fn new_lease(node: &Node, now: MicroTime) -> Lease {
@@ -380,24 +417,24 @@ fn pids_are_short() -> bool {
     matches!((used, most), (Some(used), Some(most)) if used * 10 > most * 9)
 }
 
-/// Whether a status says more than that time has passed.
+/// Whether a status says more than that time has passed. Conditions and resources of others are none of ours.
 fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
-    let plain = |status: &NodeStatus| {
-        let mut status = status.clone();
-        for condition in status.conditions.iter_mut().flatten() {
-            condition.last_heartbeat_time = None;
-        }
-        (
-            status.conditions,
-            status.addresses,
-            status.capacity,
-            status.allocatable,
-            status.images,
-            status.node_info,
-            status.daemon_endpoints,
-        )
+    let condition = |wanted: &NodeCondition| {
+        let known = old.conditions.iter().flatten().find(|known| known.type_ == wanted.type_);
+        known.map(|known| NodeCondition {
+            last_heartbeat_time: wanted.last_heartbeat_time.clone(),
+            ..known.clone()
+        })
     };
-    plain(old) != plain(new)
+    let resources = |old: &Option<BTreeMap<String, Quantity>>, new: &Option<BTreeMap<String, Quantity>>| {
+        let known = |name: &String| old.as_ref().and_then(|old| old.get(name));
+        new.iter().flatten().any(|(name, amount)| known(name) != Some(amount))
+    };
+    new.conditions.iter().flatten().any(|wanted| condition(wanted).as_ref() != Some(wanted))
+        || resources(&old.capacity, &new.capacity)
+        || resources(&old.allocatable, &new.allocatable)
+        || (&old.addresses, &old.images) != (&new.addresses, &new.images)
+        || (&old.node_info, &old.daemon_endpoints) != (&new.node_info, &new.daemon_endpoints)
 }
 
 #[cfg(test)]
@@ -414,6 +451,14 @@ mod tests {
         let second =
             NodeStatus { conditions: Some(conditions(&first, Path::new("/"), at(20))), ..Default::default() };
         assert!(!differs(&first, &second));
+        let mut others = first.clone();
+        let foreign = NodeCondition { type_: "KernelDeadlock".to_owned(), ..NodeCondition::default() };
+        others.conditions.get_or_insert_default().push(foreign);
+        others.capacity = Some([("example.com/dongle".to_owned(), Quantity("4".to_owned()))].into());
+        assert!(!differs(&others, &second), "what others added stays");
+        let mut lost = first.clone();
+        lost.conditions.iter_mut().flatten().for_each(|condition| condition.status = "Unknown".to_owned());
+        assert!(differs(&lost, &second));
         let ready = second.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
         assert_eq!(ready.last_transition_time, Some(Time(at(10))));
         assert_eq!(ready.last_heartbeat_time, Some(Time(at(20))));

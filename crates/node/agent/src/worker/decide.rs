@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::{Busy, Done, Stage, Worker, stop};
+use super::{Busy, Done, Stage, Worker, stop, stop::later};
 use crate::pod::record::{ContainerRecord, Run, Waiting};
 use crate::pod::spec::{self, Role};
 
@@ -53,7 +53,7 @@ impl Worker {
         let (Some(limit), Some(start), None) = (limit, self.record.start_time, &self.record.failed) else {
             return;
         };
-        let end = start + Duration::from_secs(u64::try_from(limit).unwrap_or(0));
+        let end = later(start, limit);
         if end > now {
             self.wake_at(end);
             return;
@@ -285,10 +285,10 @@ impl Worker {
             // The timestamp is the end of the grace period, cut to whole seconds: it bounds the wait of an agent
             // that comes back late, but must not shorten the grace of one that was there all the time.
             (Some(at), false) => {
-                let grace = u64::try_from(meta.deletion_grace_period_seconds.unwrap_or(0)).unwrap_or(0);
-                (now + Duration::from_secs(grace)).min(at.0 + Duration::from_secs(1)).max(now)
+                let grace = meta.deletion_grace_period_seconds.unwrap_or(0);
+                later(now, grace).min(later(at.0, 1)).max(now)
             }
-            (None, false) => now + Duration::from_secs(u64::try_from(spec_grace).unwrap_or(0)),
+            (None, false) => later(now, spec_grace),
         };
         match &self.stop_by {
             Some(sender) => {

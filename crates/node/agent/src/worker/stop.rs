@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 use sampan_container::PodSandbox;
 use sampan_daemon::clock;
@@ -21,8 +21,12 @@ pub type Deadline = watch::Receiver<Timestamp>;
 
 /// A deadline that many seconds from now.
 pub fn seconds(seconds: i64) -> Deadline {
-    let at = clock::now() + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    watch::channel(at).1
+    watch::channel(later(clock::now(), seconds)).1
+}
+
+/// That many seconds after a moment, at most the end of time: whoever makes a pod may write any number.
+pub fn later(at: Timestamp, seconds: i64) -> Timestamp {
+    at.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX)
 }
 
 impl Worker {
@@ -180,6 +184,14 @@ pub fn signal_number(name: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_number_of_seconds_is_too_large() {
+        let now = clock::now();
+        assert_eq!(later(now, 2), now + Duration::from_secs(2));
+        assert_eq!((later(now, i64::MAX), later(Timestamp::MAX, 1)), (Timestamp::MAX, Timestamp::MAX));
+        assert_eq!(later(now, -5), now);
+    }
 
     #[test]
     fn signals_by_name() {

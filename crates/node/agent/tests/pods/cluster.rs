@@ -219,6 +219,11 @@ impl Cluster {
         run_dir(&self.id).join("records").join(format!("{uid}.json"))
     }
 
+    /// Whether anything of a pod runs here.
+    pub fn runs(&self, uid: &str) -> bool {
+        self.runtime.pod(uid).is_some()
+    }
+
     /// How many containers a pod's shim knows.
     pub async fn containers(&self, uid: &str) -> usize {
         self.runtime.pod(uid).unwrap().containers().await.unwrap().len()

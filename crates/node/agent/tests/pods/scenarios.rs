@@ -65,6 +65,7 @@ pub async fn run(filter: &str) -> Vec<&'static str> {
             lifecycle::crash_loop_and_exit_codes,
             lifecycle::probes_decide,
             lifecycle::hooks_and_grace,
+            lifecycle::no_grace_is_too_long_for_the_agent,
             lifecycle::bad_pods_are_shown_as_such,
             lifecycle::a_deadline_ends_a_pod,
             lifecycle::restart_policies,
@@ -81,6 +82,7 @@ pub async fn run(filter: &str) -> Vec<&'static str> {
             restart::ends_and_deletions_while_away,
             restart::an_unrecorded_container_is_not_doubled,
             restart::a_dead_shim_is_replaced,
+            restart::a_node_says_how_it_is_whatever_others_wrote,
             network::services_and_names,
             network::host_network_and_host_ports,
         ]

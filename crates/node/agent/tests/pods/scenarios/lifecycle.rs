@@ -219,3 +219,15 @@ pub async fn security_and_resources(cluster: &mut Cluster) {
     assert_eq!(ended.reason.as_deref(), Some("OOMKilled"), "{ended:?}");
     cluster.delete("hungry").await;
 }
+
+/// Users may write any number of seconds.
+pub async fn no_grace_is_too_long_for_the_agent(cluster: &mut Cluster) {
+    let spec =
+        json!({"terminationGracePeriodSeconds": i64::MAX, "containers": [{"command": ["sleep", "10000"]}]});
+    let uid = cluster.run("patient", spec).await.metadata.uid.unwrap();
+    cluster.wait("patient", "running", |pod| phase(pod) == "Running").await;
+    cluster.kubectl_ok(&["delete", "pod", "patient", "--wait=false"]).await;
+    cluster.wait("patient", "on its way out", |pod| pod.metadata.deletion_timestamp.is_some()).await;
+    cluster.kubectl_ok(&["delete", "pod", "patient", "--grace-period=0", "--force"]).await;
+    eventually("nothing of it runs", async || !cluster.runs(&uid)).await;
+}

@@ -100,3 +100,30 @@ pub async fn a_dead_shim_is_replaced(cluster: &mut Cluster) {
     assert_ne!(container(&pod).container_id.unwrap(), id);
     cluster.delete("shim").await;
 }
+
+/// The controllers give up a node that was silent; it is back as soon as it can say so. And a Node that was deleted and
+/// made anew has a lease of its own.
+pub async fn a_node_says_how_it_is_whatever_others_wrote(cluster: &mut Cluster) {
+    let lost = r#"{"status": {"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}]}}"#;
+    let node = ["get", "node", "node-a", "-o"];
+    let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    let get = async |how: &str| cluster.kubectl(&[&node[..], &[how]].concat()).await.stdout;
+    cluster.kubectl_ok(&["patch", "node", "node-a", "--subresource=status", "-p", lost]).await;
+    eventually("the node is Ready again", async || get(ready).await == b"True").await;
+    let uid = "jsonpath={.metadata.uid}";
+    let before = get(uid).await;
+    cluster.kubectl_ok(&["delete", "node", "node-a"]).await;
+    eventually("it is there again", async || {
+        let now = get(uid).await;
+        !now.is_empty() && now != before && get(ready).await == b"True"
+    })
+    .await;
+    // As the collector does.
+    cluster.kubectl_ok(&["-n", "kube-node-lease", "delete", "lease", "node-a", "--ignore-not-found"]).await;
+    let owner = "jsonpath={.metadata.ownerReferences[0].uid}";
+    eventually("its lease is its own", async || {
+        let lease = ["-n", "kube-node-lease", "get", "lease", "node-a", "-o", owner];
+        cluster.kubectl(&lease).await.stdout == get(uid).await
+    })
+    .await;
+}
