@@ -20,6 +20,7 @@ mod services;
 mod state;
 mod streams;
 mod support;
+mod usage;
 mod volumes;
 mod workload_edges;
 mod workloads;
