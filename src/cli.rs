@@ -1,4 +1,5 @@
-//! What can be typed. The only place, with `main`, that reads arguments and the environment.
+//! What can be typed. The only place, with `main`, that reads arguments and the environment, but for variables
+//! that an argument names (`--secret`, `--build-arg`).
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,7 +10,9 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod image;
 mod registry;
+pub(crate) use image::{Access, Build, Compression, Image, Network, ProgressStyle, Pull, Push};
 pub(crate) use registry::{Registry, RegistryAt, RegistryServe};
 
 /// A complete container service in one binary.
@@ -51,9 +54,9 @@ pub(crate) enum Command {
     Run(Run),
     /// Say why a pod is where it is, or nowhere.
     Why(Why),
-    /// Build, import, pull, list and remove images.
+    /// Build, pull, push, import, examine and remove images.
     #[command(subcommand)]
-    Image(Image),
+    Image(Box<Image>),
     /// Serve a registry for images and other artifacts, and manage it.
     #[command(subcommand)]
     Registry(Box<Registry>),
@@ -469,110 +472,6 @@ pub(crate) enum Token {
         #[arg(required = true)]
         tokens: Vec<String>,
     },
-}
-
-/// `sampan image …`
-#[derive(Clone, Debug, Subcommand)]
-pub(crate) enum Image {
-    /// Build an image from a Dockerfile.
-    Build(Build),
-    /// Import a root file system tar, a docker archive or an OCI layout.
-    Import {
-        /// The file (or OCI layout directory).
-        file: PathBuf,
-        /// Name for the image; archives that carry names may go without.
-        name: Option<String>,
-        /// Default command for an imported root file system.
-        #[arg(long, value_name = "ARG", num_args = 1..)]
-        cmd: Vec<String>,
-    },
-    /// Pull an image from its registry.
-    Pull(Pull),
-    /// List images.
-    #[command(visible_alias = "ls")]
-    List(Output),
-    /// Show one image in full.
-    Inspect {
-        /// The image.
-        image: String,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Give an image a further name.
-    Tag {
-        /// The image.
-        source: String,
-        /// The new name.
-        target: String,
-    },
-    /// Write an image to a docker archive (or an OCI layout tar).
-    Save {
-        /// The image.
-        image: String,
-        /// The file.
-        #[arg(short = 'f', long, value_name = "FILE")]
-        file: PathBuf,
-        /// As an OCI layout.
-        #[arg(long)]
-        oci: bool,
-    },
-    /// Remove images.
-    Rm {
-        /// The images.
-        #[arg(required = true)]
-        images: Vec<String>,
-        /// Even when a container still uses it.
-        #[arg(short, long)]
-        force: bool,
-    },
-    /// Free what no image needs.
-    Prune {
-        /// The build cache too.
-        #[arg(long)]
-        cache: bool,
-    },
-}
-
-/// `sampan image pull`
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Pull {
-    /// The image.
-    pub(crate) image: String,
-    /// A registry that may be spoken to in plain HTTP (HOST:PORT).
-    #[arg(long, value_name = "HOST")]
-    pub(crate) insecure_registry: Vec<String>,
-    /// User and password for the registry.
-    #[arg(long, value_name = "USER:PASSWORD", env = "SAMPAN_REGISTRY_AUTH", hide_env_values = true)]
-    pub(crate) auth: Option<String>,
-}
-
-/// `sampan image build`
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Build {
-    /// Directory that COPY reads from.
-    #[arg(default_value = ".")]
-    pub(crate) context: PathBuf,
-    /// The Dockerfile. [default: Dockerfile in the context]
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
-    /// Name for the image; may be repeated.
-    #[arg(short, long, value_name = "NAME:TAG")]
-    pub(crate) tag: Vec<String>,
-    /// Value of an ARG.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
-    pub(crate) build_arg: Vec<(String, String)>,
-    /// Build this stage only.
-    #[arg(long, value_name = "STAGE")]
-    pub(crate) target: Option<String>,
-    /// Do every step anew.
-    #[arg(long)]
-    pub(crate) no_cache: bool,
-    /// Give RUN no network.
-    #[arg(long)]
-    pub(crate) no_network: bool,
-    /// Timestamp for everything in the image, in seconds since 1970, for reproducible builds.
-    #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS")]
-    pub(crate) source_date_epoch: Option<i64>,
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {

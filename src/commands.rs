@@ -43,7 +43,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status(output) => wait(status::run(&data_dir, output.output)),
         Command::Kubeconfig => kubeconfig::run(&data_dir),
         Command::Run(options) => wait(run::run(&data_dir, options)),
-        Command::Image(command) => wait(image::run(&data_dir, command)),
+        Command::Image(command) => wait(image::run(&data_dir, *command)),
         Command::Registry(command) => registry::run(&data_dir, *command),
         Command::Certs(command) => wait(certs::run(&data_dir, command)),
         Command::Secrets(command) => wait(secrets::run(&data_dir, command)),

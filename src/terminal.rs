@@ -78,6 +78,7 @@ pub(crate) fn layer_progress() -> ProgressFn {
             let short = digest.to_string().chars().skip(7).take(12).collect::<String>();
             let word = match state {
                 LayerState::Downloading => "downloading",
+                LayerState::Uploading => "uploading",
                 LayerState::Unpacking => "unpacking",
                 LayerState::Done => "done",
                 LayerState::Exists => "exists",

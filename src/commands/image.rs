@@ -1,19 +1,20 @@
 //! `sampan image …`: works on the data directory itself, whether or not `sampan up` runs on it.
 
-use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+mod build;
+mod progress;
+
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
 use sampan_image::{
-    Auth, BuildEvent, BuildOptions, Compression, Credentials, ExportFormat, ImageDetails, ImageSummary,
-    Images, ImportOptions, Options, PullOptions, Reference, RegistryOptions, RunNetwork,
+    Auth, Compression, Credentials, ExportFormat, ImageDetails, ImageSummary, Images, ImportOptions, Options,
+    PullOptions, PushOptions, Reference, RegistryOptions,
 };
 use serde::Serialize;
 
 use crate::{
-    cli::{Build, Format, Image, Pull},
-    instance,
-    platform::build_steps::BuildSteps,
-    terminal,
+    cli::{self, Access, Format, Image, Pull, Push},
+    instance, terminal,
 };
 
 /// Images as they are printed.
@@ -31,7 +32,7 @@ struct Row {
 pub(crate) async fn run(data_dir: &Path, command: Image) -> Result<ExitCode> {
     instance::require_root()?;
     match command {
-        Image::Build(options) => build(data_dir, options).await?,
+        Image::Build(options) => return build::run(data_dir, options).await,
         Image::Import { file, name, cmd } => {
             let options = ImportOptions {
                 name,
@@ -52,9 +53,11 @@ pub(crate) async fn run(data_dir: &Path, command: Image) -> Result<ExitCode> {
             let image = open(data_dir, &[])?.tag(&source, &target).await?;
             terminal::write(&format!("{}\n", image.reference))?;
         }
-        Image::Save { image, file, oci } => {
+        Image::Push(options) => push(data_dir, options).await?,
+        Image::Save { images, file, oci, compression } => {
             let format = if oci { ExportFormat::Oci } else { ExportFormat::Docker };
-            open(data_dir, &[])?.export(&image, &file, format).await?;
+            let compression = compression.map_or_else(|| by_name(&file), compression_of);
+            open(data_dir, &[])?.save(&images, output_path(&file), format, compression).await?;
         }
         Image::Rm { images, force } => remove(data_dir, &images, force).await?,
         Image::Prune { cache } => {
@@ -79,23 +82,63 @@ fn open(data_dir: &Path, insecure: &[String]) -> Result<Images> {
     Ok(Images::open(options(data_dir, insecure))?)
 }
 
+/// A file to write; `-` is stdout.
+fn output_path(path: &Path) -> &Path {
+    if path == Path::new("-") { Path::new("/dev/stdout") } else { path }
+}
+
+/// Compression that a file's name asks for.
+fn by_name(path: &Path) -> Compression {
+    match path.extension().and_then(|end| end.to_str()) {
+        Some("gz" | "tgz") => Compression::Gzip,
+        Some("zst" | "tzst") => Compression::Zstd,
+        _ => Compression::None,
+    }
+}
+
+fn compression_of(asked: cli::Compression) -> Compression {
+    match asked {
+        cli::Compression::None => Compression::None,
+        cli::Compression::Gzip => Compression::Gzip,
+        cli::Compression::Zstd => Compression::Zstd,
+    }
+}
+
+/// Credentials for the registry of an image.
+fn credentials(access: &Access, image: &str) -> Result<Credentials> {
+    let Some(pair) = &access.auth else { return Ok(Credentials::default()) };
+    let (user, password) = pair.split_once(':').context("--auth must have the form USER:PASSWORD")?;
+    let mut credentials = Credentials::none();
+    let registry = Reference::parse(image)?.registry().to_owned();
+    credentials.add(&registry, Auth::Basic { username: user.to_owned(), password: password.to_owned() });
+    Ok(credentials)
+}
+
 async fn pull(data_dir: &Path, options: Pull) -> Result<()> {
-    let credentials = match &options.auth {
-        None => Credentials::default(),
-        Some(pair) => {
-            let (user, password) = pair.split_once(':').context("--auth must have the form USER:PASSWORD")?;
-            let mut credentials = Credentials::none();
-            let registry = Reference::parse(&options.image)?.registry().to_owned();
-            credentials
-                .add(&registry, Auth::Basic { username: user.to_owned(), password: password.to_owned() });
-            credentials
-        }
+    let images = open(data_dir, &options.access.insecure_registry)?;
+    let pull = PullOptions {
+        credentials: credentials(&options.access, &options.image)?,
+        progress: Some(terminal::layer_progress()),
+        ..PullOptions::default()
     };
-    let images = open(data_dir, &options.insecure_registry)?;
-    let pull =
-        PullOptions { credentials, progress: Some(terminal::layer_progress()), ..PullOptions::default() };
     let image = images.pull(&options.image, pull).await?;
     terminal::write(&format!("{}@{}\n", image.reference, image.digest))
+}
+
+async fn push(data_dir: &Path, options: Push) -> Result<()> {
+    let target = options.target.as_deref().unwrap_or(&options.image);
+    let images = open(data_dir, &options.access.insecure_registry)?;
+    push_one(&images, &options.image, target, &options.access).await
+}
+
+async fn push_one(images: &Images, image: &str, target: &str, access: &Access) -> Result<()> {
+    let push = PushOptions {
+        credentials: credentials(access, target)?,
+        progress: Some(terminal::layer_progress()),
+        ..PushOptions::default()
+    };
+    let digest = images.push(image, target, push).await?;
+    terminal::write(&format!("{}@{digest}\n", Reference::parse(target)?.name()))
 }
 
 fn list(images: &[ImageSummary], format: Format) -> Result<()> {
@@ -171,44 +214,4 @@ async fn remove(data_dir: &Path, images: &[String], force: bool) -> Result<()> {
         eprintln!("{image}: {} freed", terminal::bytes(removed.freed));
     }
     Ok(())
-}
-
-async fn build(data_dir: &Path, options: Build) -> Result<()> {
-    let images = open(data_dir, &[])?;
-    let steps = BuildSteps::new(data_dir)?;
-    let build = BuildOptions {
-        dockerfile: options.file,
-        tags: options.tag,
-        build_args: options.build_arg,
-        target: options.target,
-        no_cache: options.no_cache,
-        network: if options.no_network { RunNetwork::None } else { RunNetwork::Host },
-        source_date_epoch: options.source_date_epoch,
-        compression: Compression::Gzip,
-        run: Some(Arc::new(steps)),
-        pull: Some(PullOptions { progress: Some(terminal::layer_progress()), ..PullOptions::default() }),
-        events: Some(Arc::new(build_printer())),
-        ..BuildOptions::new(options.context)
-    };
-    let result = images.build(build).await?;
-    eprintln!(
-        "{} steps, {} from the cache, {}",
-        result.steps,
-        result.cached_steps,
-        terminal::bytes(result.image.size)
-    );
-    terminal::write(&format!("{}\n", result.image.reference))
-}
-
-fn build_printer() -> impl Fn(BuildEvent) + Send + Sync {
-    let dim = if std::io::stderr().is_terminal() { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
-    move |event| match event {
-        BuildEvent::Step { number, of, instruction } => eprintln!("[{number}/{of}] {instruction}"),
-        BuildEvent::Cached { number } => eprintln!("[{number}] cached"),
-        BuildEvent::Output { line, .. } => eprintln!("  {}{line}{}", dim.0, dim.1),
-        BuildEvent::Done { number, took, bytes } => {
-            eprintln!("[{number}] {:.2} s, {}", took.as_secs_f64(), terminal::bytes(bytes));
-        }
-        BuildEvent::Warning { message } => eprintln!("warning: {message}"),
-    }
 }

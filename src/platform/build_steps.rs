@@ -6,7 +6,7 @@ use anyhow::Result;
 use futures::future::BoxFuture;
 use sampan_container::{ContainerConfig, Options, Rootfs, RunConfig, Runtime, Stream, User};
 use sampan_daemon::Supervisor;
-use sampan_image::{RunNetwork, RunOutput, RunRequest, RunStep, RunStepError};
+use sampan_image::{RunMount, RunMountSource, RunNetwork, RunOutput, RunRequest, RunStep, RunStepError};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// Longest line of output passed on whole; the rest of a longer one is dropped.
@@ -38,10 +38,69 @@ impl Drop for BuildSteps {
     }
 }
 
+/// Secrets of one step as files in memory: /run is a tmpfs.
+struct Secrets {
+    dir: std::path::PathBuf,
+    /// One a mount, empty where the mount is no secret.
+    paths: Vec<std::path::PathBuf>,
+}
+
+impl Drop for Secrets {
+    fn drop(&mut self) {
+        if self.paths.iter().any(|path| !path.as_os_str().is_empty())
+            && let Err(error) = std::fs::remove_dir_all(&self.dir)
+        {
+            tracing::warn!(dir = %self.dir.display(), "secrets could not be removed: {error}");
+        }
+    }
+}
+
+impl BuildSteps {
+    fn secrets(&self, mounts: &[RunMount]) -> std::io::Result<Secrets> {
+        use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+        let dir = self.dir.join(format!("secrets-{:08x}", rand::random::<u32>()));
+        let mut secrets = Secrets { dir: dir.clone(), paths: Vec::new() };
+        for (at, mount) in mounts.iter().enumerate() {
+            let RunMountSource::Secret { bytes, mode, owner } = &mount.source else {
+                secrets.paths.push(std::path::PathBuf::new());
+                continue;
+            };
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+            let path = dir.join(at.to_string());
+            secrets.paths.push(path.clone());
+            std::fs::write(&path, bytes)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode))?;
+            chown(&path, Some(owner.0), Some(owner.1))?;
+        }
+        Ok(secrets)
+    }
+}
+
+/// A build's mount in the runtime's words.
+fn translate(mount: &RunMount, secret: &Path) -> sampan_container::Mount {
+    let bind = |path: &Path| sampan_container::MountSource::Bind { path: path.to_owned(), sub_path: None };
+    let source = match &mount.source {
+        RunMountSource::Path(path) => bind(path),
+        RunMountSource::Secret { .. } => bind(secret),
+        RunMountSource::Tmpfs { size } => sampan_container::MountSource::Tmpfs { size: *size, mode: None },
+    };
+    sampan_container::Mount {
+        destination: mount.target.clone(),
+        source,
+        read_only: mount.read_only,
+        recursive_read_only: false,
+        propagation: sampan_container::Propagation::Private,
+    }
+}
+
 impl RunStep for BuildSteps {
     fn run<'a>(&'a self, step: RunRequest, output: RunOutput) -> BoxFuture<'a, Result<i32, RunStepError>> {
         Box::pin(async move {
             let host_network = step.network == RunNetwork::Host;
+            let mut mounts = if host_network { resolver_mounts() } else { Vec::new() };
+            // Removed with their content when the step is over.
+            let secrets = self.secrets(&step.mounts)?;
+            mounts.extend(step.mounts.iter().zip(&secrets.paths).map(|(mount, path)| translate(mount, path)));
             let container = ContainerConfig {
                 rootfs: Rootfs::Overlay {
                     lower: step.lower_dirs,
@@ -54,7 +113,7 @@ impl RunStep for BuildSteps {
                 env: step.env,
                 working_dir: step.cwd,
                 user: User { name: step.user, ..User::default() },
-                mounts: if host_network { resolver_mounts() } else { Vec::new() },
+                mounts,
                 ..ContainerConfig::default()
             };
             let config = RunConfig { container, host_network, hostname: "build".to_owned() };

@@ -109,6 +109,44 @@ fn images_are_imported_built_listed_and_removed() {
     c.sampan(&["image", "build", "-f", "Worse", "."]).fails(&["FORM"]);
 }
 
+/// What only the real runtime can show: mounts, networks and programs of a step.
+#[test]
+fn steps_of_builds_run_in_containers() {
+    let c = Cluster::start();
+    c.file("seen.txt", "seen\n");
+    c.file("token", "geheim");
+    c.file(
+        "Dockerfile",
+        "# syntax=docker/dockerfile:1\nFROM busybox:1 AS base\nFROM base AS tool\nRUN echo tool > /tool\nFROM base\n\
+         RUN --mount=type=secret,id=token --mount=type=cache,target=/cache --mount=type=tmpfs,target=/scratch,size=1m \\\n \
+           --mount=type=bind,target=/context --mount=from=tool,source=/tool,target=/mnt/tool <<EOF\n\
+         set -e\ngrep -q tmpfs.*size=1024k /proc/mounts\ntest $(cat /run/secrets/token) = geheim\n\
+         ! touch /context/new 2>/dev/null\ncat /context/seen.txt /mnt/tool > /made\ndate +%N >> /cache/times\n\
+         wc -l < /cache/times > /times\nEOF\n\
+         RUN <<EOF\n#!/bin/sh\necho $0 > /script\nEOF\n\
+         RUN --network=none wc -l < /proc/net/dev > /links\n\
+         COPY --chmod=755 <<\"EOF\" /entry\n#!/bin/sh\ncat /made /times /script /links; ls -d /run/secrets /cache /context /mnt/tool 2>/dev/null || true\nEOF\n\
+         ENTRYPOINT [\"/entry\"]\n",
+    );
+    let build = "$SAMPAN image build -t steps:1 --secret id=token,src=token .";
+    c.sh(build).ok();
+    let ran = c.sh("$SAMPAN run --rm steps:1 2>/dev/null");
+    assert_eq!(ran.out, "seen\ntool\n1\n/dev/pipes/script\n3\n", "{ran:?}");
+    // Everything is remembered; done anew, the cache is still there.
+    c.sh(build).ok().says(&["5 from the cache"]);
+    c.sh(&format!("{build} --no-cache")).ok();
+    let ran = c.sh("$SAMPAN run --rm steps:1 2>/dev/null");
+    assert_eq!(ran.out.lines().nth(2), Some("2"), "{ran:?}");
+    c.sh("printf 'FROM busybox:1\\nRUN echo from-stdin > /x\\n' | $SAMPAN image build -q -t in:1 -o out -")
+        .ok();
+    assert_eq!(c.sh("cat out/x").ok().out, "from-stdin\n");
+    c.sh("$SAMPAN image save steps:1 in:1 -o both.tar.zst && $SAMPAN image rm steps:1 in:1 && $SAMPAN image load both.tar.zst")
+        .ok()
+        .says(&["steps:1", "in:1"]);
+    c.sh("$SAMPAN image build --push .").fails(&["--push needs a name", "hint:"]);
+    c.sh("$SAMPAN image build --platform linux/s390x -t x:1 .").fails(&["linux/s390x"]);
+}
+
 #[test]
 fn images_that_are_broken_or_hostile_are_refused() {
     let c = Cluster::start();

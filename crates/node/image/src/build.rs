@@ -1,23 +1,36 @@
 //! Building images from Dockerfiles.
 
 mod cache;
-mod context;
-mod copy;
+mod chmod;
+pub(crate) mod context;
+pub(crate) mod copy;
+mod copying;
+mod exec;
 mod expand;
 mod instruction;
+pub(crate) mod mounts;
+pub(crate) mod output;
 mod parse;
+mod plan;
+mod remote;
 mod run;
-mod stage;
+pub(crate) mod stage;
 
+pub(crate) use cache::Step;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::compress::Format;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::oci::Platform;
 use crate::progress::ProgressFn;
 use crate::pull::PullOptions;
 use crate::reference::Reference;
@@ -40,6 +53,16 @@ pub struct BuildOptions {
     pub labels: Vec<(String, String)>,
     /// Run every step again.
     pub no_cache: bool,
+    /// Platforms of the result; the store's own when empty. Several make an index.
+    pub platforms: Vec<Platform>,
+    /// What `RUN --mount=type=secret` may ask for, by id.
+    pub secrets: Vec<(String, SecretSource)>,
+    /// Further trees that `--from` may name.
+    pub contexts: Vec<(String, PathBuf)>,
+    /// Ask the registry for base images even when they are here.
+    pub always_pull: bool,
+    /// Archives and directories to write beside the store.
+    pub outputs: Vec<BuildOutput>,
     /// How layers are compressed.
     pub compression: Compression,
     /// `SOURCE_DATE_EPOCH`: files are never newer, and the image says it was made then; now when absent.
@@ -69,6 +92,11 @@ impl BuildOptions {
             target: None,
             labels: Vec::new(),
             no_cache: false,
+            platforms: Vec::new(),
+            secrets: Vec::new(),
+            contexts: Vec::new(),
+            always_pull: false,
+            outputs: Vec::new(),
             compression: Compression::default(),
             source_date_epoch: None,
             network: RunNetwork::default(),
@@ -79,6 +107,37 @@ impl BuildOptions {
             cancel: CancellationToken::new(),
         }
     }
+}
+
+/// Where a secret's bytes are.
+#[derive(Clone)]
+pub enum SecretSource {
+    /// In a file, read when a step asks for it.
+    File(PathBuf),
+    /// Here.
+    Bytes(Vec<u8>),
+}
+
+/// Something to write besides the image in the store.
+#[derive(Clone, Debug)]
+pub struct BuildOutput {
+    /// What.
+    pub kind: OutputKind,
+    /// The file, or the directory.
+    pub dest: PathBuf,
+    /// How an archive as a whole is compressed.
+    pub compression: Compression,
+}
+
+/// What a build may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputKind {
+    /// An OCI layout as one tar.
+    Oci,
+    /// What `docker save` writes.
+    Docker,
+    /// The root file system as a directory; one below it for each platform when there are several.
+    Local,
 }
 
 /// How layers of a built image are stored.
@@ -93,12 +152,22 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    pub(crate) fn format(self) -> Format {
+        match self {
+            Compression::None => Format::Plain,
+            Compression::Gzip => Format::Gzip,
+            Compression::Zstd => Format::Zstd,
+        }
+    }
+}
+
 /// What a finished build gives.
 #[derive(Clone, Debug)]
 pub struct BuildResult {
     /// The image; its `reference` is the first tag, or the digest when no tag was asked for.
     pub image: ImageSummary,
-    /// Digest of the manifest.
+    /// Digest of the manifest; of the index when several platforms were built.
     pub digest: Digest,
     /// Steps that came from the cache.
     pub cached_steps: usize,
@@ -115,6 +184,8 @@ pub enum BuildEvent {
         number: usize,
         /// How many there are.
         of: usize,
+        /// Its stage, with the platform before it when several are built.
+        stage: String,
         /// The instruction, on one line.
         instruction: String,
     },
@@ -181,8 +252,52 @@ pub struct RunRequest {
     pub user: String,
     /// Its network.
     pub network: RunNetwork,
+    /// What is mounted, in order.
+    pub mounts: Vec<RunMount>,
     /// Cancelled when the build is: kill the container then.
     pub cancel: CancellationToken,
+}
+
+/// A mount of a `RUN`.
+#[derive(Clone, Debug)]
+pub struct RunMount {
+    /// Where, absolute; made when missing.
+    pub target: PathBuf,
+    /// What.
+    pub source: RunMountSource,
+    /// Whether it cannot be written.
+    pub read_only: bool,
+}
+
+/// What a [`RunMount`] shows.
+#[derive(Clone)]
+pub enum RunMountSource {
+    /// A file or directory of this machine.
+    Path(PathBuf),
+    /// An empty memory file system.
+    Tmpfs {
+        /// Bytes that it holds at most.
+        size: Option<u64>,
+    },
+    /// A file that must never be written to a disk.
+    Secret {
+        /// Its content.
+        bytes: Arc<[u8]>,
+        /// Its mode.
+        mode: u32,
+        /// Its owner and group.
+        owner: (u32, u32),
+    },
+}
+
+impl std::fmt::Debug for RunMountSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "Path({})", path.display()),
+            Self::Tmpfs { size } => write!(f, "Tmpfs({size:?})"),
+            Self::Secret { .. } => f.write_str("Secret"),
+        }
+    }
 }
 
 /// Receives a line of output: whether it came on stderr, and the line without its end.
@@ -207,32 +322,70 @@ pub(crate) async fn build(images: &Images, mut options: BuildOptions) -> Result<
         let reason = "a build is named by tag, not by digest".to_owned();
         return Err(Error::InvalidName { name: tag.to_string(), reason });
     }
-    let file = options.dockerfile.clone().unwrap_or_else(|| options.context.join("Dockerfile"));
-    let (context, path) = (options.context.clone(), file.clone());
-    let prepared = images.blocking(move |inner| {
-        let dockerfile = parse::read(&path)?;
-        let context =
-            std::fs::canonicalize(&context).map_err(Error::io("open the build context", &context))?;
-        let source = context::Source::context(&context, &path)?;
-        Ok((dockerfile, source, inner.store.lease()?))
-    });
-    let (dockerfile, context, lease) = prepared.await?;
-    // A build that is dropped takes its running step with it.
+    if options.platforms.is_empty() {
+        options.platforms.push(images.inner.store.options.platform.clone());
+    }
+    if options.source_date_epoch.is_none()
+        && let Some(text) = run::given(&options, "SOURCE_DATE_EPOCH").filter(|text| !text.is_empty())
+    {
+        let bad = |_| Error::archive("SOURCE_DATE_EPOCH", format!("{text:?} are no seconds since 1970"));
+        options.source_date_epoch = Some(text.parse().map_err(bad)?);
+    }
+    // A build that is dropped takes its running steps with it.
     let guard = options.cancel.child_token();
     options.cancel = guard.clone();
     let _guard = guard.drop_guard();
-    let build = run::Build {
-        images: images.clone(),
-        lease: Arc::new(lease),
-        options,
-        file,
-        dockerfile,
-        context: Arc::new(context),
-        tags,
-        number: 0,
-        of: 0,
-        cached: 0,
-        used_args: Default::default(),
-    };
-    build.run().await
+    let file = options.dockerfile.clone().unwrap_or_else(|| options.context.join("Dockerfile"));
+    let (dir, path, named) = (options.context.clone(), file.clone(), options.contexts.clone());
+    let prepared = images.blocking(move |inner| {
+        let dockerfile = parse::read(&path)?;
+        let open = |dir: &std::path::Path| {
+            std::fs::canonicalize(dir).map_err(Error::io("open the build context", dir))
+        };
+        let source = Arc::new(context::Source::context(&open(&dir)?, &path)?);
+        let mut contexts = BTreeMap::new();
+        for (name, dir) in &named {
+            let source = context::Source::context(&open(dir)?, &dir.join("Dockerfile"))?;
+            contexts.insert(name.to_ascii_lowercase(), Arc::new(source));
+        }
+        Ok((dockerfile, source, contexts, inner.store.lease()?))
+    });
+    let (dockerfile, context, contexts, lease) = prepared.await?;
+    let (lease, options) = (Arc::new(lease), Arc::new(options));
+    let mut built = Vec::new();
+    let (mut steps, mut cached) = (0, 0);
+    for target in &options.platforms {
+        let given = plan::Given {
+            file: &file,
+            build: &images.inner.store.options.platform,
+            target,
+            args: &|name| run::given(&options, name),
+            stage: options.target.as_deref(),
+        };
+        let plan = plan::Plan::new(&dockerfile, &given)?;
+        let several = options.platforms.len() > 1;
+        let build = run::Build {
+            images: images.clone(),
+            lease: lease.clone(),
+            options: options.clone(),
+            used_args: Mutex::new(plan.used.clone()),
+            plan,
+            context: context.clone(),
+            contexts: contexts.clone(),
+            prefix: if several { format!("{target} ") } else { String::new() },
+            cached: AtomicUsize::new(0),
+        };
+        let stage = build.run().await?;
+        for name in build.unused() {
+            build.say(BuildEvent::Warning { message: format!("build argument {name} was not used") });
+        }
+        steps += build.plan.steps;
+        cached += build.cached.load(std::sync::atomic::Ordering::Relaxed);
+        built.push(build.finish(&stage).await?);
+    }
+    let results = output::Results::new(images, &lease, built).await?;
+    let image = results.write(images, &tags, &options.outputs).await?;
+    images.blocking(|inner| inner.store.bound_cache()).await?;
+    let digest = results.index.unwrap_or(image.digest);
+    Ok(BuildResult { digest, image, cached_steps: cached, steps })
 }

@@ -20,6 +20,7 @@ use crate::progress::{LayerState, Progress, ProgressFn, report};
 use crate::reference::Reference;
 use crate::service::{ImageSummary, Inner};
 use crate::store::Store;
+use crate::store::index::INDEX_ANNOTATION;
 use crate::store::info::ImageInfo;
 use crate::store::lease::Lease;
 use archive::Archive;
@@ -204,14 +205,22 @@ pub(crate) fn finish(
         shown.push(hex);
     }
     store.sync_snapshots(&shown)?;
-    name_image(store, info, names)
+    name_image(store, info, None, names)
 }
 
-/// Give an image its names. From here on it is seen.
-pub(crate) fn name_image(store: &Store, info: &ImageInfo, names: &[Reference]) -> Result<Vec<ImageSummary>> {
+/// Give an image its names. From here on it is seen. With an index, the image stands for all that it lists.
+pub(crate) fn name_image(
+    store: &Store,
+    info: &ImageInfo,
+    index: Option<Digest>,
+    names: &[Reference],
+) -> Result<Vec<ImageSummary>> {
     let media_type = info.manifest.media_type.as_deref().unwrap_or(crate::oci::OCI_MANIFEST);
     let size = store.read_metadata(&info.digest)?.len() as u64;
-    let descriptor = Descriptor::new(media_type, info.digest, size);
+    let mut descriptor = Descriptor::new(media_type, info.digest, size);
+    if let Some(index) = index {
+        descriptor.annotations.insert(INDEX_ANNOTATION.into(), index.to_string());
+    }
     let names: Vec<String> = names.iter().map(Reference::to_string).collect();
     store.update_index(|index| {
         for name in &names {

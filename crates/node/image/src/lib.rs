@@ -15,6 +15,7 @@
 //! leases/<id>               what an operation in progress needs; dies with its process (flock)
 //! tmp/<lease id>/           unfinished work of that operation
 //! cache/<hex>               build steps that were done before
+//! mounts/<hex>              directories of `RUN --mount=type=cache`, with a lock file beside each
 //! ```
 //! What is absent here: Pods, sandboxes and mounts. The container crate mounts what [`RootfsPlan`] says, and a
 //! `RUN` of a Dockerfile goes through the [`RunStep`] that the caller brings.
@@ -31,6 +32,7 @@ mod oci;
 mod options;
 mod progress;
 mod pull;
+mod push;
 mod reference;
 mod registry;
 mod rootfs;
@@ -41,8 +43,8 @@ mod tar;
 
 pub use auth::{Auth, Credentials};
 pub use build::{
-    BuildEvent, BuildOptions, BuildResult, Compression, RunNetwork, RunOutput, RunRequest, RunStep,
-    RunStepError,
+    BuildEvent, BuildOptions, BuildOutput, BuildResult, Compression, OutputKind, RunMount, RunMountSource,
+    RunNetwork, RunOutput, RunRequest, RunStep, RunStepError, SecretSource,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, RegistryFailure, Result};
@@ -52,6 +54,7 @@ pub use oci::{Descriptor, Healthcheck, ImageConfig, Platform};
 pub use options::{Limits, Options, Registries, RegistryOptions};
 pub use progress::{LayerState, Progress, ProgressFn};
 pub use pull::PullOptions;
+pub use push::PushOptions;
 pub use reference::{DEFAULT_REGISTRY, Reference};
 pub use rootfs::{ResolvedUser, RootfsPlan};
 pub use service::{

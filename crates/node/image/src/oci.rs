@@ -229,6 +229,9 @@ pub struct Healthcheck {
     /// Before failures count.
     #[serde(skip_serializing_if = "zero")]
     pub start_period: i64,
+    /// Between two checks before failures count.
+    #[serde(skip_serializing_if = "zero")]
+    pub start_interval: i64,
     /// Failures in a row that make it unhealthy.
     #[serde(skip_serializing_if = "zero")]
     pub retries: i64,

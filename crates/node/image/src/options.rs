@@ -86,6 +86,8 @@ pub struct Limits {
     pub unpacked_bytes: u64,
     /// Entries of one layer.
     pub entries: u64,
+    /// Bytes of layers that the build cache keeps.
+    pub build_cache_bytes: u64,
     /// Layers downloaded at once.
     pub parallel_downloads: usize,
     /// Attempts at one request or layer.
@@ -102,6 +104,7 @@ impl Default for Limits {
             layer_bytes: 64 << 30,
             unpacked_bytes: 256 << 30,
             entries: 10_000_000,
+            build_cache_bytes: 20 << 30,
             parallel_downloads: 3,
             attempts: 5,
             stall: Duration::from_secs(30),

@@ -39,6 +39,8 @@ pub enum Progress {
 pub enum LayerState {
     /// Bytes arrive.
     Downloading,
+    /// Bytes leave.
+    Uploading,
     /// Being written as files.
     Unpacking,
     /// Ready.

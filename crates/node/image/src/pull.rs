@@ -199,7 +199,9 @@ impl Pull {
             .run()
         });
         let staged: Vec<_> = stream::iter(downloads).buffered(parallel).try_collect().await?;
-        let name = self.reference.clone();
+        // What this node cannot run does not take the name from what it can.
+        let own = self.images.inner.store.options.platform.accepts(&self.platform);
+        let name = if own { self.reference.clone() } else { self.reference.with_digest(digest) };
         self.images
             .blocking(move |inner| {
                 inner.store.put_bytes(&config_bytes)?;

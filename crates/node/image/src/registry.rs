@@ -1,4 +1,4 @@
-//! A client for registries (OCI distribution): thin, on hyper, with what a pull needs and no more.
+//! A client for registries (OCI distribution): thin, on hyper, with what pulls and pushes need and no more.
 //!
 //! Not `oci-client`: that brings reqwest, olpc-cjson and a second set of types, and offers neither mirrors, resume
 //! nor its own bounds.
@@ -8,4 +8,4 @@ mod client;
 mod connect;
 mod token;
 
-pub(crate) use client::{Client, Registry, Retry};
+pub(crate) use client::{Body, Call, Client, Registry, Retry, whole};

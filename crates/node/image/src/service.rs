@@ -11,6 +11,7 @@ use crate::import::ImportOptions;
 use crate::oci::{ImageConfig, Platform};
 use crate::options::Options;
 use crate::pull::PullOptions;
+use crate::push::PushOptions;
 use crate::rootfs::RootfsPlan;
 use crate::store::Store;
 
@@ -200,8 +201,25 @@ impl Images {
 
     /// Write an image as an archive that docker, podman and skopeo read.
     pub async fn export(&self, reference: &str, path: &Path, format: ExportFormat) -> Result<()> {
-        let (reference, path) = (reference.to_owned(), path.to_owned());
-        self.blocking(move |inner| crate::export::export(&inner, &reference, &path, format)).await
+        self.save(&[reference.to_owned()], path, format, crate::build::Compression::None).await
+    }
+
+    /// Write several images into one archive, which may be compressed as a whole.
+    pub async fn save(
+        &self,
+        references: &[String],
+        path: &Path,
+        format: ExportFormat,
+        compression: crate::build::Compression,
+    ) -> Result<()> {
+        let (references, path) = (references.to_vec(), path.to_owned());
+        self.blocking(move |inner| crate::export::export(&inner, &references, &path, format, compression))
+            .await
+    }
+
+    /// Send an image, with all its platforms, to a registry under a name. Gives the digest there.
+    pub async fn push(&self, reference: &str, target: &str, options: PushOptions) -> Result<Digest> {
+        crate::push::push(self, reference, target, options).await
     }
 
     /// Give an image another name.

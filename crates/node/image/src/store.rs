@@ -21,8 +21,8 @@ use crate::error::{Error, Result};
 use crate::options::Options;
 
 /// Directories below the store's own.
-const DIRS: [&str; 9] =
-    ["blobs", "blobs/sha256", "partial", "snapshots", "l", "uses", "leases", "tmp", "cache"];
+const DIRS: [&str; 10] =
+    ["blobs", "blobs/sha256", "partial", "snapshots", "l", "uses", "leases", "tmp", "cache", "mounts"];
 
 /// One process's view of the store.
 pub(crate) struct Store {

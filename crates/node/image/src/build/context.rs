@@ -12,6 +12,7 @@ const MAX_RULES: usize = 10_000;
 const MAX_FILES: usize = 5_000_000;
 
 /// A tree to copy from.
+#[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) tree: Layered,
     ignore: Vec<Rule>,
@@ -19,6 +20,7 @@ pub(crate) struct Source {
     pub(crate) name: String,
 }
 
+#[derive(Clone)]
 struct Rule {
     parts: Vec<String>,
     keep: bool,
@@ -30,6 +32,8 @@ pub(crate) struct Chosen {
     pub(crate) found: Found,
     /// The name it was chosen by.
     pub(crate) name: PathBuf,
+    /// With `--parents`, how many of its first directories stay behind.
+    pub(crate) pivot: usize,
 }
 
 impl Source {
@@ -54,6 +58,32 @@ impl Source {
         Self { tree: Layered::new(lowers), ignore: Vec::new(), name: name.to_owned() }
     }
 
+    /// The same without what `--exclude` names: from the root of the source, or from what was chosen.
+    pub(crate) fn excluding(&self, patterns: &[String], chosen: &[Chosen]) -> Result<Self, String> {
+        let mut source = self.clone();
+        let bases = chosen.iter().filter_map(|item| {
+            if item.found.is_dir() { Some(item.name.as_path()) } else { item.name.parent() }
+        });
+        let bases: BTreeSet<&Path> = bases.chain([Path::new("/")]).collect();
+        let text = patterns.join("\n");
+        let rules = rules(&text).map_err(|(_, reason)| format!("--exclude: {reason}"))?;
+        if rules.len().saturating_mul(bases.len()) > MAX_RULES {
+            return Err(format!("--exclude: more than {MAX_RULES} rules"));
+        }
+        for base in bases {
+            let base: Vec<String> = clean(&base.to_string_lossy()).iter().map(|part| literal(part)).collect();
+            source.ignore.extend(
+                rules.iter().map(|rule| Rule { parts: [&base[..], &rule.parts].concat(), keep: rule.keep }),
+            );
+        }
+        Ok(source)
+    }
+
+    /// Whether an ignore file hides anything.
+    pub(crate) fn hides(&self) -> bool {
+        !self.ignore.is_empty()
+    }
+
     /// Whether a path (absolute in the source) is hidden by the ignore file.
     pub(crate) fn ignored(&self, path: &Path) -> bool {
         let parts: Vec<&str> =
@@ -75,6 +105,7 @@ impl Source {
             return Err(format!("{pattern:?} leaves {} (refused)", self.name));
         }
         let parts = clean(pattern);
+        let pivot = pattern.split_once("/./").map_or(0, |(before, _)| clean(before).len());
         let mut paths = BTreeSet::new();
         self.walk(PathBuf::from("/"), &parts, &mut paths).map_err(|error| error.to_string())?;
         let mut chosen = Vec::new();
@@ -85,7 +116,7 @@ impl Source {
                 .map_err(|error| format!("{pattern:?}: {error} (hint: symlinks cannot leave it)"))?;
             let hidden = self.ignored(&name) && !(found.is_dir() && self.ignore.iter().any(|rule| rule.keep));
             if found.metadata.is_some() && !hidden {
-                chosen.push(Chosen { found, name });
+                chosen.push(Chosen { found, name, pivot });
             }
         }
         if chosen.is_empty() {
@@ -154,6 +185,18 @@ fn clean(pattern: &str) -> Vec<String> {
         }
     }
     parts
+}
+
+/// A name as a pattern that means itself.
+fn literal(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for character in name.chars() {
+        if matches!(character, '*' | '?' | '[' | '\\') {
+            out.push('\\');
+        }
+        out.push(character);
+    }
+    out
 }
 
 fn rules(text: &str) -> Result<Vec<Rule>, (usize, String)> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 
+use super::chmod::Chmod;
 use super::context::{Chosen, Source};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ pub(crate) struct Target<'a> {
     /// Owner of what is copied; the source's own when `None`.
     pub(crate) owner: Option<(u32, u32)>,
     /// Mode of what is copied; the source's own when `None`.
-    pub(crate) chmod: Option<u32>,
+    pub(crate) chmod: Option<&'a Chmod>,
 }
 
 /// A digest over names, modes and content, but not times or owners: what a step's result depends on.
@@ -99,6 +100,38 @@ impl Target<'_> {
                 self.directories(&stack, parent)?;
             }
             self.entry(source, &item.found, &item.name, &path)?;
+        }
+        Ok(())
+    }
+
+    /// `COPY --parents`: below `to`, the source's directories on the way to each file are there too.
+    pub(crate) fn copy_parents(&self, source: &Source, chosen: &[Chosen], to: &Path) -> Result<()> {
+        for item in chosen {
+            let base = self.stack().lookup(to, true)?.path;
+            self.directories(&self.stack(), &base)?;
+            let (mut from, mut place) = (PathBuf::from("/"), base);
+            let mut parts =
+                item.name.strip_prefix("/").unwrap_or(&item.name).components().enumerate().peekable();
+            while let Some((at, part)) = parts.next() {
+                from.push(part);
+                if at < item.pivot {
+                    continue;
+                }
+                place.push(part);
+                if parts.peek().is_none() {
+                    self.entry(source, &item.found, &item.name, &place)?;
+                    continue;
+                }
+                let found = source.tree.lookup(&from, true)?;
+                let there = self.stack().lookup(&place, false)?;
+                if there.metadata.is_some() {
+                    self.directories(&self.stack(), &place)?;
+                } else if let (Some(metadata), Some(dir)) = (&found.metadata, found.places.first()) {
+                    let made = self.place(&place);
+                    fs::create_dir(&made).map_err(Error::io("create", &made))?;
+                    self.metadata(dir, metadata, &made)?;
+                }
+            }
         }
         Ok(())
     }
@@ -212,8 +245,11 @@ impl Target<'_> {
     fn metadata(&self, from: &Path, metadata: &Metadata, to: &Path) -> Result<()> {
         meta::copy(from, metadata, to, self.owner).map_err(Error::io("set metadata of", to))?;
         match self.chmod {
-            Some(mode) if !metadata.is_symlink() => fs::set_permissions(to, fs::Permissions::from_mode(mode))
-                .map_err(Error::io("set mode of", to)),
+            Some(chmod) if !metadata.is_symlink() => {
+                let mode = chmod.apply(metadata.mode(), metadata.is_dir());
+                fs::set_permissions(to, fs::Permissions::from_mode(mode))
+                    .map_err(Error::io("set mode of", to))
+            }
             _ => Ok(()),
         }
     }

@@ -1,5 +1,7 @@
 //! Words, quotes and variables of a Dockerfile, as docker's builder reads them.
 
+mod pattern;
+
 /// Split at blanks that are not quoted or escaped; quotes stay in the words.
 pub(crate) fn words(text: &str, escape: char) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
@@ -39,8 +41,19 @@ pub(crate) fn expand(
     lookup: &dyn Fn(&str) -> Option<String>,
 ) -> Result<String, String> {
     let characters: Vec<char> = word.chars().collect();
-    let mut lexer = Lexer { characters, at: 0, escape, lookup, depth: 0 };
-    lexer.run(None)
+    let mut lexer = Lexer { characters, at: 0, escape, lookup, depth: 0, raw: false };
+    lexer.run(&[]).map(|(text, _)| text)
+}
+
+/// Put variables into the text of a here-document: quotes and escapes stay as they are.
+pub(crate) fn expand_text(
+    text: &str,
+    escape: char,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, String> {
+    let characters: Vec<char> = text.chars().collect();
+    let mut lexer = Lexer { characters, at: 0, escape, lookup, depth: 0, raw: true };
+    lexer.run(&[]).map(|(text, _)| text)
 }
 
 /// Braces inside braces that are read.
@@ -52,6 +65,8 @@ struct Lexer<'a> {
     escape: char,
     lookup: &'a dyn Fn(&str) -> Option<String>,
     depth: usize,
+    /// Quotes and escapes are text.
+    raw: bool,
 }
 
 impl Lexer<'_> {
@@ -65,14 +80,19 @@ impl Lexer<'_> {
         self.characters.get(self.at).copied()
     }
 
-    /// Read until the end or until `stop`, which is consumed.
-    fn run(&mut self, stop: Option<char>) -> Result<String, String> {
+    /// Read until the end or until one of `stops`, which is consumed and given.
+    fn run(&mut self, stops: &[char]) -> Result<(String, Option<char>), String> {
         let mut out = String::new();
         while let Some(character) = self.next() {
-            if Some(character) == stop {
-                return Ok(out);
+            if stops.contains(&character) {
+                return Ok((out, Some(character)));
             }
             match character {
+                '\'' | '"' if self.raw => out.push(character),
+                character if self.raw && character == self.escape => {
+                    out.push(character);
+                    out.extend(self.next());
+                }
                 '\'' => loop {
                     match self.next() {
                         Some('\'') => break,
@@ -89,8 +109,8 @@ impl Lexer<'_> {
                 character => out.push(character),
             }
         }
-        match stop {
-            None => Ok(out),
+        match stops.last() {
+            None => Ok((out, None)),
             Some(stop) => Err(format!("a {stop} is missing")),
         }
     }
@@ -156,7 +176,13 @@ impl Lexer<'_> {
         if self.depth > DEPTH {
             return Err("variables are nested too deep".into());
         }
-        let word = self.run(Some('}'))?;
+        if !colon && let Some(operator @ ('#' | '%' | '/')) = operator {
+            let changed = self.change(operator, value.unwrap_or_default());
+            self.depth -= 1;
+            out.push_str(&changed?);
+            return Ok(());
+        }
+        let word = self.run(&['}'])?.0;
         self.depth -= 1;
         let set = value.as_ref().is_some_and(|value| !colon || !value.is_empty());
         match operator {
@@ -167,9 +193,25 @@ impl Lexer<'_> {
                 let word = if word.is_empty() { "it is not set" } else { &word };
                 return Err(format!("variable {name}: {word}"));
             }
-            _ => return Err(format!("${{{name}…}}: only :-, -, :+, +, :? and ? are understood")),
+            _ => {
+                let known = ":-, -, :+, +, :?, ?, #, ##, %, %%, / and //";
+                return Err(format!("${{{name}…}}: only {known} are understood"));
+            }
         }
         Ok(())
+    }
+
+    /// `#`, `##`, `%`, `%%`, `/` and `//`: what a pattern matches is cut off or replaced.
+    fn change(&mut self, operator: char, value: String) -> Result<String, String> {
+        let twice = self.peek() == Some(operator);
+        if twice {
+            self.at += 1;
+        }
+        let stops: &[char] = if operator == '/' { &['/', '}'] } else { &['}'] };
+        let (pattern, stop) = self.run(stops)?;
+        let with = if stop == Some('/') { self.run(&['}'])?.0 } else { String::new() };
+        let text: Vec<char> = value.chars().collect();
+        pattern::change(&pattern, &text, operator, twice, &with)
     }
 }
 
@@ -207,13 +249,31 @@ mod tests {
             ("$", "$"),
             ("$1", "$1"),
             ("100%", "100%"),
+            ("${A#v*l}", "ue"),
+            ("${A##*[lu]}", "e"),
+            ("${A%u?}", "val"),
+            ("${A%%[al]*}", "v"),
+            ("${A#x}", "value"),
+            ("${A/l/L}", "vaLue"),
+            ("${A//[aeu]/_}", "v_l__"),
+            ("${A/a*}", "v"),
+            ("${A//\\//x}", "value"),
+            ("${NONE/a/b}", ""),
+            ("${A/$NONE/b}", "value"),
+            ("${A%%${A}}", ""),
         ] {
             assert_eq!(of(word).as_deref(), Ok(expected), "{word}");
         }
-        for bad in ["${}", "${A", "'x", "\"x", "${A/x/y}", "${NONE:?must be set}"] {
+        for bad in ["${}", "${A", "'x", "\"x", "${A/x/y", "${A:/x/y}", "${A~x}", "${NONE:?must be set}"] {
             assert!(of(bad).is_err(), "{bad}");
         }
         assert!(of(&format!("{}x{}", "${N:-".repeat(50), "}".repeat(50))).is_err());
+    }
+
+    #[test]
+    fn texts_keep_quotes() {
+        let of = |text: &str| expand_text(text, '\\', &|name| (name == "A").then(|| "1".to_owned()));
+        assert_eq!(of("it's \"$A\" \\$A \\n ${B:-'x'}").unwrap(), "it's \"1\" \\$A \\n 'x'");
     }
 
     #[test]

@@ -98,6 +98,9 @@ impl Stage {
             }
             Instruction::Shell(argv) => self.config.shell = Some(argv.clone()),
             Instruction::Healthcheck(check) => self.config.healthcheck = Some(check.clone()),
+            Instruction::OnBuild(text) => {
+                self.config.on_build.get_or_insert_default().push(text.clone());
+            }
             _ => {}
         }
         Ok(())
@@ -149,7 +152,7 @@ mod tests {
             "FROM scratch\nARG V=1\nENV A=$V B=$A\nENV A=2 B=x$A\nLABEL a.$A=\"$B\"\nCMD [\"x\"]\nENTRYPOINT run $A\nEXPOSE 80 90-91/udp\nSTOPSIGNAL INT\nSHELL [\"/bin/bash\",\"-ec\"]\nCMD y",
         )
         .unwrap();
-        let mut stage = Stage::scratch();
+        let mut stage = Stage::scratch(&crate::oci::Platform::host());
         for line in &file.lines {
             stage.apply(&line.instruction, '\\', &|name| (name == "V").then(|| "7".into())).unwrap();
         }

@@ -10,7 +10,7 @@ use crate::compress::{Encoder, Format};
 use crate::digest::{Digest, HashWriter};
 use crate::error::{Error, Result};
 use crate::layers::diff;
-use crate::oci::{ConfigJson, Descriptor, HistoryEntry};
+use crate::oci::{ConfigJson, Descriptor, HistoryEntry, Platform};
 use crate::service::Inner;
 use crate::store::info::ImageInfo;
 use crate::store::lease::Lease;
@@ -36,12 +36,14 @@ pub(crate) struct Stage {
     pub(crate) args: BTreeMap<String, String>,
     /// `CMD` was given in this stage.
     pub(crate) own_cmd: bool,
+    /// What its programs run on.
+    pub(crate) platform: Option<Platform>,
 }
 
 impl Stage {
     /// `FROM scratch`.
-    pub(crate) fn scratch() -> Self {
-        Self { key: "scratch".into(), ..Self::default() }
+    pub(crate) fn scratch(platform: &Platform) -> Self {
+        Self { key: "scratch".into(), platform: Some(platform.clone()), ..Self::default() }
     }
 
     /// `FROM` an image whose content is protected.
@@ -57,6 +59,7 @@ impl Stage {
             history: info.file.history.clone().unwrap_or_default(),
             created: info.file.created.clone(),
             key: format!("image {}", info.digest),
+            platform: Some(info.file.platform()),
             ..Self::default()
         })
     }

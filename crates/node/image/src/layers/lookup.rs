@@ -16,6 +16,7 @@ use crate::sys;
 const MAX_LINKS: usize = 40;
 
 /// A stack of layers, top first.
+#[derive(Clone)]
 pub(crate) struct Layered {
     layers: Vec<PathBuf>,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -27,9 +28,34 @@ const SMALL_BODY: u64 = 256 << 10;
 /// A server may not make us wait longer than this before a retry.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
+/// What a request carries.
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// A body that is here.
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
+    whole_body(Full::new(bytes.into()))
+}
+
+/// One request, which may have to be sent again.
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: &'a (dyn Fn() -> Body + Send + Sync),
+    /// The body takes as long as it takes: whoever makes it watches.
+    pub(crate) patient: bool,
+    /// For messages.
+    pub(crate) action: &'a str,
+}
+
+impl<'a> Call<'a> {
+    fn get(headers: &HeaderMap, action: &'a str) -> Self {
+        Self { method: Method::GET, headers: headers.clone(), body: &|| whole(""), patient: false, action }
+    }
+}
+
 /// What all requests of one pull share.
 pub(crate) struct Client {
-    http: legacy::Client<Connector, Full<Bytes>>,
+    http: legacy::Client<Connector, Body>,
     user_agent: HeaderValue,
     limits: Limits,
 }
@@ -108,6 +134,63 @@ impl Registry {
             .collect()
     }
 
+    /// A place on the web that is no registry.
+    pub(crate) fn site(client: &Arc<Client>, uri: &Uri) -> Registry {
+        Registry {
+            client: client.clone(),
+            host: uri.authority().map(ToString::to_string).unwrap_or_default(),
+            insecure: uri.scheme_str() == Some("http"),
+            repository: String::new(),
+            auths: Vec::new(),
+            authorization: Mutex::default(),
+        }
+    }
+
+    /// Open an address; only success comes back.
+    pub(crate) async fn open(&self, uri: &Uri, action: &str) -> Result<Response<Incoming>> {
+        let mut retry = Retry::new(&self.client.limits);
+        loop {
+            let error = match self.follow(uri, None, &Call::get(&HeaderMap::new(), action)).await {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) => self.refusal(response, action).await,
+                Err(error) => error,
+            };
+            retry.wait(error, None).await?;
+        }
+    }
+
+    pub(crate) fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The address of a path here.
+    pub(crate) fn uri(&self, path: &str, action: &str) -> Result<Uri> {
+        let scheme = if self.insecure { "http" } else { "https" };
+        format!("{scheme}://{}{path}", self.host)
+            .parse()
+            .map_err(|error| self.fail(action, error, RegistryFailure::Protocol))
+    }
+
+    /// An address that the registry gave, if it may be spoken to.
+    pub(crate) fn resolve(&self, base: &Uri, location: &str, action: &str) -> Result<Uri> {
+        let bad = |reason: &str| self.fail(action, reason, RegistryFailure::Protocol);
+        let next = resolve(base, location).ok_or_else(|| bad("a redirect to no address"))?;
+        if next.scheme_str() != Some("https") && !self.insecure {
+            return Err(bad("a redirect away from HTTPS (refused)"));
+        }
+        Ok(next)
+    }
+
+    /// Send once, with what it takes to get in. Any status comes back.
+    pub(crate) async fn send_once(&self, uri: &Uri, call: &Call<'_>) -> Result<Response<Incoming>> {
+        let known = self.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let response = self.follow(uri, known, call).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            return self.authenticate(response, uri, call).await;
+        }
+        Ok(response)
+    }
+
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
@@ -183,16 +266,9 @@ impl Registry {
         headers: &HeaderMap,
         action: &str,
     ) -> Result<Response<Incoming>, (Error, Option<Duration>)> {
-        let scheme = if self.insecure { "http" } else { "https" };
-        let uri: Uri = format!("{scheme}://{}{path}", self.host)
-            .parse()
-            .map_err(|error| (self.fail(action, error, RegistryFailure::Protocol), None))?;
-        let known = self.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let mut response = self.follow(&uri, headers, known, action).await.map_err(|error| (error, None))?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            response =
-                self.authenticate(response, &uri, headers, action).await.map_err(|error| (error, None))?;
-        }
+        let uri = self.uri(path, action).map_err(|error| (error, None))?;
+        let call = Call::get(headers, action);
+        let response = self.send_once(&uri, &call).await.map_err(|error| (error, None))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -209,8 +285,7 @@ impl Registry {
         &self,
         mut response: Response<Incoming>,
         uri: &Uri,
-        headers: &HeaderMap,
-        action: &str,
+        call: &Call<'_>,
     ) -> Result<Response<Incoming>> {
         let asked: Vec<Challenge> = response
             .headers()
@@ -244,7 +319,7 @@ impl Registry {
                 }
             };
             let Some(value) = value else { continue };
-            response = self.follow(uri, headers, Some(value.clone()), action).await?;
+            response = self.follow(uri, Some(value.clone()), call).await?;
             if !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                 *self.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(value);
                 return Ok(response);
@@ -271,7 +346,7 @@ impl Registry {
             return Err(self.fail(action, reason, RegistryFailure::Protocol));
         }
         request.headers_mut().insert(header::USER_AGENT, self.client.user_agent.clone());
-        let response = self.send(request, action).await?;
+        let response = self.send(request.map(whole_body), action, false).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response, action).await);
         }
@@ -279,20 +354,21 @@ impl Registry {
         token::header_of(&body).map_err(bad)
     }
 
-    /// GET, following redirects. Credentials go only to the host they are for.
+    /// Send; redirects of what reads are followed. Credentials go only to the host they are for.
     async fn follow(
         &self,
         uri: &Uri,
-        headers: &HeaderMap,
         authorization: Option<HeaderValue>,
-        action: &str,
+        call: &Call<'_>,
     ) -> Result<Response<Incoming>> {
+        let action = call.action;
+        let reads = matches!(call.method, Method::GET | Method::HEAD);
         let mut target = uri.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = Request::new(Full::default());
-            *request.method_mut() = Method::GET;
+            let mut request = Request::new((call.body)());
+            *request.method_mut() = call.method.clone();
             *request.uri_mut() = target.clone();
-            *request.headers_mut() = headers.clone();
+            *request.headers_mut() = call.headers.clone();
             request.headers_mut().insert(header::USER_AGENT, self.client.user_agent.clone());
             if let Some(value) = &authorization
                 && target.authority() == uri.authority()
@@ -300,25 +376,25 @@ impl Registry {
             {
                 request.headers_mut().insert(header::AUTHORIZATION, value.clone());
             }
-            let response = self.send(request, action).await?;
-            if !response.status().is_redirection() {
+            let response = self.send(request, action, call.patient).await?;
+            if !response.status().is_redirection() || !reads {
                 return Ok(response);
             }
-            let bad = |reason: &str| self.fail(action, reason, RegistryFailure::Protocol);
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-            let next = resolve(&target, location.ok_or_else(|| bad("a redirect without a location"))?)
-                .ok_or_else(|| bad("a redirect to no address"))?;
-            if next.scheme_str() != Some("https") && !self.insecure {
-                return Err(bad("a redirect away from HTTPS (refused)"));
-            }
-            target = next;
+            let location = location.ok_or_else(|| {
+                self.fail(action, "a redirect without a location", RegistryFailure::Protocol)
+            })?;
+            target = self.resolve(&target, location, action)?;
         }
         Err(self.fail(action, format!("more than {MAX_REDIRECTS} redirects"), RegistryFailure::Protocol))
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>, action: &str) -> Result<Response<Incoming>> {
+    async fn send(&self, request: Request<Body>, action: &str, patient: bool) -> Result<Response<Incoming>> {
         let stall = self.client.limits.stall;
-        match tokio::time::timeout(stall, self.client.http.request(request)).await {
+        let response = self.client.http.request(request);
+        let response =
+            async { if patient { Ok(response.await) } else { tokio::time::timeout(stall, response).await } };
+        match response.await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 let mut reason = root_cause(&error);
@@ -373,7 +449,7 @@ impl Registry {
     }
 
     /// An error out of a response that is no success.
-    async fn refusal(&self, response: Response<Incoming>, action: &str) -> Error {
+    pub(crate) async fn refusal(&self, response: Response<Incoming>, action: &str) -> Error {
         let status = response.status();
         let class = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryFailure::Denied,
@@ -432,6 +508,10 @@ impl Retry {
         tokio::time::sleep(delay).await;
         Ok(())
     }
+}
+
+fn whole_body(body: Full<Bytes>) -> Body {
+    body.map_err(|never| match never {}).boxed_unsync()
 }
 
 fn failure(host: &str, action: &str, reason: impl std::fmt::Display, class: RegistryFailure) -> Error {

@@ -14,7 +14,9 @@ impl Inner {
         let from = self.require(source)?;
         let info = self.store.info(&from.digest)?;
         self.store.update_index(|index| {
-            let descriptor = index.images.values().find(|there| there.digest == from.digest).cloned();
+            let named = index.images.get(&from.reference);
+            let same = || index.images.values().find(|there| there.digest == from.digest);
+            let descriptor = named.or_else(same).cloned();
             let descriptor = descriptor.ok_or_else(|| Error::NotPresent { name: from.reference.clone() })?;
             index.images.insert(name.to_string(), descriptor);
             Ok((true, ()))

@@ -8,6 +8,7 @@ use super::{DiskUsage, History, ImageDetails, ImageSummary, Inner, LayerDetails}
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layers::ingest::{self, Place};
+use crate::oci::Platform;
 use crate::reference::Reference;
 use crate::rootfs::RootfsPlan;
 use crate::store::info::ImageInfo;
@@ -42,6 +43,29 @@ impl Inner {
     pub(crate) fn find(&self, reference: &str) -> Result<Option<ImageSummary>> {
         let Some(target) = self.target(reference)? else { return Ok(None) };
         Ok(Some(self.store.info(&target.digest)?.summary(&target.reference)))
+    }
+
+    /// The image of a platform behind a name, and else the platform that is there instead.
+    pub(crate) fn find_platform(
+        &self,
+        text: &str,
+        platform: &Platform,
+    ) -> Result<(Option<Digest>, Option<Platform>)> {
+        let Some(target) = self.target(text)? else { return Ok((None, None)) };
+        let index = self.store.read_index()?;
+        let all = match index.images.get(&target.reference) {
+            Some(descriptor) => self.store.manifests(descriptor)?.1,
+            None => vec![target.digest],
+        };
+        let mut other = None;
+        for digest in all {
+            let there = self.store.info(&digest)?.file.platform();
+            if there.architecture.is_empty() || platform.accepts(&there) {
+                return Ok((Some(digest), None));
+            }
+            other = Some(there);
+        }
+        Ok((None, other))
     }
 
     /// Look a reference up. Only nonsense is an error.

@@ -12,12 +12,15 @@ use std::time::Duration;
 use super::lease::remove_tree;
 use super::lock::{open_lock, try_exclusive};
 use super::{Store, locked};
+use crate::build::mounts;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::service::Pruned;
 
 /// Build steps that are remembered.
-const CACHE_ENTRIES: usize = 1000;
+const CACHE_ENTRIES: usize = 2000;
+/// Directories of `RUN --mount=type=cache` that stay.
+const CACHE_MOUNTS: usize = 100;
 /// A download that nobody continued for this long is given up.
 const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -39,7 +42,18 @@ impl Store {
         if trash.exists() {
             remove_tree(&trash);
         }
+        let mut pruned = pruned;
+        pruned.freed += mounts::prune(self, if cache { 0 } else { CACHE_MOUNTS })?;
         Ok(pruned)
+    }
+
+    /// After a build: forget the oldest steps when there are too many, or their layers are too large.
+    pub(crate) fn bound_cache(&self) -> Result<()> {
+        let over = {
+            let _guard = self.exclusive()?;
+            self.trim_cache(false)? > 0
+        };
+        if over { self.collect(false).map(drop) } else { Ok(()) }
     }
 
     /// Bytes that [`Store::collect`] with the cache would free now.
@@ -61,8 +75,14 @@ impl Store {
         for hold in self.uses()? {
             live.extend(hold.content);
         }
-        let manifests: HashSet<Digest> =
-            self.read_index()?.images.values().map(|descriptor| descriptor.digest).collect();
+        let mut manifests: HashSet<Digest> = HashSet::new();
+        for descriptor in self.read_index()?.images.values() {
+            manifests.insert(descriptor.digest);
+            if let Ok((index, all)) = self.manifests(descriptor) {
+                live.extend(index.map(|digest| digest.hex()));
+                manifests.extend(all);
+            }
+        }
         for digest in manifests {
             // An image whose manifest is damaged keeps nothing but its manifest.
             live.insert(digest.hex());
@@ -89,16 +109,26 @@ impl Store {
             .flatten()
             .map(|entry| (entry.metadata().and_then(|metadata| metadata.modified()).ok(), entry.path()))
             .collect();
-        let keep = if all { 0 } else { CACHE_ENTRIES };
-        if entries.len() <= keep {
-            return Ok(0);
+        entries.sort_by(|left, right| right.cmp(left));
+        // The newest stay, as far as their layers fit.
+        let (mut kept, mut bytes, mut seen) = (0, 0, HashSet::new());
+        for (_, path) in entries.iter().take(if all { 0 } else { CACHE_ENTRIES }) {
+            let text = fs::read(path).unwrap_or_default();
+            let layer = serde_json::from_slice::<crate::build::Step>(&text).ok().and_then(|step| step.layer);
+            if let Some(layer) = layer
+                && seen.insert(layer.diff_id)
+            {
+                bytes += layer.descriptor.size;
+            }
+            if bytes > self.options.limits.build_cache_bytes {
+                break;
+            }
+            kept += 1;
         }
-        entries.sort();
-        let doomed = entries.len() - keep;
-        for (_, path) in &entries[..doomed] {
+        for (_, path) in &entries[kept..] {
             fs::remove_file(path).map_err(Error::io("remove", path))?;
         }
-        Ok(doomed)
+        Ok(entries.len() - kept)
     }
 
     fn sweep(&self, live: &HashSet<String>, trash: &PathBuf, pruned: &mut Pruned) -> Result<()> {

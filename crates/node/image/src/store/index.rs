@@ -8,10 +8,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, locked};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::oci::Descriptor;
+use crate::oci::{self, Descriptor};
 
 const VERSION: u32 = 1;
+/// Where an image that stands for several platforms says so: the digest of their index.
+pub(crate) const INDEX_ANNOTATION: &str = "io.sampan.image.index";
 
 /// The file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,7 +43,20 @@ struct Stamp {
     changed: (i64, i64),
 }
 
+/// The index that an image stands for.
+pub(crate) fn index_of(descriptor: &Descriptor) -> Option<Digest> {
+    descriptor.annotations.get(INDEX_ANNOTATION)?.parse().ok()
+}
+
 impl Store {
+    /// Manifests of all platforms behind a name: those of its index, or the one.
+    pub(crate) fn manifests(&self, descriptor: &Descriptor) -> Result<(Option<Digest>, Vec<Digest>)> {
+        let Some(digest) = index_of(descriptor) else { return Ok((None, vec![descriptor.digest])) };
+        let index: oci::Index = serde_json::from_slice(&self.read_metadata(&digest)?)
+            .map_err(|error| Error::Corrupt { path: self.blob_path(&digest), reason: error.to_string() })?;
+        Ok((Some(digest), index.manifests.iter().map(|descriptor| descriptor.digest).collect()))
+    }
+
     /// The names as they are now.
     pub(crate) fn read_index(&self) -> Result<Arc<Index>> {
         let path = self.path("index.json");

@@ -3,97 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, Mutex};
 
-use futures::future::BoxFuture;
-use sampan_image::{
-    BuildEvent, BuildOptions, BuildResult, Compression, ErrorKind, ExportFormat, RunOutput, RunRequest,
-    RunStep, RunStepError,
-};
+use sampan_image::{BuildEvent, Compression, ErrorKind, ExportFormat};
 
+use crate::builder::*;
 use crate::support::*;
-
-/// Runs a step with nothing but mount and chroot.
-struct Chroot;
-
-impl RunStep for Chroot {
-    fn run<'a>(&'a self, step: RunRequest, output: RunOutput) -> BoxFuture<'a, Result<i32, RunStepError>> {
-        Box::pin(async move {
-            let lower =
-                step.lower_dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(":");
-            let mount = format!(
-                "mount -t overlay overlay -o lowerdir={lower},upperdir={},workdir={},redirect_dir=off,metacopy=off {m}; m={m}; shift; cd / && exec env -i \"$@\"",
-                step.upper.display(),
-                step.work.display(),
-                m = step.merged.display()
-            );
-            let inner = format!("cd '{}' && exec \"$@\"", step.cwd);
-            let mut command = Command::new("unshare");
-            command.args(["--mount", "--propagation", "private", "sh", "-ec", &mount, "sh", "x"]);
-            command.args(&step.env);
-            command.args([
-                "/usr/sbin/chroot",
-                step.merged.to_str().unwrap(),
-                "/bin/busybox",
-                "sh",
-                "-c",
-                &inner,
-                "sh",
-            ]);
-            command.args(&step.argv);
-            let done = tokio::task::spawn_blocking(move || command.output()).await??;
-            for line in String::from_utf8_lossy(&done.stdout).lines() {
-                output(false, line.to_owned());
-            }
-            for line in String::from_utf8_lossy(&done.stderr).lines() {
-                output(true, line.to_owned());
-            }
-            Ok(done.status.code().unwrap_or(-1))
-        })
-    }
-}
-
-struct Built {
-    result: sampan_image::Result<BuildResult>,
-    events: Vec<BuildEvent>,
-}
-
-impl Built {
-    fn error(&self) -> String {
-        self.result.as_ref().unwrap_err().to_string()
-    }
-
-    fn output(&self) -> String {
-        let lines = self.events.iter().filter_map(|event| match event {
-            BuildEvent::Output { line, .. } => Some(line.clone()),
-            _ => None,
-        });
-        lines.collect::<Vec<_>>().join("\n")
-    }
-}
-
-async fn build(fixture: &Fixture, dockerfile: &str, change: impl FnOnce(&mut BuildOptions)) -> Built {
-    let context = fixture.path("context");
-    fs::create_dir_all(&context).unwrap();
-    if !context.join("busybox").exists() {
-        fs::copy("/bin/busybox", context.join("busybox")).unwrap();
-    }
-    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
-    let events = Arc::new(Mutex::new(Vec::new()));
-    let to = events.clone();
-    let mut options = BuildOptions::new(&context);
-    options.run = Some(Arc::new(Chroot));
-    options.tags = vec!["out:1".into()];
-    options.events = Some(Arc::new(move |event| to.lock().unwrap().push(event)));
-    change(&mut options);
-    let result = fixture.images.build(options).await;
-    let events = events.lock().unwrap().clone();
-    Built { result, events }
-}
-
-const BASE: &str = "FROM scratch AS base\nCOPY busybox /bin/busybox\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\n\
-    RUN /bin/busybox --install /bin && echo 'root:x:0:0:root:/root:/bin/sh' > /passwd\nSHELL [\"/bin/sh\", \"-c\"]\n";
 
 #[tokio::test]
 async fn everything_once_and_then_from_the_cache() {
@@ -271,7 +185,10 @@ async fn mistakes_are_named_by_line() {
         ("FROM scratch\nCOPY busybox /x\nCOPY dir /x", 3, "not a directory in the image"),
         ("FROM scratch\nCOPY busybox /x\nCOPY busybox /x/y", 3, "not a directory in the image"),
         ("FROM scratch\nCOPY --chown=nobody busybox /x", 2, "/etc/passwd"),
-        ("FROM scratch\nADD http://x/y /", 2, "not fetched"),
+        ("FROM scratch\nADD https://x/y.git /", 2, "not cloned"),
+        ("FROM scratch\nCOPY http://x/y /", 2, "ADD does"),
+        ("FROM scratch\nADD --checksum=sha256:12 http://localhost:1/y /", 2, "no checksum"),
+        ("FROM scratch\nCOPY --chmod=9 busybox /", 2, "no mode"),
         ("FROM missing:1\nRUN x", 1, "not present locally (hint"),
         ("FROM Bad\n", 1, "lower case"),
         (
@@ -281,7 +198,7 @@ async fn mistakes_are_named_by_line() {
         ),
         ("FROM $NOTHING\n", 1, "empty after variables"),
         ("FROM scratch\nFORM x", 2, "unknown instruction"),
-        ("FROM --platform=linux/s390x scratch", 1, "cannot build for"),
+        ("FROM --platform=linux/s390x scratch\nRUN x", 2, "needs an emulator"),
         ("FROM scratch\nEXPOSE http", 2, "no port"),
         ("FROM scratch\nRUN true", 2, "exit code"),
     ];

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod build;
+mod builder;
 mod crash;
+mod features;
 mod hostile;
 mod import;
 mod manage;

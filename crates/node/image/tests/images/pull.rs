@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::import::docker_archive;
 use crate::support::*;
 
-struct Server(Child);
+pub struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -28,7 +28,7 @@ impl Drop for Server {
 }
 
 /// docker-registry on a free loopback port.
-fn docker_registry(fixture: &Fixture, htpasswd: bool, tls: Option<&Path>) -> (Server, String) {
+pub fn docker_registry(fixture: &Fixture, htpasswd: bool, tls: Option<&Path>) -> (Server, String) {
     need("docker-registry");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let name = format!("reg{port}");
@@ -77,7 +77,7 @@ fn store_for(fixture: &Fixture, name: &str, hosts: &[(&str, RegistryOptions)]) -
     Images::open(options).unwrap()
 }
 
-fn insecure() -> RegistryOptions {
+pub fn insecure() -> RegistryOptions {
     RegistryOptions { insecure: true, ..RegistryOptions::default() }
 }
 
