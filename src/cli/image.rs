@@ -10,7 +10,7 @@ use super::{Output, parse_pair};
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Image {
     /// Build an image from a Dockerfile.
-    Build(Build),
+    Build(Box<Build>),
     /// Import a root file system tar, a docker archive or an OCI layout.
     #[command(visible_alias = "load")]
     Import {

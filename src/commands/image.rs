@@ -32,7 +32,7 @@ struct Row {
 pub(crate) async fn run(data_dir: &Path, command: Image) -> Result<ExitCode> {
     instance::require_root()?;
     match command {
-        Image::Build(options) => return build::run(data_dir, options).await,
+        Image::Build(options) => return build::run(data_dir, *options).await,
         Image::Import { file, name, cmd } => {
             let options = ImportOptions {
                 name,
