@@ -12,7 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod image;
 mod registry;
-pub(crate) use image::{Access, Build, Compression, Image, Network, ProgressStyle, Pull, Push};
+pub(crate) use image::{
+    Access, Analyze, Build, Compression, Image, Network, ProgressStyle, Pull, Push, Slim,
+};
 pub(crate) use registry::{Registry, RegistryAt, RegistryServe};
 
 /// A complete container service in one binary.

@@ -24,6 +24,8 @@ use crate::{
 };
 
 pub(crate) mod build_steps;
+mod fanotify;
+pub(crate) mod trial;
 
 /// The domain of all cluster names.
 pub(crate) const DOMAIN: &str = "cluster.local";

@@ -58,6 +58,10 @@ pub(crate) enum Image {
         #[arg(long, value_enum)]
         compression: Option<Compression>,
     },
+    /// Say where the bytes of images are, and which of them nobody needs.
+    Analyze(Analyze),
+    /// Make a smaller image that does the same.
+    Slim(Slim),
     /// Remove images.
     Rm {
         /// The images.
@@ -115,6 +119,49 @@ pub(crate) enum Compression {
     Gzip,
     /// Smaller and faster.
     Zstd,
+}
+
+/// `sampan image analyze`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Analyze {
+    /// The images; several are compared.
+    #[arg(required = true)]
+    pub(crate) images: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// `sampan image slim`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Slim {
+    /// The image.
+    pub(crate) image: String,
+    /// Name for the result. [default: the image's, with -slim behind its tag]
+    #[arg(short, long, value_name = "NAME:TAG")]
+    pub(crate) tag: Option<String>,
+    /// A shell command that must succeed in the running container, instead of its HEALTHCHECK.
+    #[arg(long, value_name = "CMD")]
+    pub(crate) check: Option<String>,
+    /// Run the image and keep what it opens, instead of guessing from packages and named paths.
+    #[arg(long)]
+    pub(crate) trace: bool,
+    /// A shell command to run in the container once it is well; may be repeated.
+    #[arg(long, value_name = "CMD")]
+    pub(crate) exercise: Vec<String>,
+    /// Paths to keep, as .dockerignore writes patterns; may be repeated.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) keep: Vec<String>,
+    /// Show what would go, and make nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How long a container may take to be well.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+    /// Set by the command itself.
+    #[arg(long, hide = true)]
+    pub(crate) private_mounts: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// `sampan image build`

@@ -1,7 +1,9 @@
 //! `sampan image …`: works on the data directory itself, whether or not `sampan up` runs on it.
 
+mod analyze;
 mod build;
 mod progress;
+mod slim;
 
 use std::{path::Path, process::ExitCode};
 
@@ -54,6 +56,8 @@ pub(crate) async fn run(data_dir: &Path, command: Image) -> Result<ExitCode> {
             terminal::write(&format!("{}\n", image.reference))?;
         }
         Image::Push(options) => push(data_dir, options).await?,
+        Image::Analyze(options) => analyze::run(data_dir, options).await?,
+        Image::Slim(options) => return slim::run(data_dir, options).await,
         Image::Save { images, file, oci, compression } => {
             let format = if oci { ExportFormat::Oci } else { ExportFormat::Docker };
             let compression = compression.map_or_else(|| by_name(&file), compression_of);

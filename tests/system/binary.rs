@@ -147,6 +147,56 @@ fn steps_of_builds_run_in_containers() {
     c.sh("$SAMPAN image build --platform linux/s390x -t x:1 .").fails(&["linux/s390x"]);
 }
 
+/// A slim image is tried before it gets its name, and a trace keeps what the kernel saw.
+#[test]
+fn images_are_looked_into_and_made_smaller() {
+    let c = Cluster::start();
+    c.file(
+        "Dockerfile",
+        "FROM busybox:1\nRUN mkdir -p /usr/share/doc/x /usr/lib/tool && head -c 2000000 /dev/urandom > /usr/share/doc/x/big \\\n \
+         && cp /usr/share/doc/x/big /gone && echo a > /usr/lib/tool/a && echo b > /usr/lib/tool/b\nRUN rm /gone\n\
+         COPY <<EOF /var/lib/dpkg/status\nPackage: tool\nStatus: install ok installed\nVersion: 1\nEOF\n\
+         COPY <<EOF /var/lib/dpkg/info/tool.list\n/usr/lib/tool/a\n/usr/lib/tool/b\nEOF\n\
+         ENV NAME=a\nSTOPSIGNAL SIGKILL\nHEALTHCHECK CMD test -e /ready\nCMD [\"sh\", \"-c\", \"cat /usr/lib/tool/$NAME > /ready; exec sleep 1000\"]\n",
+    );
+    c.sampan(&["image", "build", "-t", "app:1", "."]).ok();
+    let ran = c.sampan(&["image", "analyze", "app:1", "-o", "json"]).ok();
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(found["images"][0]["wastedBytes"], 2_000_000, "{found}");
+    c.sampan(&["image", "analyze", "app:1"]).ok().says(&["/gone", "deleted", "dpkg:tool"]);
+    c.sampan(&["image", "slim", "--dry-run", "app:1"]).ok();
+    c.sh("$SAMPAN image list").ok();
+    // What the check needs is gone: the original stays, and nothing of the attempt.
+    let ran =
+        c.sampan(&["image", "slim", "app:1", "--timeout", "5", "--check", "test -e /usr/share/doc/x/big"]);
+    ran.fails(&["does not work", "hint:"]);
+    let list = c.sampan(&["image", "list"]).ok().out;
+    assert!(!list.contains("slim") && !list.contains("trial") && list.contains("app:1"), "{list}");
+    c.sampan(&["image", "slim", "app:1"]).ok().says(&["app:1-slim"]);
+    let files = "cat /usr/lib/tool/a; ls /usr/lib/tool/b /usr/share/doc/x/big 2>&1 | wc -l; test -e /usr/lib/tool/b && echo both";
+    c.sh(&format!("$SAMPAN run --rm app:1-slim sh -c '{files}'")).says(&["a\n", "both"]);
+    c.sampan(&["image", "slim", "app:1", "--trace", "-t", "traced:1"]).ok().says(&["traced:1"]);
+    let ran = c
+        .sh("$SAMPAN run --rm traced:1 sh -c 'cat /usr/lib/tool/a; test -e /usr/lib/tool/b || echo one'")
+        .ok();
+    assert_eq!(ran.out, "a\none\n");
+    // Kept by name although nobody opened it.
+    c.sampan(&[
+        "image",
+        "slim",
+        "app:1",
+        "--trace",
+        "-t",
+        "kept:1",
+        "--keep",
+        "usr/lib/tool",
+        "--exercise",
+        "true",
+    ])
+    .ok();
+    c.sh("$SAMPAN run --rm kept:1 cat /usr/lib/tool/b").ok().says(&["b"]);
+}
+
 #[test]
 fn images_that_are_broken_or_hostile_are_refused() {
     let c = Cluster::start();

@@ -5,6 +5,7 @@ pub(crate) mod fixup;
 pub(crate) mod ingest;
 pub(crate) mod lookup;
 pub(crate) mod meta;
+pub(crate) mod tree;
 pub(crate) mod unpack;
 
 /// Prefix of a file that deletes its namesake in lower layers.

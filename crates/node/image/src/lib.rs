@@ -20,6 +20,7 @@
 //! What is absent here: Pods, sandboxes and mounts. The container crate mounts what [`RootfsPlan`] says, and a
 //! `RUN` of a Dockerfile goes through the [`RunStep`] that the caller brings.
 
+mod analyze;
 mod auth;
 mod build;
 mod compress;
@@ -30,6 +31,7 @@ mod import;
 mod layers;
 mod oci;
 mod options;
+mod packages;
 mod progress;
 mod pull;
 mod push;
@@ -37,10 +39,15 @@ mod reference;
 mod registry;
 mod rootfs;
 mod service;
+mod slim;
 mod store;
 mod sys;
 mod tar;
 
+pub use analyze::{
+    Analysis, DirectoryBytes, DuplicateFiles, ImageAnalysis, LayerAnalysis, RepeatedPackage, SharedLayer,
+    WastedFile,
+};
 pub use auth::{Auth, Credentials};
 pub use build::{
     BuildEvent, BuildOptions, BuildOutput, BuildResult, Compression, OutputKind, RunMount, RunMountSource,
@@ -52,6 +59,7 @@ pub use export::ExportFormat;
 pub use import::ImportOptions;
 pub use oci::{Descriptor, Healthcheck, ImageConfig, Platform};
 pub use options::{Limits, Options, Registries, RegistryOptions};
+pub use packages::Package;
 pub use progress::{LayerState, Progress, ProgressFn};
 pub use pull::PullOptions;
 pub use push::PushOptions;
@@ -60,3 +68,4 @@ pub use rootfs::{ResolvedUser, RootfsPlan};
 pub use service::{
     DiskUsage, History, Holder, ImageDetails, ImageSummary, Images, LayerDetails, Pruned, Removed,
 };
+pub use slim::{Cause, Removed as SlimRemoved, RemovedDirectory, RemovedFile, SlimOptions, SlimPlan, health};

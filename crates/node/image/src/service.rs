@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::analyze::Analysis;
 use crate::build::{BuildOptions, BuildResult};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -13,6 +14,7 @@ use crate::options::Options;
 use crate::pull::PullOptions;
 use crate::push::PushOptions;
 use crate::rootfs::RootfsPlan;
+use crate::slim::{SlimOptions, SlimPlan};
 use crate::store::Store;
 
 mod manage;
@@ -238,6 +240,23 @@ impl Images {
     /// Build an image from a Dockerfile.
     pub async fn build(&self, options: BuildOptions) -> Result<BuildResult> {
         crate::build::build(self, options).await
+    }
+
+    /// Where the bytes of images are, and which of them nobody needs.
+    pub async fn analyze(&self, references: &[String]) -> Result<Analysis> {
+        let references = references.to_vec();
+        self.blocking(move |inner| crate::analyze::analyze(&inner, &references)).await
+    }
+
+    /// What of an image is needed to run it, and what is not. Nothing is changed.
+    pub async fn slim_plan(&self, options: SlimOptions) -> Result<SlimPlan> {
+        self.blocking(move |inner| crate::slim::plan(&inner, &options)).await
+    }
+
+    /// Make the image that a plan describes, under a name.
+    pub async fn slim(&self, plan: SlimPlan, name: &str) -> Result<ImageSummary> {
+        let name = name.to_owned();
+        self.blocking(move |inner| crate::slim::write(&inner, &plan, &name)).await
     }
 
     /// Delete content that nothing refers to; with `cache`, also the results of earlier build steps.

@@ -187,6 +187,12 @@ fn clean(pattern: &str) -> Vec<String> {
     parts
 }
 
+/// Patterns by themselves: a source of nothing that [`Source::ignored`] answers for.
+pub(crate) fn covers(patterns: &[String]) -> Result<Source, String> {
+    let ignore = rules(&patterns.join("\n")).map_err(|(_, reason)| reason)?;
+    Ok(Source { tree: Layered::new(&[]), ignore, name: String::new() })
+}
+
 /// A name as a pattern that means itself.
 fn literal(name: &str) -> String {
     let mut out = String::with_capacity(name.len());

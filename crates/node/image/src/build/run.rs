@@ -216,7 +216,15 @@ impl Build {
                 pull.platform = Some(platform.clone());
                 pull.progress = pull.progress.or_else(|| self.options.progress.clone());
                 pull.cancel = self.options.cancel.clone();
-                self.images.pull(image, pull).await?.digest
+                match (self.images.pull(image, pull).await, other) {
+                    (Ok(pulled), _) => pulled.digest,
+                    (Err(error), Some(other)) => {
+                        let reason =
+                            format!("here it is for {other}; for {platform} it was not pulled: {error}");
+                        return Err(Error::archive(image, reason));
+                    }
+                    (Err(error), None) => return Err(error),
+                }
             }
             (_, None) => {
                 if let Some(other) = other {

@@ -9,4 +9,5 @@ mod hostile;
 mod import;
 mod manage;
 mod pull;
+mod slim;
 mod support;

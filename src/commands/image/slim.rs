@@ -1,0 +1,226 @@
+//! `sampan image slim`: decide, show, make, try, and only then name.
+
+use std::{os::unix::process::CommandExt, path::Path, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use sampan_image::{Images, Reference, RootfsPlan, SlimOptions, SlimPlan, health};
+
+use super::open;
+use crate::{
+    cli::{Format, Slim},
+    platform::trial::Trials,
+    terminal,
+};
+
+/// How long a container without a health check is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(data_dir: &Path, options: Slim) -> Result<ExitCode> {
+    if options.trace && !options.private_mounts {
+        return in_private_mounts();
+    }
+    let images = open(data_dir, &[])?;
+    let name = target(&options)?;
+    let slim = Slimming { images, data_dir, holder: format!("slim-{:08x}", rand::random::<u32>()), options };
+    let result = slim.run(&name).await;
+    slim.images.release(&slim.holder).await?;
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// The watched overlay must be seen by the runtime's helper and by nobody else: begin again in a mount namespace.
+fn in_private_mounts() -> Result<ExitCode> {
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.args(std::env::args_os().skip(1)).arg("--private-mounts");
+    let private = || {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        Ok(mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?)
+    };
+    // SAFETY: only system calls that allocate nothing are made between fork and exec.
+    unsafe { command.pre_exec(private) };
+    let status = command.status().context("begin again in a mount namespace")?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+/// The name that the result gets.
+fn target(options: &Slim) -> Result<String> {
+    if let Some(tag) = &options.tag {
+        return Ok(Reference::parse(tag)?.to_string());
+    }
+    let name = Reference::parse(&options.image)?;
+    if name.digest().is_some() {
+        bail!("an image by digest needs a name for the result (hint: -t NAME:TAG)");
+    }
+    Ok(format!("{}:{}-slim", name.name(), name.tag().unwrap_or("latest")))
+}
+
+struct Slimming<'a> {
+    images: Images,
+    data_dir: &'a Path,
+    /// Holds the images that are tried.
+    holder: String,
+    options: Slim,
+}
+
+impl Slimming<'_> {
+    async fn run(&self, name: &str) -> Result<()> {
+        let original = self.images.rootfs(&self.options.image, &self.holder).await?;
+        let check = match &self.options.check {
+            Some(command) => Some(shell(command)),
+            None => health(&original.config),
+        };
+        let trials = Trials::new(self.data_dir)?;
+        let tried = !self.options.dry_run || self.options.trace;
+        let (mut ended, mut seen) = (None, None);
+        if tried {
+            eprintln!("trying {}", self.options.image);
+            let outcome = self.try_out(&trials, &original, check.as_deref(), self.options.trace).await;
+            let (code, opened) = outcome.with_context(|| {
+                format!("{} itself does not pass (hint: --check CMD, --timeout SECONDS)", self.options.image)
+            })?;
+            ended = code;
+            seen = self.options.trace.then(|| opened.into_iter().collect());
+        }
+        let plan = self.images.slim_plan(SlimOptions {
+            image: self.options.image.clone(),
+            keep: self.options.keep.clone(),
+            commands: check
+                .iter()
+                .cloned()
+                .chain(self.options.exercise.iter().map(|text| shell(text)))
+                .collect(),
+            seen,
+        });
+        let plan = plan.await?;
+        self.show(&plan)?;
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let trial_name = format!("sampan.local/{}:trial", self.holder);
+        let (files, before) = (plan.removed.len(), plan.compressed);
+        let made = self.images.slim(plan, &trial_name).await?;
+        let passed = self.check(&trials, &trial_name, check.as_deref(), ended).await;
+        if let Err(error) = passed {
+            self.images.release(&self.holder).await?;
+            self.images.remove(&trial_name, true).await?;
+            let hint = "(hint: --keep GLOB, or --trace)";
+            return Err(error.context(format!(
+                "the slim image does not work; {} stays as it is {hint}",
+                self.options.image
+            )));
+        }
+        self.images.tag(&trial_name, name).await?;
+        self.images.release(&self.holder).await?;
+        self.images.remove(&trial_name, true).await?;
+        let percent = made.size * 100 / before.max(1);
+        eprintln!(
+            "{files} files removed; {} instead of {} ({percent} %)",
+            terminal::bytes(made.size),
+            terminal::bytes(before)
+        );
+        if self.options.output.output == Format::Text || self.options.output.output == Format::Wide {
+            terminal::write(&format!("{name}\n"))?;
+        }
+        Ok(())
+    }
+
+    async fn check(
+        &self,
+        trials: &Trials,
+        name: &str,
+        check: Option<&[String]>,
+        before: Option<i32>,
+    ) -> Result<()> {
+        eprintln!("trying the slim image");
+        let plan = self.images.rootfs(name, &self.holder).await?;
+        let (ended, _) = self.try_out(trials, &plan, check, false).await?;
+        if ended != before {
+            let say = |code: Option<i32>| {
+                code.map_or("runs on".to_owned(), |code| format!("ends with code {code}"))
+            };
+            bail!("it {}, where the original {}", say(ended), say(before));
+        }
+        Ok(())
+    }
+
+    /// Run an image until it is well, and exercise it.
+    async fn try_out(
+        &self,
+        trials: &Trials,
+        plan: &RootfsPlan,
+        check: Option<&[String]>,
+        watch: bool,
+    ) -> Result<(Option<i32>, std::collections::BTreeSet<std::path::PathBuf>)> {
+        let mut trial = trials.start(plan, watch).await?;
+        let outcome = async {
+            let ended = match check {
+                Some(check) => {
+                    trial.well(check, Duration::from_secs(self.options.timeout)).await?;
+                    None
+                }
+                None => trial.settled(LOOK).await?,
+            };
+            for text in &self.options.exercise {
+                let (code, said) = trial.exec(&shell(text)).await?;
+                if code != 0 {
+                    bail!("{text:?} ended with exit code {code}: {}{}", said.trim(), trial.log());
+                }
+            }
+            Ok(ended)
+        };
+        let outcome = outcome.await;
+        let seen = trial.stop().await?;
+        Ok((outcome?, seen))
+    }
+
+    /// What goes is always shown.
+    fn show(&self, plan: &SlimPlan) -> Result<()> {
+        let bytes = terminal::bytes;
+        let causes = plan
+            .causes
+            .iter()
+            .map(|(cause, removed)| vec![cause.to_string(), removed.files.to_string(), bytes(removed.bytes)]);
+        let shown = if self.options.output.output == Format::Wide { usize::MAX } else { 15 };
+        let dirs = plan.directories.iter().take(shown).map(|dir| {
+            let what = if dir.whole { "all" } else { "" };
+            vec![
+                dir.path.display().to_string(),
+                dir.removed.files.to_string(),
+                bytes(dir.removed.bytes),
+                what.to_owned(),
+            ]
+        });
+        let text = format!(
+            "{}: {} in {} layers; {} in {} files stay\n\n{}\n{}",
+            plan.image,
+            bytes(plan.bytes),
+            plan.layers,
+            bytes(plan.kept_bytes),
+            plan.kept_files,
+            terminal::table(&["GOES", "FILES", "BYTES"], &causes.collect::<Vec<_>>()),
+            terminal::table(&["FROM", "FILES", "BYTES", ""], &dirs.collect::<Vec<_>>()),
+        );
+        match self.options.output.output {
+            format @ (Format::Json | Format::Yaml) => terminal::print(format, plan, String::new),
+            Format::Wide => {
+                let files = plan.removed.iter();
+                let files = files
+                    .map(|file| format!("{}  {} ({})\n", file.path.display(), bytes(file.bytes), file.cause));
+                eprint!("{text}\n{}", files.collect::<String>());
+                Ok(())
+            }
+            Format::Text => {
+                eprintln!("{text}");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn shell(command: &str) -> Vec<String> {
+    vec!["/bin/sh".to_owned(), "-c".into(), command.to_owned()]
+}

@@ -1,0 +1,242 @@
+//! An image tried out: its container runs in a pod of its own with nothing but loopback, and is asked whether it is well.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use sampan_container::{
+    ContainerConfig, ContainerState, ExecConfig, LogConfig, Options, PodSandbox, PodSandboxConfig, Rootfs,
+    Runtime, User,
+};
+use sampan_daemon::Supervisor;
+use sampan_image::RootfsPlan;
+
+use super::fanotify::Watch;
+
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(300);
+/// How long a container has to end by itself.
+const GRACE: Duration = Duration::from_secs(10);
+/// Bytes of its log that a failure shows.
+const LOG_TAIL: usize = 2000;
+const CONTAINER: &str = "trial";
+
+/// Runs images for a moment; nothing of it remains when it is dropped.
+pub(crate) struct Trials {
+    runtime: Runtime,
+    run_dir: PathBuf,
+    /// Writable layers: on a disk, since applications write much at their first start.
+    disk: tempfile::TempDir,
+}
+
+/// A container that runs.
+pub(crate) struct Trial<'a> {
+    trials: &'a Trials,
+    sandbox: PodSandbox,
+    dir: PathBuf,
+    mounted: Option<Mounted>,
+    watch: Option<Watch>,
+    signal: i32,
+}
+
+/// An overlay in this process's own mount namespace.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            tracing::warn!(dir = %self.0.display(), "could not unmount: {error}");
+        }
+    }
+}
+
+impl Trials {
+    pub(crate) fn new(data_dir: &Path) -> Result<Self> {
+        let id = format!("trial-{:08x}", rand::random::<u32>());
+        let run_dir = Path::new("/run/sampan").join(&id);
+        let runtime = Runtime::new(Options::new(&run_dir, format!("/sampan-{id}")), Supervisor::new())?;
+        let disk = tempfile::Builder::new().prefix("trial-").tempdir_in(data_dir);
+        Ok(Self { runtime, run_dir, disk: disk.context("make a directory for the trial")? })
+    }
+
+    /// Start an image's own command. With `watch`, remember which files are opened.
+    pub(crate) async fn start(&self, plan: &RootfsPlan, watch: bool) -> Result<Trial<'_>> {
+        let name = format!("{:08x}", rand::random::<u32>());
+        let dir = self.disk.path().join(&name);
+        for part in ["upper", "work", "merged"] {
+            std::fs::create_dir_all(dir.join(part)).with_context(|| format!("create {}", dir.display()))?;
+        }
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        let (rootfs, mounted, watch) = if watch {
+            let mounted = overlay(&plan.lower_dirs, &dir)?;
+            let watch = Watch::new(&mounted.0).context("watch the container's files with fanotify")?;
+            (Rootfs::Directory(mounted.0.clone()), Some(mounted), Some(watch))
+        } else {
+            let lower = plan.lower_dirs.clone();
+            let rootfs = Rootfs::Overlay { lower, upper: Some(upper), work: Some(work), options: Vec::new() };
+            (rootfs, None, None)
+        };
+        let config = &plan.config;
+        let args = [config.entrypoint.clone(), config.cmd.clone()].concat();
+        if args.is_empty() {
+            bail!("the image has no command to try (hint: it needs ENTRYPOINT or CMD)");
+        }
+        let container = ContainerConfig {
+            id: CONTAINER.to_owned(),
+            rootfs,
+            args,
+            env: config.env.clone(),
+            working_dir: config.working_dir.clone(),
+            user: User { name: config.user.clone(), ..User::default() },
+            log: Some(LogConfig::new(dir.join("log"))),
+            ..ContainerConfig::default()
+        };
+        let pod = PodSandboxConfig { id: name, hostname: "trial".to_owned(), ..Default::default() };
+        let sandbox = self.runtime.create_pod(pod).await?;
+        let signal = config.stop_signal.as_deref().and_then(signal_number).unwrap_or(nix::libc::SIGTERM);
+        let trial = Trial { trials: self, sandbox, dir, mounted, watch, signal };
+        let started = match trial.sandbox.create_container(container).await {
+            Ok(()) => trial.sandbox.start_container(CONTAINER).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(()) => Ok(trial),
+            Err(error) => {
+                trial.stop().await?;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl Drop for Trials {
+    fn drop(&mut self) {
+        self.runtime.remove_parent_cgroup();
+        if let Err(error) = std::fs::remove_dir_all(&self.run_dir) {
+            tracing::debug!(dir = %self.run_dir.display(), "could not remove: {error}");
+        }
+    }
+}
+
+impl Trial<'_> {
+    /// Ask until the command succeeds. Fails when the container ends before, or nothing helped for that long.
+    pub(crate) async fn well(&mut self, check: &[String], within: Duration) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + within;
+        loop {
+            self.drain()?;
+            let said = match self.exec(check).await {
+                Ok((0, _)) => return Ok(()),
+                Ok((code, said)) => format!("exit code {code}: {}", said.trim()),
+                Err(error) => error.to_string(),
+            };
+            if let Some(code) = self.ended().await? {
+                bail!("its main process ended with exit code {code}{}", self.log());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                bail!("{check:?} did not succeed within {within:?}: {said}{}", self.log());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// How the main process is after a while: its exit code, or `None` while it runs.
+    pub(crate) async fn settled(&mut self, within: Duration) -> Result<Option<i32>> {
+        let deadline = tokio::time::Instant::now() + within;
+        loop {
+            self.drain()?;
+            let ended = self.ended().await?;
+            if ended.is_some() || tokio::time::Instant::now() >= deadline {
+                return Ok(ended);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Run a command in the container; its code, and what it printed.
+    pub(crate) async fn exec(&mut self, argv: &[String]) -> Result<(i32, String)> {
+        let config = ExecConfig {
+            container: CONTAINER.to_owned(),
+            args: argv.to_vec(),
+            stdout: true,
+            stderr: true,
+            ..ExecConfig::default()
+        };
+        let mut session = self.sandbox.exec(config).await?;
+        let said = futures::future::join(last(session.stdout.take()), last(session.stderr.take()));
+        let (said, exit) = futures::future::join(said, session.process.wait()).await;
+        self.drain()?;
+        Ok((exit?.code, said.0 + &said.1))
+    }
+
+    async fn ended(&self) -> Result<Option<i32>> {
+        let status = self.sandbox.container_status(CONTAINER).await?;
+        let exited = status.state == ContainerState::Exited;
+        Ok(exited.then(|| status.exit.map_or(-1, |exit| exit.code)))
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        self.watch.as_mut().map_or(Ok(()), Watch::drain).context("read what the container opened")
+    }
+
+    /// What it printed last, for messages.
+    pub(crate) fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        let from = text.char_indices().rev().nth(LOG_TAIL).map_or(0, |(at, _)| at);
+        if text.is_empty() {
+            String::new()
+        } else {
+            format!("; it printed last:\n{}", text[from..].trim_end())
+        }
+    }
+
+    /// End it and remove everything. Gives the files that were opened, when they were watched.
+    pub(crate) async fn stop(mut self) -> Result<BTreeSet<PathBuf>> {
+        if self.ended().await.ok().flatten().is_none()
+            && let Err(error) = self.sandbox.stop_container(CONTAINER, self.signal, GRACE).await
+        {
+            tracing::debug!("could not stop the trial: {error}");
+        }
+        self.sandbox.remove().await?;
+        let seen =
+            self.watch.take().map(Watch::finish).transpose().context("read what the container opened")?;
+        drop(self.mounted.take());
+        let dir = self.trials.disk.path().join(self.dir.file_name().unwrap_or_default());
+        std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+        Ok(seen.unwrap_or_default())
+    }
+}
+
+fn overlay(lowers: &[PathBuf], dir: &Path) -> Result<Mounted> {
+    let lower: Vec<String> = lowers.iter().map(|dir| dir.display().to_string()).collect();
+    let (upper, work, merged) = (dir.join("upper"), dir.join("work"), dir.join("merged"));
+    let data =
+        format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
+    mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(data.as_str()))
+        .with_context(|| format!("mount the image on {}", merged.display()))?;
+    Ok(Mounted(merged))
+}
+
+fn signal_number(text: &str) -> Option<i32> {
+    let name = if text.starts_with("SIG") { text.to_owned() } else { format!("SIG{text}") };
+    text.parse().ok().or_else(|| name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32))
+}
+
+/// The end of what a stream says.
+async fn last(stream: Option<sampan_container::Stream>) -> String {
+    use tokio::io::AsyncReadExt;
+    let Some(mut stream) = stream else { return String::new() };
+    let (mut text, mut buffer) = (Vec::new(), vec![0; 8 << 10]);
+    while let Ok(read) = stream.read(&mut buffer).await {
+        if read == 0 {
+            break;
+        }
+        text.extend_from_slice(&buffer[..read]);
+        let over = text.len().saturating_sub(LOG_TAIL);
+        text.drain(..over);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
