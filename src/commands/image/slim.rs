@@ -101,7 +101,8 @@ impl Slimming<'_> {
             return Ok(());
         }
         let trial_name = format!("sampan.local/{}:trial", self.holder);
-        let (files, before) = (plan.removed.len(), plan.compressed);
+        let (files, before, bytes) = (plan.removed.len(), plan.compressed, plan.bytes);
+        let kept = plan.kept_bytes;
         let made = self.images.slim(plan, &trial_name).await?;
         let passed = self.check(&trials, &trial_name, check.as_deref(), ended).await;
         if let Err(error) = passed {
@@ -116,9 +117,11 @@ impl Slimming<'_> {
         self.images.tag(&trial_name, name).await?;
         self.images.release(&self.holder).await?;
         self.images.remove(&trial_name, true).await?;
-        let percent = made.size * 100 / before.max(1);
         eprintln!(
-            "{files} files removed; {} instead of {} ({percent} %)",
+            "{files} files removed; {} instead of {} in files ({} %), {} instead of {} stored",
+            terminal::bytes(kept),
+            terminal::bytes(bytes),
+            kept * 100 / bytes.max(1),
             terminal::bytes(made.size),
             terminal::bytes(before)
         );

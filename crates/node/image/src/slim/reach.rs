@@ -69,6 +69,8 @@ pub(super) struct Reach<'a> {
     traced: bool,
     pub(super) keep: BTreeSet<PathBuf>,
     todo: Vec<PathBuf>,
+    /// Data of packages: kept, but what their scripts name is not followed.
+    data: BTreeSet<PathBuf>,
     package_done: BTreeSet<usize>,
 }
 
@@ -93,6 +95,7 @@ impl<'a> Reach<'a> {
             traced,
             keep: BTreeSet::new(),
             todo: Vec::new(),
+            data: BTreeSet::new(),
             package_done: BTreeSet::new(),
         })
     }
@@ -120,7 +123,18 @@ impl<'a> Reach<'a> {
             return;
         };
         self.keep.extend(links);
+        // What was mere data may turn out to be run.
+        if self.keep.insert(end.clone()) || self.data.remove(&end) {
+            self.todo.push(end);
+        }
+    }
+
+    /// Keep a file that came with a package.
+    fn add_data(&mut self, path: &Path) {
+        let Some((end, links)) = self.tree.resolve(path, true) else { return self.add(path) };
+        self.keep.extend(links);
         if self.keep.insert(end.clone()) {
+            self.data.insert(end.clone());
             self.todo.push(end);
         }
     }
@@ -184,9 +198,13 @@ impl<'a> Reach<'a> {
         if !node.metadata.is_file() || (path.starts_with("/etc") && !configures(path)) {
             return Ok(());
         }
-        self.language(path);
+        let data = self.data.contains(path);
+        if !data {
+            self.language(path);
+        }
         if let Some(&package) = self.packages.owner.get(path)
             && !self.traced
+            && !data
             && self.package_done.insert(package)
         {
             self.package(package, path);
@@ -198,7 +216,14 @@ impl<'a> Reach<'a> {
         if elf::is_elf(head) {
             let mut bytes = head.to_vec();
             file.take(MAX_FILE).read_to_end(&mut bytes).map_err(Error::io("read", &node.place))?;
-            self.elf(path, &elf::needs(&bytes, path));
+            let mut needs = elf::needs(&bytes, path);
+            if data {
+                // Helpers of a package need their libraries; plugins may load and read more.
+                needs.named.retain(|name| name.contains(".so"));
+            }
+            self.elf(path, &needs);
+        } else if head.starts_with(b"#!") && data {
+            // Run only by name, and then it is no mere data.
         } else if head.starts_with(b"#!") && node.metadata.len() <= MAX_TEXT {
             self.script(&read_text(self.tree, path)?.unwrap_or_default());
         } else if path.starts_with("/etc") && node.metadata.len() <= MAX_TEXT {
@@ -329,7 +354,7 @@ impl<'a> Reach<'a> {
         }
         for file in self.packages.files[package].clone() {
             if !in_dirs(&file, &self.programs) {
-                self.add(&file);
+                self.add_data(&file);
             }
         }
     }

@@ -451,3 +451,38 @@ async fn the_cache_is_bounded() {
             .await;
     assert_eq!(last.result.unwrap().cached_steps, 1, "the newest step was forgotten");
 }
+
+#[tokio::test]
+async fn archives_that_grow_or_climb_are_refused() {
+    let fixture = Fixture::new();
+    let context = fixture.path("context");
+    fs::create_dir_all(&context).unwrap();
+    let zeros = vec![0; 4_000_000];
+    fs::write(context.join("bomb.tar"), tar(&[file("zeros", &zeros)])).unwrap();
+    run("gzip", &["-f", context.join("bomb.tar").to_str().unwrap()]);
+    let mut many = Vec::new();
+    let names: Vec<String> = (0..3000).map(|number| format!("f{number}")).collect();
+    many.extend(names.iter().map(|name| file(name, b"")));
+    fs::write(context.join("many.tar"), tar(&many)).unwrap();
+    fs::write(context.join("climb.tar"), tar(&[file("../evil", b"x")])).unwrap();
+    fs::write(context.join("link.tar"), tar(&[hardlink("passwd", "/etc/passwd")])).unwrap();
+    let lying = Raw { name: "f", data: b"data", size: Some(500_000), ..Raw::default() };
+    fs::write(context.join("lying.tar"), tar(&[lying])).unwrap();
+    let mut options = options(fixture.dir.path());
+    options.limits.unpacked_bytes = 1_000_000;
+    options.limits.entries = 2000;
+    let images = Images::open(options).unwrap();
+    let small = Fixture { images, dir: fixture.dir };
+    for (archive, reason) in [
+        ("bomb.tar.gz", "larger than the limit of 1000000 bytes"),
+        ("many.tar", "limit of 2000"),
+        ("climb.tar", "climbs"),
+        ("link.tar", "absolute"),
+        ("lying.tar", "lying.tar"),
+    ] {
+        let error = build(&small, &format!("FROM scratch\nADD {archive} /\n"), |_| ()).await.error();
+        assert!(error.contains("Dockerfile:2:") && error.contains(reason), "{archive}: {error}");
+    }
+    assert!(small.images.list().await.unwrap().is_empty() && !Path::new("/evil").exists());
+    small.assert_clean();
+}
