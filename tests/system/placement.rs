@@ -105,4 +105,20 @@ fn pods_move_off_the_fullest_node_and_budgets_hold() {
     c.sh("$SAMPAN rebalance").ok().says(&["node-a", "node-b", "1 moves off 1 nodes"]);
     c.sh(&format!("kubectl get pod {pod}")).fails(&["NotFound"]);
     eventually("its successor runs elsewhere", || (on("node-a"), on("node-b")) == (2, 1));
+
+    // Why a pod waits: what its volumes say counts, too.
+    let waits = |name: &str, cpu: &str, volumes: Value| {
+        c.apply(
+            &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"volumes": volumes,
+                "containers": [{"name": "c", "image": "busybox:1", "resources": {"requests": {"cpu": cpu}}}]}})
+            .to_string(),
+        );
+    };
+    waits("greedy", "100", json!([]));
+    c.sh("$SAMPAN why pod/greedy").ok().says(&["0 of 2 nodes can take it", "Insufficient cpu", "closest is"]);
+    waits("keeper", "1m", json!([{"name": "v", "persistentVolumeClaim": {"claimName": "none"}}]));
+    c.sh("$SAMPAN why pod/keeper").ok().says(&["0 of 2", "2 persistentvolumeclaim \"none\" not found"]);
+    let told = c.sh("$SAMPAN why pod/greedy -o json").ok().out;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["closest"]["lacks"][0]["asked"], 100_000, "{told}");
 }

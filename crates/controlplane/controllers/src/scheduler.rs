@@ -4,7 +4,9 @@
 //! pod by pod, in memory; several write what was decided while the next pods are decided. A pod counts on its node
 //! from the decision on; if binding fails, it is taken off again and tried later.
 
+mod asking;
 mod claims;
+mod extender;
 mod write;
 
 use std::collections::hash_map::DefaultHasher;
@@ -30,6 +32,7 @@ use crate::events::Recorder;
 use crate::informer::{Change, Key};
 use crate::volumes::Binder;
 use claims::Volumes;
+use extender::{Extender, Verdict};
 
 /// So many decisions may wait to be written; deciding pauses then.
 const DECIDED: usize = 1024;
@@ -48,6 +51,7 @@ pub(crate) struct Scheduler {
     state: Mutex<State>,
     changed: Notify,
     volumes: Arc<Binder>,
+    extenders: Vec<Extender>,
     start: Instant,
 }
 
@@ -73,6 +77,16 @@ enum Decision {
     Refuse { why: String, nomination: Nomination },
     /// Others must leave first.
     Preempt { why: String, plan: Box<Preemption> },
+}
+
+/// What comes of looking at the next pod.
+enum Step {
+    /// There is none.
+    Nothing,
+    /// It is decided, together with its gang.
+    Decided(Vec<(Taken, Decision)>),
+    /// Extenders are to be asked.
+    Ask(Taken),
 }
 
 /// What becomes of the node that others were asked to leave for the pod.
@@ -117,6 +131,7 @@ impl Scheduler {
             state: Mutex::new(state),
             changed: Notify::new(),
             volumes,
+            extenders: config.extenders.into_iter().map(Extender::new).collect(),
             start: Instant::now(),
         });
         let own = this.clone();
@@ -254,18 +269,28 @@ impl Scheduler {
             let changed = self.changed.notified();
             // Without room for another decision none is made.
             let Ok(room) = decided.reserve().await else { return };
-            let mut decisions = self.decide_one().into_iter();
-            if let Some(decision) = decisions.next() {
-                room.send(decision);
-                // The other members of a gang.
-                for decision in decisions {
-                    if decided.send(decision).await.is_err() {
-                        return;
+            match self.decide_one() {
+                Step::Nothing => drop(room),
+                Step::Ask(taken) => {
+                    if let Some(decision) = self.ask(taken).await {
+                        room.send(decision);
                     }
+                    continue;
                 }
-                continue;
+                Step::Decided(decisions) => {
+                    let mut decisions = decisions.into_iter();
+                    if let Some(decision) = decisions.next() {
+                        room.send(decision);
+                    }
+                    // The other members of a gang.
+                    for decision in decisions {
+                        if decided.send(decision).await.is_err() {
+                            return;
+                        }
+                    }
+                    continue;
+                }
             }
-            drop(room);
             let next = {
                 let state = self.lock();
                 state.queue.next_time()
@@ -282,54 +307,78 @@ impl Scheduler {
     }
 
     /// Decides about the next pod, or about the whole gang that it belongs to.
-    fn decide_one(self: &Arc<Self>) -> Vec<(Taken, Decision)> {
+    fn decide_one(self: &Arc<Self>) -> Step {
         let now = self.now();
         let mut state = self.lock();
         let state = &mut *state;
-        let Some(popped) = state.queue.pop(now) else { return Vec::new() };
-        let pod = &popped.pod;
-        if let Some(group) = pod.group().cloned() {
+        let Some(popped) = state.queue.pop(now) else { return Step::Nothing };
+        if let Some(group) = popped.pod.group().cloned() {
             let mut members = vec![popped];
             members.extend(state.queue.pop_gang(&group));
-            return self.decide_gang(state, &group, members, now);
+            return Step::Decided(self.decide_gang(state, &group, members, now));
         }
+        let taken = self.taken(popped, None);
+        if self.extenders_of(&taken.popped.pod).next().is_some() {
+            return Step::Ask(taken);
+        }
+        Step::Decided(vec![self.decide_pod(state, taken, &Verdict::default(), now)])
+    }
+
+    /// Decides about a pod of which extenders think that.
+    fn decide_pod(
+        self: &Arc<Self>,
+        state: &mut State,
+        mut taken: Taken,
+        verdict: &Verdict,
+        now: u64,
+    ) -> (Taken, Decision) {
+        let pod = taken.popped.pod.clone();
+        let pod = &*pod;
         let claims = match self.claims(&state.cluster, pod) {
             Ok(claims) => claims,
             Err(why) => {
                 let why = format!("0/{} nodes are available: {why}.", state.cluster.len());
-                let hints = Hints::VOLUME.union(Hints::POD_GONE);
-                let decision = Decision::Refuse { why, nomination: Nomination::Keep };
-                return vec![(self.taken(popped, Some(hints)), decision)];
+                taken.hints = Some(Hints::VOLUME.union(Hints::POD_GONE));
+                return (taken, Decision::Refuse { why, nomination: Nomination::Keep });
             }
         };
-        let allow = |node: Candidate<'_>| claims.as_ref().map_or(Ok(()), |c| c.allow(node));
-        let filter: Option<NodeFilter<'_>> = if claims.is_some() { Some(&allow) } else { None };
-        let decided = match state.cluster.schedule_filtered(pod, seed(pod.uid()), filter) {
+        let extended = self.extenders_of(pod).next().is_some();
+        let reached = |node: Candidate<'_>| claims.as_ref().map_or(Ok(()), |c| c.allow(node));
+        let allow = |node: Candidate<'_>| reached(node).and_then(|()| verdict.allow(node.name));
+        let others = claims.is_some() || extended;
+        let filter: Option<NodeFilter<'_>> = if others { Some(&allow) } else { None };
+        let bonus = |node: &str| verdict.bonus(node);
+        match state.cluster.schedule_scored(pod, seed(pod.uid()), filter, extended.then_some(&bonus)) {
             Ok(placement) => {
                 let volumes = claims.and_then(|claims| self.choose(claims, &placement.node));
-                self.placed(state, popped, placement, volumes, now)
+                self.placed(state, taken, placement, volumes, now)
             }
             Err(unplaced) => {
+                let allow = |node: Candidate<'_>| reached(node).and_then(|()| verdict.may_preempt(node.name));
+                let filter: Option<NodeFilter<'_>> = if others { Some(&allow) } else { None };
                 let decision = refuse(state, pod, &unplaced, filter, now);
-                (self.taken(popped, Some(unplaced.hints)), decision)
+                // Nobody knows what makes an extender change its mind, and whether it has.
+                let hints = if extended { Hints::EXTENDER } else { Hints::none() };
+                taken.hints = Some(unplaced.hints.union(hints));
+                (taken, decision)
             }
-        };
-        vec![decided]
+        }
     }
 
     fn placed(
         self: &Arc<Self>,
         state: &mut State,
-        popped: Popped,
+        taken: Taken,
         placement: Placement,
         volumes: Option<Volumes>,
         now: u64,
     ) -> (Taken, Decision) {
         let State { cluster, queue } = &mut *state;
-        let uid = popped.pod.uid();
+        let pod = &taken.popped.pod;
+        let uid = pod.uid();
         let elsewhere = cluster.nominated_node(uid).is_some_and(|kept| *kept != *placement.node);
         if cluster.node_of(uid).is_none() {
-            cluster.assume_placed((*popped.pod).clone(), &placement);
+            cluster.assume_placed((**pod).clone(), &placement);
         }
         queue.placed(uid, now, |next| cluster.would_fit(next));
         if elsewhere {
@@ -337,7 +386,7 @@ impl Scheduler {
             state.wake(Hints::POD_GONE, now);
         }
         let decision = Decision::Bind { node: placement.node, devices: placement.devices, volumes };
-        (self.taken(popped, None), decision)
+        (taken, decision)
     }
 
     /// All members that there are, or none.
@@ -361,6 +410,10 @@ impl Scheduler {
             // A new member takes all of them along.
             return members.into_iter().map(|member| refused(&why)(Hints::MEMBER, member)).collect();
         }
+        if pods.iter().any(|pod| self.extenders_of(pod).next().is_some()) {
+            let why = format!("pod group {:?}: extenders cannot be asked about gangs", &*group.name);
+            return members.into_iter().map(|member| refused(&why)(Hints::none(), member)).collect();
+        }
         let mut volumes: Vec<Option<Volumes>> = pods.iter().map(|_| None).collect();
         let placements = state.cluster.schedule_gang_by(group, &pods, |cluster, at| {
             let pod = &pods[at];
@@ -380,7 +433,10 @@ impl Scheduler {
                 .into_iter()
                 .zip(placements.into_iter().zip(volumes))
                 .map(|(member, (placement, volumes))| match placement {
-                    Some(placement) => self.placed(state, member, placement, volumes, now),
+                    Some(placement) => {
+                        let taken = self.taken(member, None);
+                        self.placed(state, taken, placement, volumes, now)
+                    }
                     None => {
                         let why = format!("pod group {:?} is complete without this member", &*group.name);
                         refused(&why)(Hints::POD_GONE.union(Hints::NODE_ADDED), member)

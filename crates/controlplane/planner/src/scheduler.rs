@@ -42,7 +42,7 @@ use k8s_openapi::api::core::v1::{Node, PodSpec};
 
 use crate::pods;
 
-pub use cluster::{Cluster, NodeFilter, Placement};
+pub use cluster::{Bonus, Cluster, NodeFilter, Placement};
 pub use explain::{Closest, Explanation, Fitting, Refusal, Shortage};
 pub use gpu::{GPU, GPU_MILLI, GPU_MODEL};
 pub use pack::Packing;

@@ -77,7 +77,13 @@ impl Scheduler {
                 let node = (nomination == Nomination::Clear).then_some(Value::Null);
                 self.refuse(&taken, &why, node).await
             }
-            Decision::Preempt { why, plan } => self.make_room(&taken, &why, &plan).await,
+            Decision::Preempt { why, mut plan } => match self.may_preempt(&taken, &mut plan).await {
+                Ok(()) => self.make_room(&taken, &why, &plan).await,
+                Err(forbidden) => {
+                    self.give_up_room(&taken);
+                    self.refuse(&taken, &format!("{why} preemption: {forbidden}"), Some(Value::Null)).await
+                }
+            },
         };
         match result {
             Ok(()) => {
@@ -96,6 +102,11 @@ impl Scheduler {
 
     async fn bind(&self, taken: &Taken, node: &str, devices: &[u8]) -> Result<()> {
         let key = &taken.key;
+        let pod = &taken.popped.pod;
+        if let Some(extender) = self.extenders_of(pod).find(|e| !e.settings.bind_verb.is_empty()) {
+            let bound = extender.bind(pod, node).await;
+            return bound.map_err(|problem| Error::Object { object: format!("Pod {key}"), problem });
+        }
         let mut metadata =
             json!({"namespace": key.namespace, "name": key.name, "uid": taken.popped.pod.uid()});
         if !devices.is_empty() {
@@ -118,7 +129,7 @@ impl Scheduler {
     }
 
     /// The pod as it is now, if it is still the same.
-    fn current(&self, key: &Key, pod: &PodInfo) -> Option<Arc<Pod>> {
+    pub(super) fn current(&self, key: &Key, pod: &PodInfo) -> Option<Arc<Pod>> {
         self.caches.pods.get(key).filter(|current| pods::uid(&current.metadata) == pod.uid())
     }
 
@@ -167,12 +178,17 @@ impl Scheduler {
         }
         if outcome.is_err() {
             // The node is not kept for what may never fit there.
-            self.change(|state, _| {
-                let freed = state.cluster.withdraw(taken.popped.pod.uid());
-                if freed { Hints::POD_GONE } else { Hints::none() }
-            });
+            self.give_up_room(taken);
         }
         outcome
+    }
+
+    /// Keeps no room for the pod any more.
+    fn give_up_room(&self, taken: &Taken) {
+        self.change(|state, _| {
+            let freed = state.cluster.withdraw(taken.popped.pod.uid());
+            if freed { Hints::POD_GONE } else { Hints::none() }
+        });
     }
 
     async fn evict(&self, taken: &Taken, victim: &PodInfo, node: &str) -> Result<()> {

@@ -16,6 +16,7 @@ mod certificates;
 mod edges;
 mod election;
 mod endpoints;
+mod extenders;
 mod joining;
 mod keeping;
 mod protection;

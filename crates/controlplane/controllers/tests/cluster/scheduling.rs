@@ -6,7 +6,7 @@ use kube::api::{DeleteParams, ListParams};
 use sampan_controllers::SchedulerConfig;
 use serde_json::{Value, json};
 
-fn pod(name: &str, cpu: &str, extra: Value) -> Value {
+pub fn pod(name: &str, cpu: &str, extra: Value) -> Value {
     let mut pod = json!({
         "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]},
@@ -30,7 +30,7 @@ async fn get(cluster: &Cluster, name: &str) -> Option<Pod> {
     cluster.api::<Pod>("default").get_opt(name).await.unwrap()
 }
 
-async fn node_of(cluster: &Cluster, name: &str) -> String {
+pub async fn node_of(cluster: &Cluster, name: &str) -> String {
     let what = format!("{name} on a node");
     cluster.until(&what, || async { get(cluster, name).await?.spec?.node_name }).await
 }
@@ -40,7 +40,7 @@ async fn condition(cluster: &Cluster, name: &str, kind: &str) -> Option<PodCondi
     conditions.into_iter().find(|c| c.type_ == kind)
 }
 
-async fn refused(cluster: &Cluster, name: &str, text: &str) {
+pub async fn refused(cluster: &Cluster, name: &str, text: &str) {
     let what = format!("{name}: {text}");
     cluster
         .until(&what, || async {
@@ -63,7 +63,7 @@ async fn delete(cluster: &Cluster, name: &str) {
     cluster.api::<Pod>("default").delete(name, &DeleteParams::default()).await.unwrap();
 }
 
-async fn class(cluster: &Cluster, name: &str, value: i32, policy: &str) {
+pub async fn class(cluster: &Cluster, name: &str, value: i32, policy: &str) {
     let class = json!({"metadata": {"name": name}, "value": value, "preemptionPolicy": policy});
     let class: k8s_openapi::api::scheduling::v1::PriorityClass = serde_json::from_value(class).unwrap();
     kube::Api::all(cluster.client.clone()).create(&Default::default(), &class).await.unwrap();

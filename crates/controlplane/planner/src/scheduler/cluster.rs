@@ -445,6 +445,17 @@ impl Cluster {
         seed: u64,
         filter: Option<NodeFilter<'_>>,
     ) -> Result<Placement, Unschedulable> {
+        self.schedule_scored(pod, seed, filter, None)
+    }
+
+    /// The same where something else adds to the scores of nodes, too.
+    pub fn schedule_scored(
+        &mut self,
+        pod: &PodInfo,
+        seed: u64,
+        filter: Option<NodeFilter<'_>>,
+        bonus: Option<Bonus<'_>>,
+    ) -> Result<Placement, Unschedulable> {
         let kept = self.nominated.get(&pod.uid).map(|slot| *slot as usize);
         let held = kept.and_then(|slot| {
             let waiting = &self.world.nodes.nominated[slot];
@@ -453,7 +464,7 @@ impl Cluster {
         if held.is_some() {
             self.withdraw(&pod.uid);
         }
-        let result = self.decide(pod, kept, seed, filter);
+        let result = self.decide(pod, kept, seed, (filter, bonus));
         if let (Some(held), Some(slot)) = (held, kept) {
             let name = self.world.nodes.name[slot].clone();
             let name = if name.is_empty() { pod.nominated.clone().unwrap_or_default() } else { name };
@@ -469,7 +480,7 @@ impl Cluster {
         pod: &PodInfo,
         kept: Option<usize>,
         seed: u64,
-        filter: Option<NodeFilter<'_>>,
+        (filter, bonus): (Option<NodeFilter<'_>>, Option<Bonus<'_>>),
     ) -> Result<Placement, Unschedulable> {
         let pins = self.pins(pod);
         if !self.classes.knows(&pod.shape) {
@@ -506,6 +517,7 @@ impl Cluster {
                     let slots = pins.as_ref().map_or_else(all, |pins| pins.nodes.clone());
                     let mut able = judge.among(&slots);
                     able.retain(|(slot, _)| allows(*slot));
+                    reward(&mut able, world, bonus);
                     able
                 }
             };
@@ -520,13 +532,15 @@ impl Cluster {
         }
         let chosen = match (&pins, kept) {
             (_, Some(slot)) => Some((slot, 0, 1)),
-            (None, None) if filter.is_none() => judge.best(seed),
+            (None, None) if filter.is_none() && bonus.is_none() => judge.best(seed),
             (pins, None) => {
                 let all = || world.nodes.live_nodes().collect();
                 let slots = pins.as_ref().map_or_else(all, |pins| pins.nodes.clone());
                 let mut fitting: Vec<usize> = judge.among(&slots).into_iter().map(|(slot, _)| slot).collect();
                 fitting.retain(|slot| allows(*slot));
-                choose::pick(&judge.among(&fitting), seed)
+                let mut scored = judge.among(&fitting);
+                reward(&mut scored, world, bonus);
+                choose::pick(&scored, seed)
             }
         };
         let Some((slot, score, feasible)) = chosen else {
@@ -551,6 +565,18 @@ impl Cluster {
         let (class, world) = self.class_of(pod);
         let scored = Judge::new(class, &world.nodes).among(&slots);
         scored.into_iter().map(|(slot, score)| (world.nodes.name[slot].to_string(), score)).collect()
+    }
+
+    /// The names of the nodes that can take the pod.
+    pub fn able(&mut self, pod: &PodInfo, filter: Option<NodeFilter<'_>>) -> Vec<String> {
+        let slots = match self.pins(pod) {
+            Some(pins) => pins.nodes,
+            None => self.world.nodes.live_nodes().collect(),
+        };
+        let (class, world) = self.needs_of(pod);
+        let able = Judge::new(class, &world.nodes).among(&slots).into_iter().map(|(slot, _)| slot);
+        let allows = |slot: &usize| filter.is_none_or(|filter| filter(world.nodes.candidate(*slot)).is_ok());
+        able.filter(allows).map(|slot| world.nodes.name[slot].to_string()).collect()
     }
 
     /// Whether some node could take the pod as things are; otherwise what could help it.
@@ -657,6 +683,16 @@ impl Cluster {
 
 /// What else has a say about a node; the error is the reason as users read it.
 pub type NodeFilter<'a> = &'a dyn Fn(Candidate<'_>) -> Result<(), String>;
+
+/// What else adds to the score of a node, by its name.
+pub type Bonus<'a> = &'a dyn Fn(&str) -> i64;
+
+/// Adds to scores.
+fn reward(scored: &mut [(usize, i64)], world: &World, bonus: Option<Bonus<'_>>) {
+    if let Some(bonus) = bonus {
+        scored.iter_mut().for_each(|(slot, score)| *score += bonus(&world.nodes.name[*slot]));
+    }
+}
 
 /// The only nodes that may be asked about a pod.
 #[derive(Debug)]

@@ -125,6 +125,11 @@ impl Extender {
         self.managed_resources.is_empty() || self.managed_resources.iter().any(|r| requests.get(&r.name) > 0)
     }
 
+    /// Whether TLS is spoken with it.
+    pub fn is_secure(&self) -> bool {
+        self.enable_https || self.url_prefix.starts_with("https://")
+    }
+
     /// How long to wait for it, in milliseconds.
     pub fn timeout_millis(&self) -> u64 {
         self.http_timeout.as_deref().and_then(duration_millis).unwrap_or(5_000)
@@ -316,9 +321,6 @@ impl Config {
         if profiles.is_empty() {
             profiles.push(Profile::new("default-scheduler"));
         }
-        if !file.extenders.is_empty() {
-            errors.at("extenders", "extender webhooks are not called yet; hint: leave them out");
-        }
         let extenders = extenders(&mut errors, file.extenders);
         for ignored in extenders.iter().flat_map(|e| &e.managed_resources).filter(|r| r.ignored_by_scheduler)
         {
@@ -349,6 +351,13 @@ fn extenders(errors: &mut Errors, values: Vec<Value>) -> Vec<Extender> {
         }
         if extender.http_timeout.as_deref().is_some_and(|t| duration_millis(t).is_none()) {
             errors.at(&format!("{path}.httpTimeout"), "is no duration; hint: write 5s or 500ms");
+        }
+        let tls = extender.tls_config.clone().unwrap_or_default();
+        if tls.insecure {
+            let text = "servers are always verified; hint: name who signed the server in caFile or caData";
+            errors.at(&format!("{path}.tlsConfig.insecure"), text);
+        } else if extender.is_secure() && tls.ca_file.is_empty() && tls.ca_data.is_empty() {
+            errors.at(&format!("{path}.tlsConfig"), "caFile or caData must name who signed the server");
         }
         if !extender.bind_verb.is_empty() && extenders.iter().any(|e| !e.bind_verb.is_empty()) {
             errors.at(&format!("{path}.bindVerb"), "only one extender can bind");
@@ -720,14 +729,13 @@ mod tests {
             "profiles[0].pluginConfig[0].args.scoringStrategy.type: ",
             "profiles[0].pluginConfig[1].args.hardPodAffinityWeight: ",
             "profiles[0].pluginConfig[2].args: ",
-            "extenders: ",
             "extenders[0].urlPrefix: ",
             "extenders[0].weight: ",
             "extenders[0].httpTimeout: ",
         ] {
             assert!(errors.iter().any(|e| e.starts_with(place)), "{place} is not among {errors:#?}");
         }
-        assert_eq!(errors.len(), 11, "{errors:#?}");
+        assert_eq!(errors.len(), 10, "{errors:#?}");
         let unknown = Config::parse(json!({"apiVersion": "v1", "kind": "List", "profile": []})).unwrap_err();
         assert!(unknown[0].contains("unknown field `profile`"), "{unknown:?}");
     }

@@ -309,7 +309,9 @@ impl Queue {
         }
         let State::Waiting { since } = entry.state else { return };
         // Where more than its own node decides, it may be woken in vain, and again and again.
-        let sure = entry.pod.shape.group.is_none() && entry.pod.shape.claims.is_empty();
+        let shape = &entry.pod.shape;
+        let asked = entry.hints.intersects(Hints::EXTENDER);
+        let sure = shape.group.is_none() && shape.claims.is_empty() && !asked;
         let attempts = entry.attempts;
         let until = since + self.delay(attempts);
         self.leave(&uid);

@@ -33,8 +33,10 @@ impl Hints {
     pub const NAMESPACE: Self = Self(1 << 7);
     /// Another member of a gang came.
     pub const MEMBER: Self = Self(1 << 8);
+    /// An extender might think otherwise by now: whether the pod would fit is not sure.
+    pub const EXTENDER: Self = Self(1 << 9);
     /// How many kinds there are.
-    pub(super) const KINDS: usize = 9;
+    pub(super) const KINDS: usize = 10;
 
     /// Nothing helps.
     pub const fn none() -> Self {
