@@ -19,6 +19,8 @@ use super::fanotify::Watch;
 
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(300);
+/// How long one command may take.
+const COMMAND: Duration = Duration::from_secs(60);
 /// How long a container has to end by itself.
 const GRACE: Duration = Duration::from_secs(10);
 /// Bytes of its log that a failure shows.
@@ -166,8 +168,13 @@ impl Trial<'_> {
             ..ExecConfig::default()
         };
         let mut session = self.sandbox.exec(config).await?;
+        let control = session.process.control();
         let said = futures::future::join(last(session.stdout.take()), last(session.stderr.take()));
-        let (said, exit) = futures::future::join(said, session.process.wait()).await;
+        let done = futures::future::join(said, session.process.wait());
+        let Ok((said, exit)) = tokio::time::timeout(COMMAND, done).await else {
+            control.signal(nix::libc::SIGKILL).await?;
+            bail!("{argv:?} did not end within {COMMAND:?}");
+        };
         self.drain()?;
         Ok((exit?.code, said.0 + &said.1))
     }

@@ -236,8 +236,10 @@ impl Decision<'_> {
             return self.remove(path, node, cause);
         }
         if is_dir {
-            // Directories that hold nothing are waited for by somebody; the others come with their files.
-            if self.tree.below(path).next().is_none() || !path.starts_with("/usr") {
+            // Directories that hold nothing are waited for by somebody, those that were opened too; the others come
+            // with their files.
+            let empty = self.tree.below(path).next().is_none();
+            if empty || !path.starts_with("/usr") || self.reached.contains(path) {
                 self.keep.insert(path.to_owned());
             }
             return;

@@ -72,6 +72,8 @@ pub(super) struct Reach<'a> {
     /// Data of packages: kept, but what their scripts name is not followed.
     data: BTreeSet<PathBuf>,
     package_done: BTreeSet<usize>,
+    /// Directories that were added with everything in them: many programs name the same.
+    dirs_done: BTreeSet<PathBuf>,
 }
 
 impl<'a> Reach<'a> {
@@ -97,6 +99,7 @@ impl<'a> Reach<'a> {
             todo: Vec::new(),
             data: BTreeSet::new(),
             package_done: BTreeSet::new(),
+            dirs_done: BTreeSet::new(),
         })
     }
 
@@ -143,6 +146,9 @@ impl<'a> Reach<'a> {
     pub(super) fn add_all(&mut self, dir: &Path) {
         let Some((dir, links)) = self.tree.resolve(dir, true) else { return };
         self.keep.extend(links);
+        if !self.dirs_done.insert(dir.clone()) {
+            return;
+        }
         let below: Vec<PathBuf> = self.tree.below(&dir).map(|(path, _)| path.clone()).collect();
         self.keep.insert(dir);
         below.iter().for_each(|path| self.add(path));
