@@ -99,7 +99,7 @@ impl Joined {
             Ok,
         )?;
         let runtime = platform::runtime(instance, &supervisor)?;
-        let images = node::images(instance, &settings.images, None)?;
+        let images = node::images(instance, &settings.images)?;
         node::claim_network(instance, &client, ip).await?;
         let network = node::network(instance, &supervisor).await?;
         // Until it has a certificate for serving, nobody can be sure whom they talk to, and nobody does.

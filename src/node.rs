@@ -44,17 +44,8 @@ pub(crate) struct Place {
 }
 
 /// The images of this machine.
-pub(crate) fn images(
-    instance: &Instance,
-    settings: &ImageSettings,
-    registry_port: Option<u16>,
-) -> Result<Images> {
+pub(crate) fn images(instance: &Instance, settings: &ImageSettings) -> Result<Images> {
     let mut options = crate::commands::image_options(&instance.dir, &settings.insecure);
-    if let Some(port) = registry_port {
-        // Our own registry shows a certificate of our own authority.
-        let own = options.registries.hosts.entry(format!("localhost:{port}")).or_default();
-        own.ca_file = Some(instance.dir.join("tls/ca.crt"));
-    }
     for (registry, mirror) in &settings.mirrors {
         let hosts = &mut options.registries.hosts;
         hosts.entry(registry.clone()).or_default().mirrors.push(mirror.clone());

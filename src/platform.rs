@@ -134,7 +134,7 @@ impl Platform {
     ) -> Result<Self> {
         let runtime = runtime(instance, &supervisor)?;
         let registry_port = crate::commands::registry_port(&instance.dir, registry_port)?;
-        let content = node::images(instance, images, Some(registry_port))?;
+        let content = node::images(instance, images)?;
         let opened = store::open(instance, &supervisor).await?;
         let cluster = controlplane::enter(instance, settings, &opened).await?;
         let addresses = Addresses::of(instance)?;

@@ -104,6 +104,20 @@ pub(crate) fn layer_progress() -> ProgressFn {
     })
 }
 
+/// Waits until somebody wants this process to end: Ctrl-C, or SIGTERM.
+///
+/// # Errors
+/// Signals cannot be waited for.
+pub(crate) async fn interrupted() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,10 @@ mod build;
 mod progress;
 mod slim;
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use sampan_image::{
@@ -72,12 +75,16 @@ pub(crate) async fn run(data_dir: &Path, command: Image) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where an instance keeps its images.
+/// Where an instance keeps its images, and how its own registry is known.
 pub(crate) fn options(data_dir: &Path, insecure: &[String]) -> Options {
     let mut options = Options::new(data_dir.join("images"));
     for host in insecure {
         let registry = RegistryOptions { insecure: true, ..RegistryOptions::default() };
         options.registries.hosts.insert(host.clone(), registry);
+    }
+    for host in super::registry::hosts(data_dir) {
+        // It shows a certificate of the instance's own authority.
+        options.registries.hosts.entry(host).or_default().ca_file = Some(data_dir.join("tls/ca.crt"));
     }
     options
 }
@@ -108,20 +115,45 @@ fn compression_of(asked: cli::Compression) -> Compression {
     }
 }
 
-/// Credentials for the registry of an image.
-fn credentials(access: &Access, image: &str) -> Result<Credentials> {
-    let Some(pair) = &access.auth else { return Ok(Credentials::default()) };
-    let (user, password) = pair.split_once(':').context("--auth must have the form USER:PASSWORD")?;
-    let mut credentials = Credentials::none();
+/// Credentials for the registry of an image: what was typed; else what `docker login` keeps, and for the registry of the
+/// instance its first administrator's.
+fn credentials(data_dir: &Path, access: &Access, image: &str) -> Result<Credentials> {
     let registry = Reference::parse(image)?.registry().to_owned();
-    credentials.add(&registry, Auth::Basic { username: user.to_owned(), password: password.to_owned() });
+    let mut credentials = Credentials::none();
+    if let Some(pair) = &access.auth {
+        let (user, password) = pair.split_once(':').context("--auth must have the form USER:PASSWORD")?;
+        let auth = Auth::Basic { username: user.to_owned(), password: password.to_owned() };
+        credentials.add(&registry, auth);
+        return Ok(credentials);
+    }
+    if let Some(file) = docker_config()
+        && let Ok(json) = std::fs::read(&file)
+    {
+        let known = Credentials::from_docker_config(&json)
+            .map_err(|why| anyhow::anyhow!("{}: {why} (hint: --auth USER:PASSWORD)", file.display()))?;
+        credentials.extend(known);
+    }
+    if super::registry::hosts(data_dir).contains(&registry)
+        && let Some(password) = super::registry::admin_password(data_dir)
+    {
+        credentials.add(&registry, Auth::Basic { username: "admin".to_owned(), password });
+    }
     Ok(credentials)
+}
+
+/// Where docker keeps credentials.
+fn docker_config() -> Option<PathBuf> {
+    let dir = match std::env::var_os("DOCKER_CONFIG") {
+        Some(dir) if !dir.is_empty() => PathBuf::from(dir),
+        _ => Path::new(&std::env::var_os("HOME")?).join(".docker"),
+    };
+    Some(dir.join("config.json"))
 }
 
 async fn pull(data_dir: &Path, options: Pull) -> Result<()> {
     let images = open(data_dir, &options.access.insecure_registry)?;
     let pull = PullOptions {
-        credentials: credentials(&options.access, &options.image)?,
+        credentials: credentials(data_dir, &options.access, &options.image)?,
         progress: Some(terminal::layer_progress()),
         ..PullOptions::default()
     };
@@ -132,12 +164,17 @@ async fn pull(data_dir: &Path, options: Pull) -> Result<()> {
 async fn push(data_dir: &Path, options: Push) -> Result<()> {
     let target = options.target.as_deref().unwrap_or(&options.image);
     let images = open(data_dir, &options.access.insecure_registry)?;
-    push_one(&images, &options.image, target, &options.access).await
+    push_one(data_dir, &images, (&options.image, target), &options.access).await
 }
 
-async fn push_one(images: &Images, image: &str, target: &str, access: &Access) -> Result<()> {
+async fn push_one(
+    data_dir: &Path,
+    images: &Images,
+    (image, target): (&str, &str),
+    access: &Access,
+) -> Result<()> {
     let push = PushOptions {
-        credentials: credentials(access, target)?,
+        credentials: credentials(data_dir, access, target)?,
         progress: Some(terminal::layer_progress()),
         ..PushOptions::default()
     };

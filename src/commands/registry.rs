@@ -253,6 +253,19 @@ pub(crate) fn directory(data_dir: &Path) -> PathBuf {
     data_dir.join("registry")
 }
 
+/// Names under which images of the registry of an instance are known on its machine; none before it ran.
+pub(crate) fn hosts(data_dir: &Path) -> Vec<String> {
+    let port = fs::read_to_string(directory(data_dir).join("port")).unwrap_or_default();
+    let Ok(port) = port.trim().parse::<u16>() else { return Vec::new() };
+    ["localhost", "127.0.0.1"].map(|host| format!("{host}:{port}")).into()
+}
+
+/// The password of the first administrator, unless somebody took it away or may not see it.
+pub(crate) fn admin_password(data_dir: &Path) -> Option<String> {
+    let password = fs::read_to_string(directory(data_dir).join("admin-password")).ok()?;
+    Some(password.trim().to_owned())
+}
+
 /// Where people find the registry of an instance.
 pub(crate) fn place(data_dir: &Path) -> String {
     let dir = directory(data_dir);

@@ -182,6 +182,15 @@ fn images_are_looked_into_and_made_smaller() {
     let ran =
         c.sh("$SAMPAN run --rm traced:1 sh -c 'cd /usr/lib/tool; cat a c; test -e b || echo gone'").ok();
     assert_eq!(ran.out, "a\nc\ngone\n");
+    // Ended in the middle of a trial: its container ends too, and nothing of it is left.
+    let ran = c.sh(
+        "$SAMPAN image slim app:1 --trace -t never:1 --check 'echo > /begun; sleep 4711' 2> said & slim=$!
+         for i in {1..600}; do ls $SAMPAN_DATA_DIR/trial-*/*/upper/begun 2> /dev/null && break; sleep 0.1; done
+         kill $slim; wait $slim; echo code $?; cat said; ls $SAMPAN_DATA_DIR; $SAMPAN image list; pgrep -xf 'sleep 4711'",
+    );
+    assert!(ran.out.contains("upper/begun") && ran.out.contains("code 1\n"), "{}", ran.out);
+    assert!(ran.out.contains("interrupted") && !ran.out.contains("never"), "{}", ran.out);
+    assert!(!ran.out.contains("\ntrial-") && ran.code == 1, "{}", ran.out);
 }
 
 #[test]

@@ -15,6 +15,12 @@ fn pods_run_what_was_pushed_to_the_registry_inside() {
     c.sh(&format!("mkdir certs && cp $SAMPAN_DATA_DIR/tls/ca.crt certs/ && skopeo --insecure-policy copy --dest-cert-dir certs --dest-creds admin:{password} docker-archive:busybox.tar {target}")).ok();
     c.sh(&format!("skopeo --insecure-policy copy --dest-cert-dir certs docker-archive:busybox.tar {target}"))
         .fails(&["authentication required"]);
+    // The instance's own commands know its registry and may write to it.
+    let own = format!("localhost:{port}/library/own:v1");
+    c.sampan(&["image", "push", "busybox:1", &own]).ok().says(&["library/own@sha256:"]);
+    c.sampan(&["image", "pull", &own]).ok().says(&[&own]);
+    c.sampan(&["image", "push", "busybox:1", &own, "--auth", "admin:wrong"])
+        .fails(&["wrong user or password", "hint:"]);
     c.k(&format!("run pushed --image=localhost:{port}/library/pushed:v1 --command -- sleep infinity"));
     c.wait_ready("pushed");
     let ran = c.sampan(&["registry", "projects", "-o", "json"]).ok();

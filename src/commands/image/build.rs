@@ -30,7 +30,7 @@ pub(super) async fn run(data_dir: &Path, options: Build) -> Result<ExitCode> {
     }
     let images = open(data_dir, &options.access.insecure_registry)?;
     // Keeps what stdin gave until the end.
-    let (dir, mut build) = arguments(&options)?;
+    let (dir, mut build) = arguments(data_dir, &options)?;
     build.run = Some(Arc::new(BuildSteps::new(data_dir)?));
     if !options.quiet {
         let live = options.progress == ProgressStyle::Auto && progress::is_live();
@@ -41,7 +41,7 @@ pub(super) async fn run(data_dir: &Path, options: Build) -> Result<ExitCode> {
     tokio::pin!(work);
     let result = tokio::select! {
         result = &mut work => result,
-        _ = tokio::signal::ctrl_c() => {
+        _ = terminal::interrupted() => {
             // Steps end and unmount what they have mounted.
             cancel.cancel();
             work.await
@@ -67,17 +67,17 @@ pub(super) async fn run(data_dir: &Path, options: Build) -> Result<ExitCode> {
     }
     if options.push {
         for tag in &options.tag {
-            push_one(&images, tag, tag, &options.access).await?;
+            push_one(data_dir, &images, (tag, tag), &options.access).await?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn arguments(options: &Build) -> Result<(Option<tempfile::TempDir>, BuildOptions)> {
+fn arguments(data_dir: &Path, options: &Build) -> Result<(Option<tempfile::TempDir>, BuildOptions)> {
     let (dir, context, dockerfile) = stdin(options)?;
     let progress = (!options.quiet).then(terminal::layer_progress);
     let first = options.tag.first().map_or("docker.io/library/x", String::as_str);
-    let credentials = credentials(&options.access, first)?;
+    let credentials = credentials(data_dir, &options.access, first)?;
     let secrets = options.secret.iter().map(|text| secret(text)).collect::<Result<_>>()?;
     let outputs = options.output.iter().map(|text| output(text)).collect::<Result<_>>()?;
     let platforms = options.platform.iter().map(|text| {

@@ -1,6 +1,12 @@
 //! `sampan image slim`: decide, show, make, try, and only then name.
 
-use std::{os::unix::process::CommandExt, path::Path, process::ExitCode, time::Duration};
+use std::{
+    os::unix::process::CommandExt,
+    path::Path,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use nix::{
@@ -8,11 +14,12 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 use sampan_image::{Images, Reference, RootfsPlan, SlimOptions, SlimPlan, health};
+use tokio_util::sync::CancellationToken;
 
 use super::open;
 use crate::{
     cli::{Format, Slim},
-    platform::trial::Trials,
+    platform::trial::{Trial, Trials},
     terminal,
 };
 
@@ -25,8 +32,32 @@ pub(super) async fn run(data_dir: &Path, options: Slim) -> Result<ExitCode> {
     }
     let images = open(data_dir, &[])?;
     let name = target(&options)?;
-    let slim = Slimming { images, data_dir, holder: format!("slim-{:08x}", rand::random::<u32>()), options };
-    let result = slim.run(&name).await;
+    let holder = format!("slim-{:08x}", rand::random::<u32>());
+    let slim = Slimming {
+        images,
+        data_dir,
+        holder,
+        options,
+        cancel: CancellationToken::new(),
+        trying: AtomicBool::new(false),
+    };
+    let result = {
+        let work = slim.run(&name);
+        tokio::pin!(work);
+        tokio::select! {
+            result = &mut work => result,
+            ended = terminal::interrupted() => {
+                ended?;
+                slim.cancel.cancel();
+                // A trial's pod would outlive this process.
+                if slim.trying.load(Ordering::Relaxed) {
+                    work.await.map_err(|_| interrupted())
+                } else {
+                    Err(interrupted())
+                }
+            }
+        }
+    };
     slim.images.release(&slim.holder).await?;
     result.map(|()| ExitCode::SUCCESS)
 }
@@ -40,10 +71,10 @@ fn in_private_mounts() -> Result<ExitCode> {
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         Ok(mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?)
     };
-    // SAFETY: only system calls that allocate nothing are made between fork and exec.
+    // SAFETY: nothing is forked: this runs in this thread, whose namespaces the new program has.
     unsafe { command.pre_exec(private) };
-    let status = command.status().context("begin again in a mount namespace")?;
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    // In place of this process, so that signals reach who works.
+    Err(command.exec()).context("begin again in a mount namespace")
 }
 
 /// The name that the result gets.
@@ -64,6 +95,13 @@ struct Slimming<'a> {
     /// Holds the images that are tried.
     holder: String,
     options: Slim,
+    /// Ends a trial early.
+    cancel: CancellationToken,
+    trying: AtomicBool,
+}
+
+fn interrupted() -> anyhow::Error {
+    anyhow::anyhow!("interrupted; the image stays as it is")
 }
 
 impl Slimming<'_> {
@@ -158,7 +196,17 @@ impl Slimming<'_> {
         check: Option<&[String]>,
         watch: bool,
     ) -> Result<(Option<i32>, std::collections::BTreeSet<std::path::PathBuf>)> {
-        let mut trial = trials.start(plan, watch).await?;
+        self.trying.store(true, Ordering::Relaxed);
+        let tried = self.try_started(trials.start(plan, watch).await?, check).await;
+        self.trying.store(false, Ordering::Relaxed);
+        tried
+    }
+
+    async fn try_started(
+        &self,
+        mut trial: Trial<'_>,
+        check: Option<&[String]>,
+    ) -> Result<(Option<i32>, std::collections::BTreeSet<std::path::PathBuf>)> {
         let outcome = async {
             let ended = match check {
                 Some(check) => {
@@ -175,7 +223,10 @@ impl Slimming<'_> {
             }
             Ok(ended)
         };
-        let outcome = outcome.await;
+        let outcome = tokio::select! {
+            outcome = outcome => outcome,
+            () = self.cancel.cancelled() => Err(interrupted()),
+        };
         let seen = trial.stop().await?;
         Ok((outcome?, seen))
     }

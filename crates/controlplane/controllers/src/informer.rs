@@ -414,7 +414,8 @@ mod tests {
         assert_eq!(informer.all().len(), 2);
         let seen = seen.lock().unwrap();
         let one = |old: Option<&str>, new: &str| (old.map(str::to_owned), new.to_owned());
-        assert_eq!(seen[4..], [one(Some("1"), "2"), one(None, "3"), one(None, "1")]);
+        // What is deleted was, last, as the event says.
+        assert_eq!(seen[4..], [one(Some("1"), "2"), one(Some("3"), "3"), one(Some("1"), "1")]);
     }
 
     #[test]
