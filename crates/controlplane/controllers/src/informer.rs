@@ -1,6 +1,6 @@
 //! One kind of object, kept in memory: a watch fills it, handlers hear of each change, indexes find objects.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -103,8 +103,8 @@ pub(crate) struct Informer<K> {
 struct State<K> {
     objects: HashMap<Arc<Key>, Kept<K>>,
     index: HashMap<String, BTreeSet<Arc<Key>>>,
-    /// What is kept whole, in the order in which it was heard of; a later entry of a key counts.
-    whole: VecDeque<(Arc<Key>, u64)>,
+    /// What is kept whole, by the point at which it was heard of last; empty where nothing is packed.
+    whole: BTreeMap<u64, Arc<Key>>,
     heard: u64,
 }
 
@@ -131,7 +131,7 @@ where
 {
     pub fn new(rules: Rules<K>) -> Self {
         let (objects, index) = (HashMap::new(), HashMap::new());
-        let state = State { objects, index, whole: VecDeque::new(), heard: 0 };
+        let state = State { objects, index, whole: BTreeMap::new(), heard: 0 };
         Self {
             rules,
             packing: None,
@@ -283,7 +283,7 @@ where
         let key = Key::of(object.meta());
         let known = {
             let mut state = self.write();
-            let known = state.objects.remove_entry(&key);
+            let known = state.remove(&key);
             if let Some((key, kept)) = &known {
                 let object = kept.get(self.packing.as_ref());
                 let entries = object.map(|object| self.entries(key, &object)).unwrap_or_default();
@@ -320,20 +320,29 @@ impl<K> State<K> {
     /// Keeps an object, and packs those that nothing was heard of for the longest time.
     fn insert(&mut self, key: &Arc<Key>, object: Arc<K>, packing: Option<&Packing<K>>) {
         self.heard += 1;
-        self.objects.insert(key.clone(), Kept::Whole(object, self.heard));
+        let before = self.objects.insert(key.clone(), Kept::Whole(object, self.heard));
         let Some(packing) = packing else { return };
-        self.whole.push_back((key.clone(), self.heard));
+        if let Some(Kept::Whole(_, at)) = before {
+            self.whole.remove(&at);
+        }
+        self.whole.insert(self.heard, key.clone());
         while self.whole.len() > packing.whole {
-            let Some((key, heard)) = self.whole.pop_front() else { return };
-            let Some(kept) = self.objects.get_mut(&key) else { continue };
-            let packed = match kept {
-                Kept::Whole(object, at) if *at == heard => (packing.pack)(object),
-                _ => None,
-            };
-            if let Some(bytes) = packed {
+            let Some((_, key)) = self.whole.pop_first() else { return };
+            if let Some(kept) = self.objects.get_mut(&key)
+                && let Kept::Whole(object, _) = kept
+                && let Some(bytes) = (packing.pack)(object)
+            {
                 *kept = Kept::Packed(bytes);
             }
         }
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<(Arc<Key>, Kept<K>)> {
+        let removed = self.objects.remove_entry(key);
+        if let Some((_, Kept::Whole(_, at))) = &removed {
+            self.whole.remove(at);
+        }
+        removed
     }
 
     fn reindex(&mut self, key: &Arc<Key>, old: &[String], new: &[String]) {
@@ -416,6 +425,22 @@ mod tests {
         let one = |old: Option<&str>, new: &str| (old.map(str::to_owned), new.to_owned());
         // What is deleted was, last, as the event says.
         assert_eq!(seen[4..], [one(Some("1"), "2"), one(Some("3"), "3"), one(Some("1"), "1")]);
+    }
+
+    #[test]
+    fn one_that_changes_all_the_time_packs_no_others() {
+        let informer = Informer::new(Rules { slim: |_| {}, index: |_: &ConfigMap| Vec::new() }).packing(2);
+        for name in ["a", "b"] {
+            informer.apply(object(name, name, "1"));
+        }
+        for version in 2..20 {
+            informer.apply(object("a", "a", &version.to_string()));
+        }
+        informer.delete(object("b", "b", "20"));
+        informer.apply(object("c", "c", "21"));
+        let state = informer.read();
+        assert!(state.objects.values().all(|kept| matches!(kept, Kept::Whole(..))));
+        assert_eq!((state.objects.len(), state.whole.len()), (2, 2));
     }
 
     #[test]
