@@ -3,6 +3,7 @@
 mod view;
 
 use bytes::Bytes;
+use memchr::memmem::Finder;
 use sampan_api::{
     selector::{FieldSelector, LabelSelector},
     status::Status,
@@ -38,6 +39,16 @@ pub(crate) struct Selection {
     /// Nothing but this name can match: a look at the key suffices.
     name: Option<String>,
     everything: bool,
+    /// What the stored form of anything that matches has in it: far quicker found to be missing than the form is read.
+    needle: Option<Finder<'static>>,
+}
+
+/// The node's name as it is stored, unless JSON would write it another way.
+fn needle(endpoint: &Endpoint, fields: &FieldSelector) -> Option<Finder<'static>> {
+    let node = fields.exact("spec.nodeName").filter(|_| endpoint.custom.is_none())?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let is_plain = !node.is_empty() && node.bytes().all(plain);
+    is_plain.then(|| Finder::new(&format!("\"{node}\"")).into_owned())
 }
 
 impl Selection {
@@ -57,7 +68,8 @@ impl Selection {
         }
         let name = target.name.clone().or_else(|| selected.map(str::to_owned));
         let everything = labels.is_everything() && fields.is_everything() && name.is_none();
-        Ok(Self { labels, fields, name, everything })
+        let needle = needle(endpoint, &fields);
+        Ok(Self { labels, fields, name, everything, needle })
     }
 
     /// The one value that what is selected has in a field by which watchers are found.
@@ -73,7 +85,7 @@ impl Selection {
     /// All objects.
     pub(crate) fn everything() -> Self {
         let (labels, fields) = (LabelSelector::everything(), FieldSelector::everything());
-        Self { labels, fields, name: None, everything: true }
+        Self { labels, fields, name: None, everything: true, needle: None }
     }
 
     pub(crate) fn is_everything(&self) -> bool {
@@ -120,6 +132,7 @@ impl Selection {
     pub(crate) fn selects(&self, endpoint: &Endpoint, kv: &KeyValue) -> bool {
         self.everything
             || (self.may_match_key(endpoint, &kv.key)
+                && self.needle.as_ref().is_none_or(|needle| needle.find(&kv.value).is_some())
                 && visible(endpoint, &kv.value).is_some_and(|object| self.matches(&object)))
     }
 }

@@ -186,6 +186,28 @@ async fn lists_come_in_pages_and_expire() {
 }
 
 #[tokio::test]
+async fn pods_of_a_node_are_those_that_are_bound_to_it() {
+    let server = Server::start().await;
+    server.account("default").await;
+    for (name, node) in [("n1", "n2"), ("x", "n1"), ("y", "")] {
+        let mut pod = pod(name);
+        if !node.is_empty() {
+            pod["spec"]["nodeName"] = node.into();
+        }
+        let made = server.post(PODS, &pod).await;
+        assert_eq!(made.code, 201, "{}", made.body);
+    }
+    for (node, expected) in
+        [("n1", vec!["x"]), ("n2", vec!["n1"]), ("n", vec![]), ("", vec!["y"]), ("a%22b", vec![])]
+    {
+        let found = server.get(&format!("{PODS}?fieldSelector=spec.nodeName%3D{node}")).await.body;
+        let found = found["items"].as_array().unwrap();
+        let names: Vec<&str> = found.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, expected, "{node}");
+    }
+}
+
+#[tokio::test]
 async fn selectors_tables_and_partial_metadata() {
     let server = Server::start().await;
     server.account("default").await;
