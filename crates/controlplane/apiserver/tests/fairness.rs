@@ -11,26 +11,13 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use http_body_util::Full;
 use kubectl::Kubectl;
 use sampan_apiserver::{Limits, LocalService, UserInfo};
 use serde_json::{Value, json};
-use support::{Answer, Server};
+use support::{Server, call};
 
 const SCHEMAS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
 const LEVELS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations";
-
-async fn call(client: &LocalService, method: &str, path: &str, body: &Value) -> Answer {
-    let bytes = if body.is_null() { String::new() } else { body.to_string() };
-    let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-    let request = http::Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-type", kind)
-        .body(Full::new(bytes.into()))
-        .unwrap();
-    support::answer(client.clone(), request).await
-}
 
 async fn may_write(server: &Server, user: &str) -> LocalService {
     let bound = json!({

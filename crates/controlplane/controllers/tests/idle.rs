@@ -1,6 +1,8 @@
 //! What the controllers cost: nothing while nothing happens, and little time to place a pod.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "support/plane.rs"]
+mod plane;
 #[path = "support/cluster.rs"]
 mod support;
 

@@ -1,23 +1,12 @@
 //! The plugins, over the whole way of a request.
 
-use crate::support::{Answer, Server, answer};
+use crate::support::{Answer, Server, answer, pod};
 use bytes::Bytes;
 use http_body_util::Full;
 use sampan_apiserver::UserInfo;
 use serde_json::{Value, json};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
-
-fn pod(name: &str, spec: &Value) -> Value {
-    let mut pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-        "spec": {"containers": [{"name": "c", "image": "x"}]},
-    });
-    for (key, value) in spec.as_object().into_iter().flatten() {
-        pod["spec"][key] = value.clone();
-    }
-    pod
-}
 
 fn message(answer: &Answer) -> String {
     answer.body["message"].as_str().unwrap_or_default().to_owned()

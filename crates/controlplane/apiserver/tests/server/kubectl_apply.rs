@@ -18,27 +18,17 @@ spec:
 
 const SSA: [&str; 4] = ["apply", "--server-side", "-f", "-"];
 
-async fn bad(kubectl: &Kubectl, args: &[&str], input: &str) -> String {
-    let (code, out, err) = kubectl.run(args, input).await;
-    assert_ne!(code, 0, "kubectl {args:?}: {out}{err}");
-    err
-}
-
-fn admin(server: &Server) -> Kubectl {
-    Kubectl::new(server, "kubectl", &["system:masters"])
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applies_conflict_until_they_are_forced() {
     let server = Server::start().await;
-    let kubectl = admin(&server);
+    let kubectl = Kubectl::admin(&server);
     let out = kubectl.ok(&SSA, WEB).await;
     assert!(out.contains("deployment.apps/web serverside-applied"), "{out}");
     let out = kubectl.ok(&["get", "deploy", "web", "--show-managed-fields", "-o", "yaml"], "").await;
     assert!(out.contains("manager: kubectl") && out.contains("k:{\"name\":\"web\"}:"), "{out}");
     let other = ["apply", "--server-side", "--field-manager=other", "-f", "-"];
     let changed = WEB.replace("replicas: 2", "replicas: 3");
-    let err = bad(&kubectl, &other, &changed).await;
+    let err = kubectl.bad(&other, &changed).await;
     assert!(err.contains("Apply failed with 1 conflict: conflict with \"kubectl\": .spec.replicas"), "{err}");
     let mut forced = other.to_vec();
     forced.push("--force-conflicts");
@@ -46,17 +36,17 @@ async fn applies_conflict_until_they_are_forced() {
     let out = kubectl.ok(&["get", "deploy", "web", "-o", "jsonpath={.spec.replicas}"], "").await;
     assert_eq!(out, "3");
     kubectl.ok(&["scale", "deploy", "web", "--replicas=5"], "").await;
-    let err = bad(&kubectl, &other, &changed).await;
+    let err = kubectl.bad(&other, &changed).await;
     assert!(err.contains("with subresource \"scale\" using apps/v1: .spec.replicas"), "{err}");
     let typo = WEB.replace("replicas", "replicaz");
-    let err = bad(&kubectl, &["apply", "--server-side", "--validate=false", "-f", "-"], &typo).await;
+    let err = kubectl.bad(&["apply", "--server-side", "--validate=false", "-f", "-"], &typo).await;
     assert!(err.contains(".spec.replicaz: field not declared in schema"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn differences_are_shown_and_nothing_is_changed() {
     let server = Server::start().await;
-    let kubectl = admin(&server);
+    let kubectl = Kubectl::admin(&server);
     kubectl.ok(&SSA, WEB).await;
     let diff = ["diff", "--server-side", "-f", "-"];
     assert_eq!(kubectl.ok(&diff, WEB).await, "");
@@ -73,7 +63,7 @@ async fn differences_are_shown_and_nothing_is_changed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_side_applies_move_over() {
     let server = Server::start().await;
-    let kubectl = admin(&server);
+    let kubectl = Kubectl::admin(&server);
     kubectl.ok(&["apply", "-f", "-"], WEB).await;
     let moved = WEB.replace("replicas: 2", "replicas: 4").replace(", ports: [{containerPort: 80}]", "");
     let out = kubectl.ok(&SSA, &moved).await;
@@ -99,7 +89,7 @@ async fn client_side_applies_move_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_longer_applied_is_pruned() {
     let server = Server::start().await;
-    let kubectl = admin(&server);
+    let kubectl = Kubectl::admin(&server);
     let map = |name: &str| {
         format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{set: a}}}}\n---\n")
     };

@@ -56,7 +56,7 @@ async fn bad(kubectl: &Kubectl, args: &[&str], input: &str) -> String {
 /// A server with a definition that is established.
 async fn with(definition: &str, name: &str) -> (Server, Kubectl) {
     let server = Server::start().await;
-    let kubectl = Kubectl::new(&server, "kubectl", &["system:masters"]);
+    let kubectl = Kubectl::admin(&server);
     let out = kubectl.ok(&["create", "-f", "-"], definition).await;
     assert_eq!(out, format!("customresourcedefinition.apiextensions.k8s.io/{name} created\n"));
     let crd = format!("crd/{name}");

@@ -1,87 +1,10 @@
 //! The real kubectl against the server over TLS.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
+use crate::kubectl::Kubectl;
 use crate::support::Server;
-use sampan_daemon::tls;
-use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, process::Command};
-
-/// kubectl with a home of its own.
-struct Kubectl<'a> {
-    home: &'a Path,
-}
-
-impl<'a> Kubectl<'a> {
-    fn new(server: &'a Server) -> Self {
-        let home = server.dir.path();
-        let profile = tls::Profile {
-            common_name: "kubectl".to_owned(),
-            organizations: vec!["system:masters".to_owned()],
-            dns: Vec::new(),
-            ips: Vec::new(),
-            usage: tls::Usage::Client,
-            days: 1,
-        };
-        let identity = server.ca.issue(&profile).unwrap();
-        std::fs::write(home.join("ca.crt"), server.ca.cert_pem()).unwrap();
-        std::fs::write(home.join("client.crt"), &identity.cert_pem).unwrap();
-        std::fs::write(home.join("client.key"), &identity.key_pem).unwrap();
-        let file = |name: &str| home.join(name).to_string_lossy().into_owned();
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "t",
-            "clusters": [{"name": "t", "cluster": {
-                "server": format!("https://{}", server.address()), "certificate-authority": file("ca.crt"),
-            }}],
-            "users": [{"name": "t", "user": {
-                "client-certificate": file("client.crt"), "client-key": file("client.key"),
-            }}],
-            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
-        });
-        std::fs::write(home.join("config"), config.to_string()).unwrap();
-        Self { home }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("/usr/bin/kubectl");
-        command
-            .args(args)
-            .env("HOME", self.home)
-            .env("KUBECONFIG", self.home.join("config"))
-            .kill_on_drop(true);
-        command
-    }
-
-    /// Exit code, output, errors.
-    async fn run(&self, args: &[&str], input: &str) -> (i32, String, String) {
-        let mut child = self
-            .command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(input.as_bytes()).await.unwrap();
-        drop(stdin);
-        let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await;
-        let output = output.unwrap_or_else(|_| panic!("kubectl {args:?} did not end")).unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
-    }
-
-    async fn good(&self, args: &[&str], input: &str) -> String {
-        let (code, out, err) = self.run(args, input).await;
-        assert_eq!(code, 0, "kubectl {args:?}: {out}{err}");
-        out
-    }
-
-    async fn bad(&self, args: &[&str], input: &str) -> String {
-        let (code, out, err) = self.run(args, input).await;
-        assert_ne!(code, 0, "kubectl {args:?}: {out}{err}");
-        err
-    }
-}
+use serde_json::Value;
 
 const DEPLOYMENT: &str = "apiVersion: apps/v1
 kind: Deployment
@@ -111,47 +34,42 @@ data: {color: blue}
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn manifests_are_applied_changed_and_deleted() {
     let server = Server::start().await;
-    let kubectl = Kubectl::new(&server);
-    let out = kubectl.good(&["apply", "--dry-run=server", "-f", "-"], DEPLOYMENT).await;
+    let kubectl = Kubectl::admin(&server);
+    let out = kubectl.ok(&["apply", "--dry-run=server", "-f", "-"], DEPLOYMENT).await;
     assert!(out.contains("deployment.apps/web created (server dry run)"), "{out}");
-    let out = kubectl.good(&["apply", "-f", "-"], DEPLOYMENT).await;
+    let out = kubectl.ok(&["apply", "-f", "-"], DEPLOYMENT).await;
     assert!(out.contains("deployment.apps/web created") && out.contains("service/web created"), "{out}");
-    let out = kubectl.good(&["apply", "-f", "-"], DEPLOYMENT).await;
+    let out = kubectl.ok(&["apply", "-f", "-"], DEPLOYMENT).await;
     assert!(
         out.contains("deployment.apps/web unchanged") && out.contains("configmap/settings unchanged"),
         "{out}"
     );
-    let out = kubectl.good(&["apply", "-f", "-"], &DEPLOYMENT.replace("blue", "green")).await;
+    let out = kubectl.ok(&["apply", "-f", "-"], &DEPLOYMENT.replace("blue", "green")).await;
     assert!(out.contains("configmap/settings configured"), "{out}");
-    let out = kubectl.good(&["get", "deploy,svc,cm", "-o", "wide"], "").await;
+    let out = kubectl.ok(&["get", "deploy,svc,cm", "-o", "wide"], "").await;
     assert!(out.contains("READY") && out.contains("CLUSTER-IP") && out.contains("DATA"), "{out}");
-    let out = kubectl.good(&["get", "cm", "settings", "-o", "yaml"], "").await;
+    let out = kubectl.ok(&["get", "cm", "settings", "-o", "yaml"], "").await;
     assert!(out.contains("color: green"), "{out}");
-    let out: Value =
-        serde_json::from_str(&kubectl.good(&["get", "cm", "-A", "-o", "json"], "").await).unwrap();
+    let out: Value = serde_json::from_str(&kubectl.ok(&["get", "cm", "-A", "-o", "json"], "").await).unwrap();
     assert_eq!(out["kind"], "List");
-    kubectl.good(&["label", "cm", "settings", "tier=front"], "").await;
-    kubectl.good(&["annotate", "cm", "settings", "note=hello"], "").await;
-    let out = kubectl.good(&["get", "cm", "-l", "tier=front", "-o", "name"], "").await;
+    kubectl.ok(&["label", "cm", "settings", "tier=front"], "").await;
+    kubectl.ok(&["annotate", "cm", "settings", "note=hello"], "").await;
+    let out = kubectl.ok(&["get", "cm", "-l", "tier=front", "-o", "name"], "").await;
     assert_eq!(out.trim(), "configmap/settings");
-    kubectl.good(&["patch", "cm", "settings", "-p", r#"{"data":{"size":"2"}}"#], "").await;
+    kubectl.ok(&["patch", "cm", "settings", "-p", r#"{"data":{"size":"2"}}"#], "").await;
     kubectl
-        .good(
-            &["patch", "cm", "settings", "--type=json", "-p", r#"[{"op":"remove","path":"/data/size"}]"#],
-            "",
-        )
+        .ok(&["patch", "cm", "settings", "--type=json", "-p", r#"[{"op":"remove","path":"/data/size"}]"#], "")
         .await;
-    kubectl.good(&["scale", "deploy/web", "--replicas=5"], "").await;
-    let out = kubectl.good(&["get", "deploy", "web", "-o", "jsonpath={.spec.replicas}"], "").await;
+    kubectl.ok(&["scale", "deploy/web", "--replicas=5"], "").await;
+    let out = kubectl.ok(&["get", "deploy", "web", "-o", "jsonpath={.spec.replicas}"], "").await;
     assert_eq!(out, "5");
-    kubectl.good(&["set", "image", "deploy/web", "web=nginx:2"], "").await;
-    let out = kubectl.good(&["describe", "deploy", "web"], "").await;
+    kubectl.ok(&["set", "image", "deploy/web", "web=nginx:2"], "").await;
+    let out = kubectl.ok(&["describe", "deploy", "web"], "").await;
     assert!(out.contains("nginx:2"), "{out}");
-    let out = kubectl
-        .good(&["wait", "cm/settings", "--for=jsonpath={.data.color}=green", "--timeout=5s"], "")
-        .await;
+    let out =
+        kubectl.ok(&["wait", "cm/settings", "--for=jsonpath={.data.color}=green", "--timeout=5s"], "").await;
     assert!(out.contains("condition met"), "{out}");
-    let out = kubectl.good(&["delete", "deploy,svc", "web"], "").await;
+    let out = kubectl.ok(&["delete", "deploy,svc", "web"], "").await;
     assert!(out.contains("deleted"), "{out}");
     let err = kubectl.bad(&["get", "deploy", "web"], "").await;
     assert_eq!(err.trim(), "Error from server (NotFound): deployments.apps \"web\" not found");
@@ -167,31 +85,31 @@ async fn manifests_are_applied_changed_and_deleted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_finds_its_way() {
     let server = Server::start().await;
-    let kubectl = Kubectl::new(&server);
-    let out = kubectl.good(&["api-resources"], "").await;
+    let kubectl = Kubectl::admin(&server);
+    let out = kubectl.ok(&["api-resources"], "").await;
     assert!(out.contains("deployments") && out.contains("apps/v1") && out.contains("po"), "{out}");
-    let out = kubectl.good(&["api-versions"], "").await;
+    let out = kubectl.ok(&["api-versions"], "").await;
     assert!(out.contains("batch/v1"), "{out}");
-    let out = kubectl.good(&["version"], "").await;
+    let out = kubectl.ok(&["version"], "").await;
     assert!(out.contains("v1.37.0+sampan"), "{out}");
-    let out = kubectl.good(&["auth", "can-i", "create", "pods"], "").await;
+    let out = kubectl.ok(&["auth", "can-i", "create", "pods"], "").await;
     assert_eq!(out.trim(), "yes");
-    let out = kubectl.good(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"], "").await;
+    let out = kubectl.ok(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"], "").await;
     assert_eq!(out, "kubectl");
     for n in 0..7 {
         server.config_map(&format!("m{n}")).await;
     }
-    let out = kubectl.good(&["get", "cm", "--chunk-size=2", "-o", "name"], "").await;
+    let out = kubectl.ok(&["get", "cm", "--chunk-size=2", "-o", "name"], "").await;
     assert_eq!(out.lines().count(), 7, "{out}");
-    kubectl.good(&["create", "ns", "other"], "").await;
-    kubectl.good(&["create", "sa", "robot", "-n", "other"], "").await;
-    let token = kubectl.good(&["create", "token", "robot", "-n", "other"], "").await;
+    kubectl.ok(&["create", "ns", "other"], "").await;
+    kubectl.ok(&["create", "sa", "robot", "-n", "other"], "").await;
+    let token = kubectl.ok(&["create", "token", "robot", "-n", "other"], "").await;
     assert_eq!(token.trim().split('.').count(), 3);
     let err = kubectl.bad(&["get", "nonsense"], "").await;
     assert!(err.contains("the server doesn't have a resource type \"nonsense\""), "{err}");
-    let out = kubectl.good(&["get", "--raw", "/readyz?verbose"], "").await;
+    let out = kubectl.ok(&["get", "--raw", "/readyz?verbose"], "").await;
     assert!(out.contains("readyz check passed"), "{out}");
-    let out = kubectl.good(&["explain", "pod.spec.containers"], "").await;
+    let out = kubectl.ok(&["explain", "pod.spec.containers"], "").await;
     assert!(out.contains("image"), "{out}");
 }
 
@@ -199,7 +117,7 @@ async fn kubectl_finds_its_way() {
 async fn kubectl_watches() {
     use tokio::io::{AsyncBufReadExt, BufReader};
     let server = Server::start().await;
-    let kubectl = Kubectl::new(&server);
+    let kubectl = Kubectl::admin(&server);
     server.config_map("first").await;
     let mut child =
         kubectl.command(&["get", "cm", "--watch", "-o", "name"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -217,38 +135,38 @@ async fn kubectl_watches() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_edits() {
     let server = Server::start().await;
-    let kubectl = Kubectl::new(&server);
+    let kubectl = Kubectl::admin(&server);
     server.config_map("edited").await;
     let editor = server.dir.path().join("editor");
     std::fs::write(&editor, "#!/bin/sh\nsed -i 's/a: b/a: changed/' \"$1\"\n").unwrap();
     std::fs::set_permissions(&editor, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let output = kubectl.command(&["edit", "cm", "edited"]).env("EDITOR", &editor).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let out = kubectl.good(&["get", "cm", "edited", "-o", "jsonpath={.data.a}"], "").await;
+    let out = kubectl.ok(&["get", "cm", "edited", "-o", "jsonpath={.data.a}"], "").await;
     assert_eq!(out, "changed");
     server.account("default").await;
-    kubectl.good(&["run", "one", "--image=busybox", "--", "true"], "").await;
-    let out = kubectl.good(&["get", "pods", "-o", "wide"], "").await;
+    kubectl.ok(&["run", "one", "--image=busybox", "--", "true"], "").await;
+    let out = kubectl.ok(&["get", "pods", "-o", "wide"], "").await;
     assert!(out.contains("Pending") && out.contains("NOMINATED NODE"), "{out}");
     let err = kubectl.bad(&["logs", "one"], "").await;
     assert!(err.contains("pod one does not have a host assigned"), "{err}");
-    kubectl.good(&["delete", "pod", "one", "--wait"], "").await;
-    kubectl.good(&["create", "deployment", "d", "--image=nginx"], "").await;
-    kubectl.good(&["expose", "deployment", "d", "--port=80"], "").await;
-    kubectl.good(&["create", "secret", "generic", "s", "--from-literal=k=v"], "").await;
-    kubectl.good(&["create", "job", "j", "--image=busybox"], "").await;
-    kubectl.good(&["create", "cronjob", "c", "--image=busybox", "--schedule=* * * * *"], "").await;
-    let out = kubectl.good(&["get", "all"], "").await;
+    kubectl.ok(&["delete", "pod", "one", "--wait"], "").await;
+    kubectl.ok(&["create", "deployment", "d", "--image=nginx"], "").await;
+    kubectl.ok(&["expose", "deployment", "d", "--port=80"], "").await;
+    kubectl.ok(&["create", "secret", "generic", "s", "--from-literal=k=v"], "").await;
+    kubectl.ok(&["create", "job", "j", "--image=busybox"], "").await;
+    kubectl.ok(&["create", "cronjob", "c", "--image=busybox", "--schedule=* * * * *"], "").await;
+    let out = kubectl.ok(&["get", "all"], "").await;
     assert!(out.contains("deployment.apps/d") && out.contains("job.batch/j"), "{out}");
-    kubectl.good(&["describe", "svc", "d"], "").await;
+    kubectl.ok(&["describe", "svc", "d"], "").await;
     let differs = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: edited}\ndata: {a: other}\n";
     let (code, out, _) = kubectl.run(&["diff", "-f", "-"], differs).await;
     assert!(code == 1 && out.contains("+  a: other"), "{out}");
     kubectl
-        .good(
+        .ok(
             &["replace", "-f", "-"],
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: edited}\ndata: {n: m}\n",
         )
         .await;
-    kubectl.good(&["delete", "all", "--all"], "").await;
+    kubectl.ok(&["delete", "all", "--all"], "").await;
 }

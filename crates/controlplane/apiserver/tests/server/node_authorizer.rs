@@ -1,20 +1,8 @@
 //! What a node may read and write: what its own pods need, and what is its own.
 
-use crate::support::{Answer, Server};
-use http_body_util::Full;
+use crate::support::{Server, call};
 use sampan_apiserver::{LocalService, UserInfo};
 use serde_json::{Value, json};
-
-async fn ask(client: &LocalService, method: &str, path: &str, body: Value) -> Answer {
-    let bytes = if body.is_null() { String::new() } else { body.to_string() };
-    let request = http::Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-type", "application/json")
-        .body(Full::new(bytes.into()))
-        .unwrap();
-    crate::support::answer(client.clone(), request).await
-}
 
 fn node(server: &Server, name: &str) -> LocalService {
     server.handle.client(UserInfo::new(format!("system:node:{name}"), &["system:nodes"]))
@@ -31,7 +19,7 @@ async fn a_node_reads_what_its_pods_need_and_nothing_else() {
     }
     let (a, b) = (node(&server, "a"), node(&server, "b"));
     let secret = "/api/v1/namespaces/default/secrets/needed";
-    let refused = ask(&a, "GET", secret, Value::Null).await;
+    let refused = call(&a, "GET", secret, Value::Null).await;
     assert_eq!(
         refused.body["message"],
         "secrets \"needed\" is forbidden: User \"system:node:a\" cannot get resource \"secrets\" in API group \"\" in the \
@@ -51,8 +39,8 @@ async fn a_node_reads_what_its_pods_need_and_nothing_else() {
     for path in
         [secret, watch, "/api/v1/namespaces/default/configmaps/needed", "/api/v1/namespaces/default/pods/p"]
     {
-        assert_eq!(ask(&a, "GET", path, Value::Null).await.code, 200, "{path}");
-        assert_eq!(ask(&b, "GET", path, Value::Null).await.code, 403, "{path}");
+        assert_eq!(call(&a, "GET", path, Value::Null).await.code, 200, "{path}");
+        assert_eq!(call(&b, "GET", path, Value::Null).await.code, 403, "{path}");
     }
     for path in [
         "/api/v1/namespaces/default/secrets/other",
@@ -63,24 +51,24 @@ async fn a_node_reads_what_its_pods_need_and_nothing_else() {
         "/api/v1/nodes/b",
         "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/b",
     ] {
-        assert_eq!(ask(&a, "GET", path, Value::Null).await.code, 403, "{path}");
+        assert_eq!(call(&a, "GET", path, Value::Null).await.code, 403, "{path}");
     }
-    assert_eq!(ask(&a, "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Da", Value::Null).await.code, 200);
-    assert_eq!(ask(&a, "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Db", Value::Null).await.code, 403);
-    assert_eq!(ask(&a, "GET", "/api/v1/services", Value::Null).await.code, 200);
+    assert_eq!(call(&a, "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Da", Value::Null).await.code, 200);
+    assert_eq!(call(&a, "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Db", Value::Null).await.code, 403);
+    assert_eq!(call(&a, "GET", "/api/v1/services", Value::Null).await.code, 200);
     let token = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": {
         "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": made.body["metadata"]["uid"],
     }}});
     let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
-    assert_eq!(ask(&a, "POST", path, token.clone()).await.code, 201);
-    assert_eq!(ask(&b, "POST", path, token).await.code, 403);
-    assert_eq!(ask(&a, "DELETE", secret, Value::Null).await.code, 403);
+    assert_eq!(call(&a, "POST", path, token.clone()).await.code, 201);
+    assert_eq!(call(&b, "POST", path, token).await.code, 403);
+    assert_eq!(call(&a, "DELETE", secret, Value::Null).await.code, 403);
     assert_eq!(
         server.delete("/api/v1/namespaces/default/pods/p", &json!({"gracePeriodSeconds": 0})).await.code,
         200
     );
     // The mirror of the pods follows by itself.
-    while ask(&a, "GET", secret, Value::Null).await.code != 403 {
+    while call(&a, "GET", secret, Value::Null).await.code != 403 {
         tokio::task::yield_now().await;
     }
 }

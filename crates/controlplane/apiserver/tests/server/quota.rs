@@ -1,6 +1,6 @@
 //! Quotas are exact, whoever creates at once.
 
-use crate::support::Server;
+use crate::support::{Server, pod};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -27,17 +27,6 @@ async fn used(server: &Server, name: &str) -> Value {
 
 fn map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
-}
-
-fn pod(name: &str, spec: &Value) -> Value {
-    let mut pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-        "spec": {"containers": [{"name": "c", "image": "x"}]},
-    });
-    for (key, value) in spec.as_object().into_iter().flatten() {
-        pod["spec"][key] = value.clone();
-    }
-    pod
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

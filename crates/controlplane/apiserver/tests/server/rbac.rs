@@ -1,9 +1,9 @@
 //! Roles and bindings: what they grant, how refusals read, who may grant what; with kubectl and real HTTP.
 
 use crate::kubectl::Kubectl;
-use crate::support::{Answer, Server};
+use crate::support::{Server, call};
 use http_body_util::Full;
-use sampan_apiserver::{LocalService, UserInfo};
+use sampan_apiserver::UserInfo;
 use serde_json::{Value, json};
 
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
@@ -13,18 +13,6 @@ const CLUSTER_BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebi
 
 /// Headers, and the status code and message that they give.
 type Row<'a> = (&'a [(&'a str, &'a str)], u16, &'a str);
-
-async fn call(client: &LocalService, method: &str, path: &str, body: Value) -> Answer {
-    let bytes = if body.is_null() { String::new() } else { body.to_string() };
-    let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-    let request = http::Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-type", kind)
-        .body(Full::new(bytes.into()))
-        .unwrap();
-    crate::support::answer(client.clone(), request).await
-}
 
 fn role(kind: &str, name: &str, rules: Value) -> Value {
     json!({

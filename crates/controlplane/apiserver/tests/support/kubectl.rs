@@ -46,13 +46,25 @@ impl Kubectl {
         Self { home }
     }
 
-    /// Exit code, output, errors.
-    pub async fn run(&self, args: &[&str], input: &str) -> (i32, String, String) {
-        let mut child = Command::new("/usr/bin/kubectl")
+    /// An administrator's.
+    pub fn admin(server: &Server) -> Self {
+        Self::new(server, "kubectl", &["system:masters"])
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("/usr/bin/kubectl");
+        command
             .args(args)
             .env("HOME", &self.home)
             .env("KUBECONFIG", self.home.join("config"))
-            .kill_on_drop(true)
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Exit code, output, errors.
+    pub async fn run(&self, args: &[&str], input: &str) -> (i32, String, String) {
+        let mut child = self
+            .command(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -72,5 +84,12 @@ impl Kubectl {
         let (code, out, err) = self.run(args, input).await;
         assert_eq!(code, 0, "kubectl {args:?}: {out}{err}");
         out
+    }
+
+    /// What it says when it fails, as it must.
+    pub async fn bad(&self, args: &[&str], input: &str) -> String {
+        let (code, out, err) = self.run(args, input).await;
+        assert_ne!(code, 0, "kubectl {args:?}: {out}{err}");
+        err
     }
 }

@@ -1,6 +1,6 @@
 //! A whole API server over a real embedded store in a temporary directory.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Borrow, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -194,6 +194,34 @@ pub async fn answer(client: LocalService, request: http::Request<Full<Bytes>>) -
     let body = serde_json::from_slice(&bytes)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
     Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+}
+
+/// Asks as a client of the server: JSON, and for PATCH a merge patch.
+#[allow(dead_code)]
+pub async fn call(client: &LocalService, method: &str, path: &str, body: impl Borrow<Value>) -> Answer {
+    let body = body.borrow();
+    let bytes = if body.is_null() { String::new() } else { body.to_string() };
+    let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", kind)
+        .body(Full::new(bytes.into()))
+        .unwrap();
+    answer(client.clone(), request).await
+}
+
+/// A pod with what the spec says besides its one container.
+#[allow(dead_code)]
+pub fn pod(name: &str, spec: &Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "c", "image": "x"}]},
+    });
+    for (key, value) in spec.as_object().into_iter().flatten() {
+        pod["spec"][key] = value.clone();
+    }
+    pod
 }
 
 /// An open watch.

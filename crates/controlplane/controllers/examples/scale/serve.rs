@@ -20,7 +20,7 @@ use crate::{Outcome, Words};
 pub async fn run(words: &Words) -> Outcome<()> {
     let dir = Path::new(words.text("dir")?);
     let listen = words.options.get("listen").map_or("127.0.0.1:0", String::as_str);
-    let mut plane = Plane::open(dir, listen).await;
+    let mut plane = Plane::open(dir, Some(listen)).await;
     plane.options.node_grace = Duration::from_secs(words.number("grace", 40)?);
     let mode = words.options.get("controllers").map_or("yes", String::as_str);
     let mut wanted = signal(SignalKind::user_defined1())?;

@@ -95,7 +95,7 @@ async fn leave(plane: &Plane) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_nodes_run_five_hundred_pods_lose_some_and_find_them_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut plane = Plane::open(dir.path(), "127.0.0.1:0").await;
+    let mut plane = Plane::open(dir.path(), Some("127.0.0.1:0")).await;
     plane.options.node_grace = Duration::from_secs(6);
     plane.control().await;
     space(&plane).await;
@@ -150,7 +150,7 @@ async fn fifty_nodes_run_five_hundred_pods_lose_some_and_find_them_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_connection_acts_for_many_nodes_whose_pods_end_fail_and_stay() {
     let dir = tempfile::tempdir().unwrap();
-    let plane = Plane::open(dir.path(), "127.0.0.1:0").await;
+    let plane = Plane::open(dir.path(), Some("127.0.0.1:0")).await;
     plane.control().await;
     space(&plane).await;
     let access = Access::Shared { identity: None, token: Some(TOKEN.to_owned()), connections: 1 };

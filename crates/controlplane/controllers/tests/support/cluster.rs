@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,12 +11,13 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
-use sampan_apiserver::{ApiServer, Limits, SigningKey, UserInfo};
+use sampan_apiserver::UserInfo;
 use sampan_controllers::Options;
-use sampan_daemon::{Supervisor, tls};
-use sampan_store::embedded::{self, Embedded};
+use sampan_daemon::Supervisor;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use crate::plane::Plane;
 
 /// The running control plane. It ends with the test.
 #[allow(dead_code)]
@@ -51,49 +51,13 @@ impl Cluster {
         // Only the first test of a process sets it up.
         let _ = sampan_daemon::telemetry::init(&sampan_daemon::telemetry::Options { filter, colour: false });
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Embedded::open(embedded::Options::new(dir.path().join("store"))).unwrap());
-        std::fs::create_dir(dir.path().join("tls")).unwrap();
-        let ca = tls::Ca::load_or_create(&dir.path().join("tls"), "test-ca").unwrap();
-        let profile = |usage| tls::Profile {
-            common_name: "apiserver".to_owned(),
-            organizations: Vec::new(),
-            dns: vec!["localhost".to_owned()],
-            ips: Vec::new(),
-            usage,
-            days: 1,
-        };
-        let serving = ca.issue(&profile(tls::Usage::Server)).unwrap();
-        let key = SigningKey::from_pem(&SigningKey::generate_pem().unwrap()).unwrap();
-        let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
-        let options = sampan_apiserver::Options {
-            listen: Vec::new(),
-            tls: tls::server_config(&serving, Some(ca.cert_pem()), false).unwrap(),
-            node_tls: tls::client_config(ca.cert_pem(), None).unwrap(),
-            signing_key: Arc::new(key),
-            issuer: issuer.clone(),
-            audiences: vec![issuer],
-            static_tokens: Vec::new(),
-            service_cidr: "10.43.0.0/16".parse().unwrap(),
-            node_ports: (30000, 32767),
-            advertise: None,
-            store,
-            front_proxy: None,
-            limits: Limits::default(),
-        };
-        let supervisor = Supervisor::new();
-        let api = ApiServer::bind(options).await.unwrap().start(&supervisor).await.unwrap();
-        let client = |user| Client::new(api.client(user), "default");
-        let ca_pem = ca.cert_pem().to_owned();
-        let mut options = Options::new(
-            client(UserInfo::new("system:kube-controller-manager", &[])),
-            client(UserInfo::new("system:kube-scheduler", &[])),
-            ca_pem.clone(),
-        );
-        options.ca = Some(Arc::new(ca));
-        options.cluster_info = Some("apiVersion: v1\nkind: Config\n".to_owned());
-        change(&mut options);
-        sampan_controllers::start(options, &supervisor).ready().await;
-        let client = client(UserInfo::admin("tester"));
+        let mut plane = Plane::open(dir.path(), None).await;
+        plane.options.ca = Some(plane.ca.clone());
+        plane.options.cluster_info = Some("apiVersion: v1\nkind: Config\n".to_owned());
+        change(&mut plane.options);
+        plane.control().await;
+        let client = Client::new(plane.api.client(UserInfo::admin("tester")), "default");
+        let (supervisor, ca_pem) = (plane.supervisor, plane.ca.cert_pem().to_owned());
         supervisor.spawn("hollow-kubelet", hollow_kubelet(client.clone()));
         let cluster = Self { client, supervisor, ca_pem, _dir: dir };
         cluster

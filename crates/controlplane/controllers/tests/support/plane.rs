@@ -1,4 +1,4 @@
-//! A whole control plane that listens with TLS, for clients from outside.
+//! A whole control plane of this process, which may listen with TLS for clients from outside.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ pub struct Plane {
 
 #[allow(dead_code)]
 impl Plane {
-    /// Serves the state of a directory.
-    pub async fn open(dir: &Path, listen: &str) -> Self {
+    /// Serves the state of a directory, on an address when one is given.
+    pub async fn open(dir: &Path, listen: Option<&str>) -> Self {
         let tls_dir = dir.join("tls");
         std::fs::create_dir_all(&tls_dir).unwrap();
         let ca = tls::Ca::load_or_create(&tls_dir, "test-ca").unwrap();
@@ -46,7 +46,7 @@ impl Plane {
         let key = SigningKey::from_pem(&std::fs::read_to_string(&key).unwrap()).unwrap();
         let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
         let options = sampan_apiserver::Options {
-            listen: vec![listen.parse().unwrap()],
+            listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
             tls: tls::server_config(&serving.unwrap(), Some(ca.cert_pem()), false).unwrap(),
             node_tls: tls::client_config(ca.cert_pem(), None).unwrap(),
             signing_key: Arc::new(key),
