@@ -63,8 +63,8 @@ pub(crate) struct Cluster {
     store: Arc<dyn Store>,
     dir: PathBuf,
     key: SealingKey,
-    /// What was taken over last; held while something newer is.
-    state: Mutex<(Content, Revision)>,
+    /// The revision that was taken over last; held while something newer is.
+    taken_over: Mutex<Revision>,
 }
 
 /// A key with what it was derived from.
@@ -160,12 +160,7 @@ pub(crate) async fn enter(
             let content = key.open(&sealed)?;
             adopt(instance, &content)?;
             tls::write_file(&file, format!("{secret}\n").as_bytes(), 0o600)?;
-            return Ok(Cluster {
-                store,
-                dir: instance.dir.clone(),
-                key,
-                state: Mutex::new((content, revision)),
-            });
+            return Ok(Cluster { store, dir: instance.dir.clone(), key, taken_over: Mutex::new(revision) });
         }
         let Some(make) = make.take() else {
             bail!("{KEY} comes and goes (hint: does another program use this prefix?)")
@@ -183,12 +178,7 @@ pub(crate) async fn enter(
         let put = Op::Put { key: KEY.into(), value: key.seal(&content)?.into(), lease: 0 };
         let compare = vec![Compare::ModRevision(KEY.into(), 0)];
         if let TxnResponse::Committed(revision) = store.txn(Txn { compare, ops: vec![put] }).await? {
-            return Ok(Cluster {
-                store,
-                dir: instance.dir.clone(),
-                key,
-                state: Mutex::new((content, revision)),
-            });
+            return Ok(Cluster { store, dir: instance.dir.clone(), key, taken_over: Mutex::new(revision) });
         }
         // Another server founded the cluster at the same moment: enter that.
         if fresh {
@@ -293,7 +283,7 @@ impl Cluster {
         let compare = vec![Compare::ModRevision(KEY.into(), before)];
         match self.store.txn(Txn { compare, ops: vec![put] }).await? {
             TxnResponse::Committed(revision) => {
-                self.take(content, revision, taken)?;
+                self.take(&content, revision, taken)?;
                 Ok(revision)
             }
             TxnResponse::Conflict(..) => bail!("another server changes the keys right now (hint: try again)"),
@@ -302,14 +292,14 @@ impl Cluster {
 
     /// Takes over a state: files first, then who uses them. What is older than what was taken over is left alone, and what
     /// fails counts as not taken over.
-    fn take(&self, content: Content, revision: Revision, taken: &Taken<'_>) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if revision < state.1 {
+    fn take(&self, content: &Content, revision: Revision, taken: &Taken<'_>) -> Result<()> {
+        let mut taken_over = self.taken_over.lock().unwrap_or_else(PoisonError::into_inner);
+        if revision < *taken_over {
             return Ok(());
         }
-        write_files(&self.dir, &content)?;
+        write_files(&self.dir, content)?;
         taken()?;
-        *state = (content, revision);
+        *taken_over = revision;
         Ok(())
     }
 
@@ -397,7 +387,7 @@ impl Cluster {
             let Some((value, revision)) = read(&*self.store).await? else {
                 bail!("{KEY} is gone from the store")
             };
-            self.take(self.key.open(&sealed(&value)?)?, revision, taken)?;
+            self.take(&self.key.open(&sealed(&value)?)?, revision, taken)?;
             let (key, value) = (format!("{SEEN}{server}").into(), revision.to_string().into());
             self.store.txn(Txn { compare: Vec::new(), ops: vec![Op::Put { key, value, lease: 0 }] }).await?;
             match watch.next().await {
@@ -486,25 +476,25 @@ mod tests {
         let content = one.key.open(&sealed(&value).unwrap()).unwrap();
         fs::rename(a.join("keys"), a.join("aside")).unwrap();
         fs::write(a.join("keys"), "in the way").unwrap();
-        assert!(one.take(content.clone(), revision, &|| Ok(())).is_err());
+        assert!(one.take(&content, revision, &|| Ok(())).is_err());
         assert!(one.follow_once("one", &|| Ok(())).await.is_err());
         assert!(one.list(SEEN).await.unwrap().is_empty());
         fs::remove_file(a.join("keys")).unwrap();
-        assert!(one.take(content.clone(), revision, &|| bail!("not used")).is_err());
-        assert!(one.state.lock().unwrap().1 < revision);
-        one.take(content.clone(), revision, &|| Ok(())).unwrap();
+        assert!(one.take(&content, revision, &|| bail!("not used")).is_err());
+        assert!(*one.taken_over.lock().unwrap() < revision);
+        one.take(&content, revision, &|| Ok(())).unwrap();
         assert_eq!(keys(&a), keys(&b));
         // What is older comes late.
         let mut old = content;
         old.files.insert(ENCRYPTION.to_owned(), "old".to_owned());
-        one.take(old, revision - 1, &|| Ok(())).unwrap();
+        one.take(&old, revision - 1, &|| Ok(())).unwrap();
         assert_eq!(keys(&a), keys(&b));
 
         // What the instance learned meanwhile stays.
         instance.facts.node_cidr = Some("10.42.3.0/24".to_owned());
         instance.save().unwrap();
         let (value, revision) = now(&store).await;
-        two.take(two.key.open(&sealed(&value).unwrap()).unwrap(), revision, &|| Ok(())).unwrap();
+        two.take(&two.key.open(&sealed(&value).unwrap()).unwrap(), revision, &|| Ok(())).unwrap();
         assert!(Instance::open(&b).unwrap().facts.node_cidr.is_some());
     }
 

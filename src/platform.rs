@@ -25,6 +25,7 @@ use crate::{
 
 pub(crate) mod build_steps;
 mod fanotify;
+mod throw_away;
 pub(crate) mod trial;
 
 /// The domain of all cluster names.

@@ -178,7 +178,13 @@ async fn push_one(
         progress: Some(terminal::layer_progress()),
         ..PushOptions::default()
     };
-    let digest = images.push(image, target, push).await?;
+    let digest = tokio::select! {
+        digest = images.push(image, target, push) => digest?,
+        ended = terminal::interrupted() => {
+            ended?;
+            anyhow::bail!("interrupted; {target} is as it was")
+        }
+    };
     terminal::write(&format!("{}@{digest}\n", Reference::parse(target)?.name()))
 }
 

@@ -253,11 +253,15 @@ pub(crate) fn directory(data_dir: &Path) -> PathBuf {
     data_dir.join("registry")
 }
 
+/// The port of the registry of an instance, once it has run.
+fn known_port(data_dir: &Path) -> Option<u16> {
+    fs::read_to_string(directory(data_dir).join("port")).ok()?.trim().parse().ok()
+}
+
 /// Names under which images of the registry of an instance are known on its machine; none before it ran.
 pub(crate) fn hosts(data_dir: &Path) -> Vec<String> {
-    let port = fs::read_to_string(directory(data_dir).join("port")).unwrap_or_default();
-    let Ok(port) = port.trim().parse::<u16>() else { return Vec::new() };
-    ["localhost", "127.0.0.1"].map(|host| format!("{host}:{port}")).into()
+    let hosts = |port| ["localhost", "127.0.0.1"].map(|host| format!("{host}:{port}")).into();
+    known_port(data_dir).map(hosts).unwrap_or_default()
 }
 
 /// The password of the first administrator, unless somebody took it away or may not see it.
@@ -268,9 +272,9 @@ pub(crate) fn admin_password(data_dir: &Path) -> Option<String> {
 
 /// Where people find the registry of an instance.
 pub(crate) fn place(data_dir: &Path) -> String {
-    let dir = directory(data_dir);
-    let port = fs::read_to_string(dir.join("port")).unwrap_or_default();
-    format!("localhost:{}, user admin, password in {}", port.trim(), dir.join("admin-password").display())
+    let port = known_port(data_dir).map(|port| port.to_string()).unwrap_or_default();
+    let password = directory(data_dir).join("admin-password");
+    format!("localhost:{port}, user admin, password in {}", password.display())
 }
 
 /// The usual port of registries.
@@ -285,8 +289,7 @@ pub(crate) fn remembered_port(data_dir: &Path, asked: Option<u16>) -> Result<u16
         let listener = std::net::TcpListener::bind(("0.0.0.0", port))?;
         listener.local_addr().map(|address| address.port())
     };
-    let before = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u16>().ok());
-    let port = match (asked, before) {
+    let port = match (asked, known_port(data_dir)) {
         (Some(0), _) => free(0)?,
         (Some(port), _) => port,
         (None, Some(port)) => port,

@@ -52,7 +52,7 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
         spec.node_name = None;
     }
     let info = PodInfo::of(&unbound);
-    let known = storage(&client).await?;
+    let known = if info.has_claims() { storage(&client).await? } else { Listed::default() };
     let volumes = volumes(&unbound, &all, &known, &cluster.profile_of(&info).filters);
     let nobody = Taken::default();
     let allow = |node: Candidate<'_>| match &volumes {
@@ -92,17 +92,12 @@ fn volumes(
     known: &Listed,
     filters: &FilterSet,
 ) -> Result<Option<VolumeFilter>, Unready> {
-    let uses = |other: &Pod, name: &str| {
-        let volumes = other.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-        let mut claims = volumes.filter_map(|v| pods::claim_of(pods::name(&other.metadata), v));
-        claims.any(|claim| claim == name)
-    };
     VolumeFilter::of(pod, known, filters, |name| {
         let others = all.iter().filter(|other| {
             other.metadata.namespace == pod.metadata.namespace && other.metadata.uid != pod.metadata.uid
         });
         let mut placed = others.filter(|o| !pods::node_name(o).is_empty() && !pods::finished(o));
-        placed.any(|other| uses(other, name))
+        placed.any(|other| pods::claims(other).any(|claim| claim == name))
     })
 }
 

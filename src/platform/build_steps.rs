@@ -4,37 +4,24 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
 use futures::future::BoxFuture;
-use sampan_container::{ContainerConfig, Options, Rootfs, RunConfig, Runtime, Stream, User};
-use sampan_daemon::Supervisor;
+use sampan_container::{ContainerConfig, Rootfs, RunConfig, Stream, User};
 use sampan_image::{RunMount, RunMountSource, RunNetwork, RunOutput, RunRequest, RunStep, RunStepError};
 use tokio::io::{AsyncBufReadExt, BufReader};
+
+use super::throw_away::ThrowAway;
 
 /// Longest line of output passed on whole; the rest of a longer one is dropped.
 const MAX_LINE: usize = 16 << 10;
 
 /// Runs steps in throw-away pods of a runtime of its own.
 pub(crate) struct BuildSteps {
-    runtime: Runtime,
-    dir: std::path::PathBuf,
+    own: ThrowAway,
 }
 
 impl BuildSteps {
     /// A runtime for this build alone; nothing of it remains when it is dropped.
-    pub(crate) fn new(_data_dir: &Path) -> Result<Self> {
-        let id = format!("build-{:08x}", rand::random::<u32>());
-        let dir = Path::new("/run/sampan").join(&id);
-        let runtime = Runtime::new(Options::new(&dir, format!("/sampan-{id}")), Supervisor::new())?;
-        Ok(Self { runtime, dir })
-    }
-}
-
-impl Drop for BuildSteps {
-    fn drop(&mut self) {
-        // Steps remove their sandboxes; what is left is an empty cgroup, and a directory with a log.
-        self.runtime.remove_parent_cgroup();
-        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-            tracing::debug!(dir = %self.dir.display(), "could not remove: {error}");
-        }
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { own: ThrowAway::new("build")? })
     }
 }
 
@@ -58,7 +45,7 @@ impl Drop for Secrets {
 impl BuildSteps {
     fn secrets(&self, mounts: &[RunMount]) -> std::io::Result<Secrets> {
         use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
-        let dir = self.dir.join(format!("secrets-{:08x}", rand::random::<u32>()));
+        let dir = self.own.dir.join(format!("secrets-{:08x}", rand::random::<u32>()));
         let mut secrets = Secrets { dir: dir.clone(), paths: Vec::new() };
         for (at, mount) in mounts.iter().enumerate() {
             let RunMountSource::Secret { bytes, mode, owner } = &mount.source else {
@@ -117,7 +104,7 @@ impl RunStep for BuildSteps {
                 ..ContainerConfig::default()
             };
             let config = RunConfig { container, host_network, hostname: "build".to_owned() };
-            let mut run = self.runtime.run(config).await?;
+            let mut run = self.own.runtime.run(config).await?;
             let streams = futures::future::join(
                 copy_lines(run.stdout.take(), false, output.clone()),
                 copy_lines(run.stderr.take(), true, output),

@@ -9,13 +9,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use sampan_container::{
-    ContainerConfig, ContainerState, ExecConfig, LogConfig, Options, PodSandbox, PodSandboxConfig, Rootfs,
-    Runtime, User,
+    ContainerConfig, ContainerState, ExecConfig, LogConfig, PodSandbox, PodSandboxConfig, Rootfs, User,
+    signal_number,
 };
-use sampan_daemon::Supervisor;
 use sampan_image::RootfsPlan;
 
-use super::fanotify::Watch;
+use super::{fanotify::Watch, throw_away::ThrowAway};
 
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -29,15 +28,14 @@ const CONTAINER: &str = "trial";
 
 /// Runs images for a moment; nothing of it remains when it is dropped.
 pub(crate) struct Trials {
-    runtime: Runtime,
-    run_dir: PathBuf,
+    own: ThrowAway,
     /// Writable layers: on a disk, since applications write much at their first start.
     disk: tempfile::TempDir,
 }
 
 /// A container that runs.
 pub(crate) struct Trial<'a> {
-    trials: &'a Trials,
+    _trials: &'a Trials,
     sandbox: PodSandbox,
     dir: PathBuf,
     mounted: Option<Mounted>,
@@ -58,11 +56,9 @@ impl Drop for Mounted {
 
 impl Trials {
     pub(crate) fn new(data_dir: &Path) -> Result<Self> {
-        let id = format!("trial-{:08x}", rand::random::<u32>());
-        let run_dir = Path::new("/run/sampan").join(&id);
-        let runtime = Runtime::new(Options::new(&run_dir, format!("/sampan-{id}")), Supervisor::new())?;
+        let own = ThrowAway::new("trial")?;
         let disk = tempfile::Builder::new().prefix("trial-").tempdir_in(data_dir);
-        Ok(Self { runtime, run_dir, disk: disk.context("make a directory for the trial")? })
+        Ok(Self { own, disk: disk.context("make a directory for the trial")? })
     }
 
     /// Start an image's own command. With `watch`, remember which files are opened.
@@ -98,9 +94,9 @@ impl Trials {
             ..ContainerConfig::default()
         };
         let pod = PodSandboxConfig { id: name, hostname: "trial".to_owned(), ..Default::default() };
-        let sandbox = self.runtime.create_pod(pod).await?;
+        let sandbox = self.own.runtime.create_pod(pod).await?;
         let signal = config.stop_signal.as_deref().and_then(signal_number).unwrap_or(nix::libc::SIGTERM);
-        let trial = Trial { trials: self, sandbox, dir, mounted, watch, signal };
+        let trial = Trial { _trials: self, sandbox, dir, mounted, watch, signal };
         let started = match trial.sandbox.create_container(container).await {
             Ok(()) => trial.sandbox.start_container(CONTAINER).await.map(drop),
             Err(error) => Err(error),
@@ -111,15 +107,6 @@ impl Trials {
                 trial.stop().await?;
                 Err(error.into())
             }
-        }
-    }
-}
-
-impl Drop for Trials {
-    fn drop(&mut self) {
-        self.runtime.remove_parent_cgroup();
-        if let Err(error) = std::fs::remove_dir_all(&self.run_dir) {
-            tracing::debug!(dir = %self.run_dir.display(), "could not remove: {error}");
         }
     }
 }
@@ -211,8 +198,7 @@ impl Trial<'_> {
         let seen =
             self.watch.take().map(Watch::finish).transpose().context("read what the container opened")?;
         drop(self.mounted.take());
-        let dir = self.trials.disk.path().join(self.dir.file_name().unwrap_or_default());
-        std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+        std::fs::remove_dir_all(&self.dir).with_context(|| format!("remove {}", self.dir.display()))?;
         Ok(seen.unwrap_or_default())
     }
 }
@@ -225,11 +211,6 @@ fn overlay(lowers: &[PathBuf], dir: &Path) -> Result<Mounted> {
     mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(data.as_str()))
         .with_context(|| format!("mount the image on {}", merged.display()))?;
     Ok(Mounted(merged))
-}
-
-fn signal_number(text: &str) -> Option<i32> {
-    let name = if text.starts_with("SIG") { text.to_owned() } else { format!("SIG{text}") };
-    text.parse().ok().or_else(|| name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32))
 }
 
 /// The end of what a stream says.

@@ -31,20 +31,25 @@ pub(super) async fn run(data_dir: &Path, options: Build) -> Result<ExitCode> {
     let images = open(data_dir, &options.access.insecure_registry)?;
     // Keeps what stdin gave until the end.
     let (dir, mut build) = arguments(data_dir, &options)?;
-    build.run = Some(Arc::new(BuildSteps::new(data_dir)?));
+    build.run = Some(Arc::new(BuildSteps::new()?));
     if !options.quiet {
         let live = options.progress == ProgressStyle::Auto && progress::is_live();
         build.events = Some(progress::printer(live));
     }
+    let data_on_stdout = build.outputs.iter().any(|output| output.dest == Path::new("/dev/stdout"));
     let cancel = build.cancel.clone();
     let work = images.build(build);
     tokio::pin!(work);
     let result = tokio::select! {
         result = &mut work => result,
-        _ = terminal::interrupted() => {
-            // Steps end and unmount what they have mounted.
+        ended = terminal::interrupted() => {
+            ended?;
+            // Steps end and unmount what they have mounted; who cannot wait says so once more.
             cancel.cancel();
-            work.await
+            tokio::select! {
+                result = work => result,
+                _ = terminal::interrupted() => bail!("interrupted before everything was put away"),
+            }
         }
     };
     drop(dir);
@@ -61,7 +66,6 @@ pub(super) async fn run(data_dir: &Path, options: Build) -> Result<ExitCode> {
         let written = std::fs::write(path, result.image.image_id.to_string());
         written.with_context(|| format!("write {}", path.display()))?;
     }
-    let data_on_stdout = options.output.iter().any(|output| output.ends_with("dest=-") || output == "-");
     if !data_on_stdout {
         terminal::write(&format!("{}\n", result.image.reference))?;
     }

@@ -1,12 +1,6 @@
 //! `sampan image slim`: decide, show, make, try, and only then name.
 
-use std::{
-    os::unix::process::CommandExt,
-    path::Path,
-    process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{os::unix::process::CommandExt, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use nix::{
@@ -19,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::open;
 use crate::{
     cli::{Format, Slim},
-    platform::trial::{Trial, Trials},
+    platform::trial::Trials,
     terminal,
 };
 
@@ -33,14 +27,7 @@ pub(super) async fn run(data_dir: &Path, options: Slim) -> Result<ExitCode> {
     let images = open(data_dir, &[])?;
     let name = target(&options)?;
     let holder = format!("slim-{:08x}", rand::random::<u32>());
-    let slim = Slimming {
-        images,
-        data_dir,
-        holder,
-        options,
-        cancel: CancellationToken::new(),
-        trying: AtomicBool::new(false),
-    };
+    let slim = Slimming { images, data_dir, holder, options, cancel: CancellationToken::new() };
     let result = {
         let work = slim.run(&name);
         tokio::pin!(work);
@@ -48,13 +35,9 @@ pub(super) async fn run(data_dir: &Path, options: Slim) -> Result<ExitCode> {
             result = &mut work => result,
             ended = terminal::interrupted() => {
                 ended?;
+                // A trial's pod would outlive this process, and an image that is being made would stay.
                 slim.cancel.cancel();
-                // A trial's pod would outlive this process.
-                if slim.trying.load(Ordering::Relaxed) {
-                    work.await.map_err(|_| interrupted())
-                } else {
-                    Err(interrupted())
-                }
+                work.await.map_err(|_| interrupted())
             }
         }
     };
@@ -95,9 +78,8 @@ struct Slimming<'a> {
     /// Holds the images that are tried.
     holder: String,
     options: Slim,
-    /// Ends a trial early.
+    /// Ends it at the next point where nothing is half done, and a trial at once.
     cancel: CancellationToken,
-    trying: AtomicBool,
 }
 
 fn interrupted() -> anyhow::Error {
@@ -105,6 +87,10 @@ fn interrupted() -> anyhow::Error {
 }
 
 impl Slimming<'_> {
+    fn go_on(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(interrupted()) } else { Ok(()) }
+    }
+
     async fn run(&self, name: &str) -> Result<()> {
         let original = self.images.rootfs(&self.options.image, &self.holder).await?;
         let check = match &self.options.check {
@@ -134,6 +120,7 @@ impl Slimming<'_> {
             seen,
         });
         let plan = plan.await?;
+        self.go_on()?;
         self.show(&plan)?;
         if self.options.dry_run {
             return Ok(());
@@ -143,18 +130,17 @@ impl Slimming<'_> {
         let kept = plan.kept_bytes;
         let made = self.images.slim(plan, &trial_name).await?;
         let passed = self.check(&trials, &trial_name, check.as_deref(), ended).await;
-        if let Err(error) = passed {
-            self.images.release(&self.holder).await?;
-            self.images.remove(&trial_name, true).await?;
+        let passed = passed.with_context(|| {
             let hint = "(hint: --keep GLOB, or --trace)";
-            return Err(error.context(format!(
-                "the slim image does not work; {} stays as it is {hint}",
-                self.options.image
-            )));
-        }
-        self.images.tag(&trial_name, name).await?;
+            format!("the slim image does not work; {} stays as it is {hint}", self.options.image)
+        });
+        let named = match passed {
+            Ok(()) => self.images.tag(&trial_name, name).await.map(drop).map_err(Into::into),
+            Err(error) => Err(error),
+        };
         self.images.release(&self.holder).await?;
         self.images.remove(&trial_name, true).await?;
+        named?;
         eprintln!(
             "{files} files removed; {} instead of {} in files ({} %), {} instead of {} stored",
             terminal::bytes(kept),
@@ -196,17 +182,8 @@ impl Slimming<'_> {
         check: Option<&[String]>,
         watch: bool,
     ) -> Result<(Option<i32>, std::collections::BTreeSet<std::path::PathBuf>)> {
-        self.trying.store(true, Ordering::Relaxed);
-        let tried = self.try_started(trials.start(plan, watch).await?, check).await;
-        self.trying.store(false, Ordering::Relaxed);
-        tried
-    }
-
-    async fn try_started(
-        &self,
-        mut trial: Trial<'_>,
-        check: Option<&[String]>,
-    ) -> Result<(Option<i32>, std::collections::BTreeSet<std::path::PathBuf>)> {
+        self.go_on()?;
+        let mut trial = trials.start(plan, watch).await?;
         let outcome = async {
             let ended = match check {
                 Some(check) => {

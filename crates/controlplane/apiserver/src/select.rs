@@ -43,9 +43,14 @@ pub(crate) struct Selection {
     needle: Option<Finder<'static>>,
 }
 
+/// The one node whose objects are selected. Fields of custom kinds need not be text.
+fn node<'a>(endpoint: &Endpoint, fields: &'a FieldSelector) -> Option<&'a str> {
+    fields.exact("spec.nodeName").filter(|_| endpoint.custom.is_none())
+}
+
 /// The node's name as it is stored, unless JSON would write it another way.
 fn needle(endpoint: &Endpoint, fields: &FieldSelector) -> Option<Finder<'static>> {
-    let node = fields.exact("spec.nodeName").filter(|_| endpoint.custom.is_none())?;
+    let node = node(endpoint, fields)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
     let is_plain = !node.is_empty() && node.bytes().all(plain);
     is_plain.then(|| Finder::new(&format!("\"{node}\"")).into_owned())
@@ -77,9 +82,7 @@ impl Selection {
         if let Some(name) = &self.name {
             return Some(Pin::Name(name.clone()));
         }
-        // Fields of custom kinds need not be text.
-        let node = self.fields.exact("spec.nodeName").filter(|_| endpoint.custom.is_none())?;
-        Some(Pin::Node(node.to_owned()))
+        Some(Pin::Node(node(endpoint, &self.fields)?.to_owned()))
     }
 
     /// All objects.

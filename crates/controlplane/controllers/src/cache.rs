@@ -104,9 +104,7 @@ pub(crate) fn uses_claim(namespace: &str, name: &str) -> String {
 fn index_pod(pod: &Pod) -> Vec<String> {
     let mut entries = by_owner(&pod.metadata);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claims = volumes.filter_map(|volume| pods::claim_of(pods::name(&pod.metadata), volume));
-    entries.extend(claims.map(|claim| uses_claim(namespace, &claim)));
+    entries.extend(pods::claims(pod).map(|claim| uses_claim(namespace, &claim)));
     if !pods::node_name(pod).is_empty() {
         entries.push(on_node(pods::node_name(pod)));
     }

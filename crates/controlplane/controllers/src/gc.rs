@@ -226,7 +226,7 @@ impl Garbage {
         }
         let known = self.graph().get(&owner.uid).filter(|n| !n.is_virtual).cloned();
         if let Some(known) = known {
-            let elsewhere = known.id.namespace.is_some() && known.id.namespace != node.id.namespace;
+            let elsewhere = known.is_elsewhere(node);
             if elsewhere {
                 self.tell_invalid(node, owner);
             }

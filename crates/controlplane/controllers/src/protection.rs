@@ -84,8 +84,7 @@ impl Protection {
 
     fn look_at_claims(&self, pod: &Pod) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            let Some(name) = pods::claim_of(pods::name(&pod.metadata), volume) else { continue };
+        for name in pods::claims(pod) {
             let key = Key::new(namespace, &name);
             let claim = self.caches.claims.get(&key);
             if claim.is_some_and(|claim| concerns(&claim.metadata, CLAIM_FINALIZER)) {

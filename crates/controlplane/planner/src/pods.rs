@@ -61,6 +61,12 @@ pub fn claim_of(pod: &str, volume: &Volume) -> Option<String> {
     }
 }
 
+/// The names of the claims behind all its volumes.
+pub fn claims(pod: &Pod) -> impl Iterator<Item = String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| claim_of(name(&pod.metadata), volume))
+}
+
 /// The name of the node it is bound to, `""` when it is not.
 pub fn node_name(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()

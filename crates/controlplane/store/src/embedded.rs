@@ -87,10 +87,10 @@ pub struct Report {
 pub fn verify(dir: &Path) -> Result<Report> {
     let mut tries = 0;
     let contents = loop {
-        let before = log::files(dir)?;
+        let before = log::numbered_files(dir)?;
         match log::read(dir) {
             // While it is in use, a snapshot may have replaced what was about to be read.
-            Err(_) if tries < VERIFY_TRIES && log::files(dir)? != before => tries += 1,
+            Err(_) if tries < VERIFY_TRIES && log::numbered_files(dir)? != before => tries += 1,
             other => break other?,
         }
     };

@@ -187,7 +187,9 @@ impl Auth {
             }
         };
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-        let (nobody, guessing) = (hash_password(&random_secret()), Semaphore::new(GUESSING));
+        // As long to verify as any other, and nothing matches it.
+        let nobody = written(&rand::random(), &rand::random());
+        let guessing = Semaphore::new(GUESSING);
         Ok(Self { key, remembered: Mutex::default(), failures: Mutex::default(), nobody, guessing })
     }
 
@@ -297,9 +299,13 @@ impl Auth {
     }
 
     fn check_failures(&self, from: IpAddr) -> ApiResult<()> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        match failures.get(&neighbourhood(from)) {
-            Some((count, since)) if *count >= FAILURES && meta::now() - since < 60 => {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, from) = (meta::now(), neighbourhood(from));
+        if failures.len() >= FAILING && !failures.contains_key(&from) {
+            failures.retain(|_, (_, since)| now - *since < 60);
+        }
+        match failures.get(&from) {
+            Some((count, since)) if *count >= FAILURES && now - since < 60 => {
                 Err(ApiError::too_many("too many wrong passwords from this address (hint: wait a minute)"))
             }
             None if failures.len() >= FAILING => Err(ApiError::too_many(
@@ -312,8 +318,11 @@ impl Auth {
     fn count_failure(&self, from: IpAddr) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let now = meta::now();
-        failures.retain(|_, (_, since)| now - *since < 60);
-        failures.entry(neighbourhood(from)).or_insert((0, now)).0 += 1;
+        let (count, since) = failures.entry(neighbourhood(from)).or_insert((0, now));
+        if now - *since >= 60 {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
     }
 
     /// A token for what was asked for and is allowed.
@@ -389,6 +398,10 @@ pub(crate) fn hash_password(password: &str) -> String {
     let salt: [u8; 16] = rand::random();
     let mut hash = [0; 32];
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds(), &salt, password.as_bytes(), &mut hash);
+    written(&salt, &hash)
+}
+
+fn written(salt: &[u8; 16], hash: &[u8; 32]) -> String {
     format!("{}.{}", STANDARD.encode(salt), STANDARD.encode(hash))
 }
 
@@ -429,6 +442,25 @@ mod tests {
         assert!(verify_password(&stored, "secret"));
         assert!(!verify_password(&stored, "Secret"));
         assert!(!verify_password("noise", "secret"));
+    }
+
+    #[test]
+    fn wrong_passwords_from_everywhere_keep_nobody_out_for_longer_than_a_minute() {
+        let dir = tempfile::tempdir().unwrap();
+        let auth = Auth::open(dir.path()).unwrap();
+        let fill = |since: i64| {
+            let address = |n: usize| IpAddr::from((u128::try_from(n).unwrap() << 64).to_be_bytes());
+            *auth.failures.lock().unwrap() = (0..FAILING).map(|n| (address(n), (1, since))).collect();
+        };
+        let from = IpAddr::from([192, 0, 2, 1]);
+        fill(meta::now());
+        assert!(auth.check_failures(from).is_err());
+        fill(meta::now() - 61);
+        assert!(auth.check_failures(from).is_ok());
+        // A minute after the first one counting begins anew.
+        auth.failures.lock().unwrap().insert(from, (FAILURES, meta::now() - 61));
+        auth.count_failure(from);
+        assert_eq!(auth.failures.lock().unwrap()[&from].0, 1);
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(crate) struct Core {
     pub(crate) guarded: crate::connect::HttpClient,
     pub(crate) flights: crate::proxy::Flights,
     pub(crate) upkeep: crate::gc::Upkeeper,
-    pub(crate) replicator: Arc<crate::replicate::Replicator>,
+    pub(crate) replicator: crate::replicate::Replicator,
     pub(crate) supervisor: Supervisor,
 }
 

@@ -83,6 +83,12 @@ impl Digest {
         hex(self.bytes())
     }
 
+    /// The tag under which clients without the referrers API keep what refers to this: 32 characters of the algorithm, 64
+    /// of the digest (OCI Distribution 1.1, "Referrers Tag Schema").
+    pub(crate) fn referrers_tag(&self) -> String {
+        format!("{:.32}-{:.64}", self.name(), self.hex())
+    }
+
     /// As a part of a binary key: one byte for the algorithm, then the digest.
     pub(crate) fn key(&self) -> Vec<u8> {
         let mut key = Vec::with_capacity(65);
@@ -243,6 +249,8 @@ mod tests {
     fn digests_are_read_printed_and_kept_in_keys() {
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").to_string(), empty);
+        assert_eq!(Digest::of(b"").referrers_tag(), empty.replace(':', "-"));
+        assert_eq!(Digest::with(Algorithm::Sha512, b"").referrers_tag().len(), 71);
         let long = Digest::with(Algorithm::Sha512, b"abc");
         for digest in [Digest::of(b"x"), long] {
             assert_eq!(digest.to_string().parse(), Ok(digest.clone()));

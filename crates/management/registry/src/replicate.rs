@@ -46,18 +46,12 @@ pub(crate) struct Done {
     pub(crate) failures: Vec<String>,
 }
 
-/// One copy, or deletion, that a push or a deletion asks for.
-#[derive(Debug)]
-pub(crate) struct Job {
-    rule: String,
-    event: Event,
-}
-
 /// State of the rules.
 #[derive(Debug, Default)]
 pub(crate) struct Replicator {
     last: Mutex<BTreeMap<String, Done>>,
-    jobs: Mutex<BTreeMap<String, mpsc::Sender<Job>>>,
+    /// What pushes and deletions ask for, a queue a rule.
+    jobs: Mutex<BTreeMap<String, mpsc::Sender<Event>>>,
     /// Rules were changed.
     pub(crate) changed: Notify,
 }
@@ -65,6 +59,13 @@ pub(crate) struct Replicator {
 impl Replicator {
     pub(crate) fn last(&self, rule: &str) -> Option<Done> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).get(rule).cloned()
+    }
+
+    /// A rule is no more: who works for it ends, after what is asked for already.
+    pub(crate) fn forget(&self, rule: &str) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(rule);
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).remove(rule);
+        self.changed.notify_one();
     }
 }
 
@@ -83,11 +84,7 @@ fn failed(refusal: &Refusal) -> ApiError {
 
 impl Core {
     /// An event may concern rules that push.
-    pub(crate) async fn replicate_event(
-        self: &Arc<Self>,
-        replicator: &Arc<Replicator>,
-        event: &Event,
-    ) -> ApiResult<()> {
+    pub(crate) async fn replicate_event(self: &Arc<Self>, event: &Event) -> ApiResult<()> {
         if !matches!(event.kind, Kind::Push | Kind::Delete) || event.actor == "replication" {
             return Ok(());
         }
@@ -101,14 +98,14 @@ impl Core {
                 continue;
             }
             // Each rule has a queue of its own: a registry that is away holds up nobody else.
-            let mut queues = replicator.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut queues = self.replicator.jobs.lock().unwrap_or_else(PoisonError::into_inner);
             let queue = queues.entry(rule.clone()).or_insert_with(|| {
                 let (sender, jobs) = mpsc::channel(QUEUE);
-                let work = self.clone().replicate_jobs(replicator.clone(), jobs);
+                let work = self.clone().replicate_jobs(rule.clone(), jobs);
                 self.supervisor.spawn(format!("replication-{rule}"), work);
                 sender
             });
-            if queue.try_send(Job { rule, event: event.clone() }).is_err() {
+            if queue.try_send(event.clone()).is_err() {
                 self.metrics.replication_failures.fetch_add(1, Relaxed);
             }
         }
@@ -132,20 +129,19 @@ impl Core {
     }
 
     /// Works off what pushes ask for by one rule, in order, until the end.
-    async fn replicate_jobs(self: Arc<Self>, replicator: Arc<Replicator>, mut jobs: mpsc::Receiver<Job>) {
-        while let Some(job) = jobs.recv().await {
+    async fn replicate_jobs(self: Arc<Self>, rule: String, mut jobs: mpsc::Receiver<Event>) {
+        while let Some(event) = jobs.recv().await {
             let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
             for attempt in 1..=ATTEMPTS {
                 let mut done = Done::default();
-                match self.replicate_one(&job, &mut done).await {
+                match self.replicate_one(&rule, &event, &mut done).await {
                     Ok(()) => {
-                        self.ended(&replicator, &job.rule, done);
+                        self.ended(&rule, done);
                         break;
                     }
                     Err(error) if attempt == ATTEMPTS => {
-                        done.failures
-                            .push(format!("{}:{}: {}", job.event.repository, job.event.tag, error.message));
-                        self.ended(&replicator, &job.rule, done);
+                        done.failures.push(format!("{}:{}: {}", event.repository, event.tag, error.message));
+                        self.ended(&rule, done);
                     }
                     Err(_) => tokio::time::sleep(backoff.next_delay()).await,
                 }
@@ -153,12 +149,12 @@ impl Core {
         }
     }
 
-    async fn replicate_one(&self, job: &Job, done: &mut Done) -> ApiResult<()> {
-        let Some((rule, _)) = self.meta.record::<Replication>(keys::named("x/", &job.rule)).await? else {
+    async fn replicate_one(&self, rule: &str, event: &Event, done: &mut Done) -> ApiResult<()> {
+        let Some((rule, _)) = self.meta.record::<Replication>(keys::named("x/", rule)).await? else {
             return Ok(());
         };
         let remote = self.remote(&rule)?;
-        let (event, target) = (&job.event, format!("{}{}", rule.prefix, job.event.repository));
+        let target = format!("{}{}", rule.prefix, event.repository);
         let digest = event.digest.as_ref().map(ToString::to_string);
         let reference = if event.tag.is_empty() { digest.unwrap_or_default() } else { event.tag.clone() };
         if event.kind == Kind::Delete {
@@ -179,7 +175,7 @@ impl Core {
             .map_err(|refusal| failed(&refusal))
     }
 
-    fn ended(&self, replicator: &Replicator, rule: &str, mut done: Done) {
+    fn ended(&self, rule: &str, mut done: Done) {
         done.ended = meta::time(meta::now());
         self.metrics.replicated.fetch_add(done.copied, Relaxed);
         self.metrics.replication_failures.fetch_add(done.failures.len() as u64, Relaxed);
@@ -193,11 +189,11 @@ impl Core {
             time: meta::now(),
         };
         self.events.send(event);
-        replicator.last.lock().unwrap_or_else(PoisonError::into_inner).insert(rule.to_owned(), done);
+        self.replicator.last.lock().unwrap_or_else(PoisonError::into_inner).insert(rule.to_owned(), done);
     }
 
     /// Runs rules by the clock, until the end.
-    pub(crate) async fn replicate_by_clock(self: Arc<Self>, replicator: Arc<Replicator>) {
+    pub(crate) async fn replicate_by_clock(self: Arc<Self>) {
         let mut due: BTreeMap<String, Instant> = BTreeMap::new();
         loop {
             let rules = self.meta.records::<Replication>("x/").await.unwrap_or_default();
@@ -213,22 +209,22 @@ impl Core {
             }
             let next = due.iter().min_by_key(|(_, at)| **at).map(|(name, at)| (name.clone(), *at));
             let Some((name, at)) = next else {
-                replicator.changed.notified().await;
+                self.replicator.changed.notified().await;
                 continue;
             };
             tokio::select! {
                 () = tokio::time::sleep_until(at) => {
                     due.remove(&name);
                     // What went wrong is in what the rule did last.
-                    let _ = self.run_rule(&replicator, &name).await;
+                    let _ = self.run_rule(&name).await;
                 }
-                () = replicator.changed.notified() => {}
+                () = self.replicator.changed.notified() => {}
             }
         }
     }
 
     /// Carry a rule out now.
-    pub(crate) async fn run_rule(&self, replicator: &Replicator, name: &str) -> ApiResult<Done> {
+    pub(crate) async fn run_rule(&self, name: &str) -> ApiResult<Done> {
         let record = self.meta.record::<Replication>(keys::named("x/", name)).await?;
         let (rule, _) =
             record.ok_or_else(|| ApiError::not_found(format!("replication rule {name} does not exist")))?;
@@ -240,7 +236,7 @@ impl Core {
         if let Err(error) = &outcome {
             done.failures.push(error.message.clone());
         }
-        self.ended(replicator, name, done.clone());
+        self.ended(name, done.clone());
         outcome.map(|()| done)
     }
 

@@ -78,7 +78,7 @@ impl Registry {
             events: Events::new(),
             flights: crate::proxy::Flights::default(),
             upkeep: crate::gc::Upkeeper::default(),
-            replicator: Arc::default(),
+            replicator: crate::replicate::Replicator::default(),
             supervisor: supervisor.clone(),
             options,
             meta,
@@ -95,7 +95,7 @@ impl Registry {
         bound.serve(&core, &supervisor)?;
         supervisor.spawn("events", listen(core.clone()));
         supervisor.spawn("upkeep", core.clone().upkeep());
-        supervisor.spawn("replication-clock", core.clone().replicate_by_clock(core.replicator.clone()));
+        supervisor.spawn("replication-clock", core.clone().replicate_by_clock());
         Ok(Handle { addresses, socket })
     }
 }
@@ -118,7 +118,7 @@ async fn listen(core: Arc<Core>) {
             if event.kind == Kind::Pull {
                 pulled(&core, &event).await?;
             }
-            core.replicate_event(&core.replicator, &event).await?;
+            core.replicate_event(&event).await?;
             core.tell(&webhooks, &event).await
         };
         if let Err(error) = looked.await {

@@ -376,8 +376,7 @@ impl Upstream {
             let Some(path) = next else { return Ok(all) };
             let answer = match self.send(Method::GET, &path, HeaderMap::new(), (&scope, None)).await {
                 Err(Refusal::NotFound) => {
-                    let tag = format!("{}-{}", digest.name(), digest.hex());
-                    return match self.manifest(repository, &tag).await {
+                    return match self.manifest(repository, &digest.referrers_tag()).await {
                         Ok(found) => Ok(digests_of_index(&found.bytes)),
                         Err(Refusal::NotFound) => Ok(all),
                         Err(refusal) => Err(refusal),

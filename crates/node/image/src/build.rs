@@ -385,7 +385,9 @@ pub(crate) async fn build(images: &Images, mut options: BuildOptions) -> Result<
     }
     let results = output::Results::new(images, &lease, built).await?;
     let image = results.write(images, &tags, &options.outputs).await?;
-    images.blocking(|inner| inner.store.bound_cache()).await?;
+    if cached < steps {
+        images.blocking(|inner| inner.store.bound_cache()).await?;
+    }
     let digest = results.index.unwrap_or(image.digest);
     Ok(BuildResult { digest, image, cached_steps: cached, steps })
 }

@@ -96,7 +96,8 @@ pub(crate) fn write(
         encoder.finish().and_then(|mut out| out.flush()).map_err(io)
     };
     let result = File::create(path).map_err(Error::io("create", path)).and_then(write);
-    if result.is_err() && path.is_file() {
+    // Not through links: /dev/stdout is one.
+    if result.is_err() && std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) {
         // Half an archive is worse than none.
         let _ = std::fs::remove_file(path);
     }

@@ -74,7 +74,8 @@ impl Packages {
         let parts = Path::new("/var/lib/dpkg/status.d");
         let parts: Vec<PathBuf> = tree.below(parts).map(|(path, _)| path.clone()).collect();
         for path in parts {
-            if path.extension().is_none() {
+            // Beside each record lie its checksums; a name may have a dot itself.
+            if path.extension().is_none_or(|end| end != "md5sums") {
                 records.push_str("\n\n");
                 records.push_str(&read_text(tree, &path)?.unwrap_or_default());
             }

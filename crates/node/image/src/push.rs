@@ -25,6 +25,8 @@ use crate::store::lease::Lease;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
+/// How many times as long as it may take no byte a registry may look at a blob that it has.
+const CHECKING: u32 = 10;
 
 /// Options of one push.
 #[derive(Clone, Default)]
@@ -272,15 +274,15 @@ impl Upload {
         Ok(Some((Bytes::from(chunk), Some(file))))
     }
 
-    /// Ends when nothing was taken for that long.
+    /// Ends when nothing was taken for that long; what was sent whole the registry may check for [`CHECKING`] times that.
     async fn stalled(&self, stall: std::time::Duration) {
-        let mut before = u64::MAX;
+        let (mut before, mut checking) = (u64::MAX, 0);
         loop {
             let now = self.sent.load(Ordering::Relaxed);
-            // What was sent whole may take the registry a while to check.
-            if now == before && now < self.blob.size {
+            if now == before && (now < self.blob.size || checking == CHECKING) {
                 return;
             }
+            checking = if now == before { checking + 1 } else { 0 };
             before = now;
             tokio::time::sleep(stall).await;
         }

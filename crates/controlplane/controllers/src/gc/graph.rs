@@ -71,7 +71,7 @@ pub(super) struct Node {
 
 impl Node {
     /// Whether this is a seen object of a namespace that is not the dependent's: it cannot own that one.
-    fn is_elsewhere(&self, dependent: &Self) -> bool {
+    pub fn is_elsewhere(&self, dependent: &Self) -> bool {
         !self.is_virtual && self.id.namespace.is_some() && self.id.namespace != dependent.id.namespace
     }
 }

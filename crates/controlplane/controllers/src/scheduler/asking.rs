@@ -7,8 +7,10 @@ use sampan_planner::pods;
 use sampan_planner::scheduler::{Candidate, NodeFilter, PodInfo, Preemption};
 
 use super::extender::{Extender, Verdict};
+use super::write::again;
 use super::{Decision, Scheduler, Taken};
 use crate::apis;
+use crate::error::{Context, Error};
 use crate::informer::Key;
 
 impl Scheduler {
@@ -35,7 +37,13 @@ impl Scheduler {
         let nodes = able.iter().filter_map(|name| self.caches.nodes.get(&Key::new("", name)));
         let nodes: Vec<Arc<Node>> = nodes.collect();
         if !nodes.is_empty() {
-            let pod = self.whole(&taken.key, &info).await?;
+            let pod = match self.whole(&taken.key, &info).await {
+                Ok(pod) => pod?,
+                Err(error) => {
+                    again(&taken, &error);
+                    return None;
+                }
+            };
             if let Err(why) = self.consult(&pod, &info, nodes, &mut verdict).await {
                 self.events.warning(&pod, "FailedScheduling", why);
                 return None;
@@ -47,9 +55,10 @@ impl Scheduler {
     }
 
     /// The pod with all that it has: what is cached leaves out what only its node reads.
-    async fn whole(&self, key: &Key, info: &PodInfo) -> Option<Pod> {
-        let pod = apis::namespaced::<Pod>(&self.client, &key.namespace).get_opt(&key.name).await.ok()??;
-        (pods::uid(&pod.metadata) == info.uid()).then_some(pod)
+    async fn whole(&self, key: &Key, info: &PodInfo) -> Result<Option<Pod>, Error> {
+        let pod = apis::namespaced::<Pod>(&self.client, &key.namespace).get_opt(&key.name).await;
+        let pod = pod.during(|| format!("reading Pod {key}"))?;
+        Ok(pod.filter(|pod| pods::uid(&pod.metadata) == info.uid()))
     }
 
     async fn consult(
@@ -86,7 +95,8 @@ impl Scheduler {
         if asked.is_empty() {
             return Ok(());
         }
-        let Some(pod) = self.whole(&taken.key, info).await else { return Err("the pod is gone".to_owned()) };
+        let pod = self.whole(&taken.key, info).await.map_err(|error| error.to_string())?;
+        let Some(pod) = pod else { return Err("the pod is gone".to_owned()) };
         for extender in asked {
             let victims =
                 plan.victims.iter().filter_map(|v| self.current(&Key::new(v.namespace(), v.name()), v));

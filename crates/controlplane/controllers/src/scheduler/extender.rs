@@ -97,7 +97,8 @@ impl Extender {
             left.extend(node.pointer("/metadata/name").and_then(Value::as_str).map(ToOwned::to_owned));
         }
         // It can only take nodes away.
-        left.retain(|name| nodes.iter().any(|node| pods::name(&node.metadata) == name));
+        let asked: HashSet<&str> = nodes.iter().map(|node| pods::name(&node.metadata)).collect();
+        left.retain(|name: &String| asked.contains(name.as_str()));
         for (key, hopeless) in [("failednodes", false), ("failedandunresolvablenodes", true)] {
             for (node, why) in answer.get(key).and_then(Value::as_object).into_iter().flatten() {
                 verdict.refused.insert(node.clone(), why.as_str().unwrap_or_default().to_owned());

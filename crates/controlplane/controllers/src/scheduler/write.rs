@@ -217,7 +217,7 @@ impl Scheduler {
 }
 
 /// Says that a pod is tried again.
-fn again(taken: &Taken, error: &Error) {
+pub(super) fn again(taken: &Taken, error: &Error) {
     if error.is_race() {
         tracing::debug!(pod = %taken.key, "will be tried again: {error}");
     } else {

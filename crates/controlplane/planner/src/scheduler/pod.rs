@@ -235,7 +235,7 @@ fn shape(pod: &Pod, spec: &PodSpec) -> Shape {
             .collect(),
         images: images(spec),
         group: group(pod, spec, namespace),
-        claims: claims(pod, spec),
+        claims: pods::claims(pod).map(Into::into).collect(),
         labels: Arc::new(labels),
     }
 }
@@ -246,11 +246,6 @@ fn group(pod: &Pod, spec: &PodSpec, namespace: &str) -> Option<GroupName> {
     let labelled = pod.metadata.labels.as_ref().and_then(|l| l.get(POD_GROUP)).map(String::as_str);
     let min = pods::annotation(&pod.metadata, POD_GROUP_MIN)?.parse().ok().filter(|min| *min > 1)?;
     Some(GroupName { namespace: namespace.into(), name: named.or(labelled)?.into(), min })
-}
-
-fn claims(pod: &Pod, spec: &PodSpec) -> Box<[Box<str>]> {
-    let volumes = spec.volumes.iter().flatten();
-    volumes.filter_map(|volume| pods::claim_of(pods::name(&pod.metadata), volume)).map(Into::into).collect()
 }
 
 /// The images that the pod needs on its node, with a tag each, sorted.

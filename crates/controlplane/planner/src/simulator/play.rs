@@ -226,7 +226,16 @@ impl Play {
             return Ok(());
         }
         let seed = self.random.bits();
-        let plan = self.cluster.preempt(pod, seed, None).map_err(|why| format!(" preemption: {why}"))?;
+        let plan = match self.cluster.preempt(pod, seed, None) {
+            Ok(plan) => plan,
+            Err(why) => {
+                // Room that was kept for it in vain is everybody's again.
+                if !why.starts_with("not eligible") && self.cluster.withdraw(pod.uid()) {
+                    self.wake(now, Hints::POD_GONE);
+                }
+                return Err(format!(" preemption: {why}"));
+            }
+        };
         self.cluster.nominate(pod, &plan.node);
         for displaced in &plan.displaced {
             self.cluster.withdraw(displaced.uid());

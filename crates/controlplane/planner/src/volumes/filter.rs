@@ -49,9 +49,7 @@ impl VolumeFilter {
         used: impl Fn(&str) -> bool,
     ) -> Result<Option<Self>, Unready> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-        let names: BTreeSet<String> =
-            all.filter_map(|volume| pods::claim_of(pods::name(&pod.metadata), volume)).collect();
+        let names: BTreeSet<String> = pods::claims(pod).collect();
         if names.is_empty() {
             return Ok(None);
         }

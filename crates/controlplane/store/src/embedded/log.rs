@@ -152,11 +152,6 @@ pub(super) fn read_undamaged(dir: &Path) -> Result<(Contents, Option<Error>)> {
     Ok((contents, first))
 }
 
-/// The numbers of all files: another answer means that a log was begun or removed meanwhile.
-pub(super) fn files(dir: &Path) -> Result<(Vec<u64>, Vec<u64>)> {
-    numbered_files(dir)
-}
-
 fn read_into(dir: &Path, contents: &mut Contents, damage: &mut dyn FnMut(Error) -> Result<()>) -> Result<()> {
     let (snapshots, logs) = numbered_files(dir)?;
     contents.base = snapshots.last().copied();
@@ -342,8 +337,8 @@ fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed(dir, &e))
 }
 
-/// Numbers of the snapshots and logs in `dir`, ascending.
-fn numbered_files(dir: &Path) -> Result<(Vec<u64>, Vec<u64>)> {
+/// Numbers of the snapshots and logs in `dir`, ascending. Another answer means that a log was begun or removed meanwhile.
+pub(super) fn numbered_files(dir: &Path) -> Result<(Vec<u64>, Vec<u64>)> {
     let (mut snapshots, mut logs) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir).map_err(|e| failed(dir, &e))? {
         let name = entry.map_err(|e| failed(dir, &e))?.file_name();

@@ -342,11 +342,11 @@ async fn replications(ask: &Ask, method: &str, rest: &[&str], body: Value) -> Ap
         }
         ("DELETE", [name]) => {
             remove(ask, keys::named("x/", name), &format!("replication rule {name}")).await?;
-            core.replicator.changed.notify_one();
+            core.replicator.forget(name);
             core.audit.record(&ask.caller, ask.from, "delete-replication", name, "");
             Ok(json!({}))
         }
-        ("POST", [name, "run"]) => Ok(json!(core.run_rule(&core.replicator, name).await?)),
+        ("POST", [name, "run"]) => Ok(json!(core.run_rule(name).await?)),
         _ => Err(ApiError::method_not_allowed()),
     }
 }

@@ -105,7 +105,9 @@ pub(super) async fn referrers(ask: &Ask, name: &str, digest: &str) -> Answer {
     let access = ask.access(name, Action::Pull).await?;
     let subject: Digest = digest.parse().map_err(|()| ApiError::digest_invalid(digest))?;
     let wanted = ask.query.get("artifactType").filter(|wanted| !wanted.is_empty());
-    let (mut list, mut bytes, mut more): (Vec<(Digest, Value)>, _, _) = (Vec::new(), 0, None);
+    let (mut list, mut bytes) = (Vec::new(), 0);
+    // The row that was looked at last, and where the next page begins behind.
+    let (mut seen, mut more): (Option<Digest>, Option<Digest>) = (None, None);
     if let Some(repository) = ask.core.meta.repository(&access.repository).await? {
         let prefix = keys::referrers(repository.id, &subject);
         let (length, end) = (prefix.len(), prefix_end(&prefix).to_vec());
@@ -114,28 +116,31 @@ pub(super) async fn referrers(ask: &Ask, name: &str, digest: &str) -> Answer {
             start.extend_from_slice(&last.key());
             start.push(0);
         }
-        for kv in ask.core.meta.range(start, end, ask.core.options.limits.page + 1).await? {
+        let page = ask.core.options.limits.page;
+        let rows = ask.core.meta.range(start, end, page + 1).await?;
+        let beyond = rows.len() > page;
+        for kv in rows.into_iter().take(page) {
             let Some((digest, _)) = Digest::from_key(&kv.key[length..]) else { continue };
+            let before = seen.replace(digest.clone());
             let Some(found) = ask.core.meta.get(keys::manifest(repository.id, &digest)).await? else {
                 continue;
             };
             // Annotations may be long: a page ends where it has as many bytes as a manifest may have.
             bytes += found.value.len();
-            let full = list.len() == ask.core.options.limits.page;
-            if let Some((last, _)) =
-                list.last().filter(|_| full || bytes > ask.core.options.limits.manifest_bytes)
-            {
-                more = Some(last.to_string());
+            if !list.is_empty() && bytes > ask.core.options.limits.manifest_bytes {
+                more = before;
                 break;
             }
             let manifest: Manifest = decode(&found)?;
-            list.push((digest.clone(), descriptor(&digest, &manifest)));
+            list.push(descriptor(&digest, &manifest));
+        }
+        if beyond && more.is_none() {
+            more = seen;
         }
         if more.is_none() {
             add_fallback(ask, repository.id, &subject, &mut list).await?;
         }
     }
-    let mut list: Vec<Value> = list.into_iter().map(|(_, value)| value).collect();
     if let Some(wanted) = wanted {
         list.retain(|found| found["artifactType"] == *wanted);
     }
@@ -144,7 +149,10 @@ pub(super) async fn referrers(ask: &Ask, name: &str, digest: &str) -> Answer {
     set(&mut response, header::CONTENT_TYPE, OCI_INDEX);
     if let Some(last) = more {
         let filter = wanted.map(|wanted| format!("&artifactType={}", encode(wanted))).unwrap_or_default();
-        let link = format!("</v2/{name}/referrers/{subject}?last={}{filter}>; rel=\"next\"", encode(&last));
+        let link = format!(
+            "</v2/{name}/referrers/{subject}?last={}{filter}>; rel=\"next\"",
+            encode(&last.to_string())
+        );
         set(&mut response, header::LINK, &link);
     }
     if wanted.is_some() {
@@ -164,24 +172,20 @@ fn descriptor(digest: &Digest, manifest: &Manifest) -> Value {
     value
 }
 
-/// Clients that do not know this API keep the list under the tag `<algorithm>-<hex>`; it counts too.
-async fn add_fallback(
-    ask: &Ask,
-    repo: u32,
-    subject: &Digest,
-    list: &mut Vec<(Digest, Value)>,
-) -> ApiResult<()> {
-    let tag: String = format!("{}-{}", subject.name(), subject.hex()).chars().take(97).collect();
-    let Some((tag, _)) = ask.core.meta.tag(repo, &tag).await? else { return Ok(()) };
+/// Clients that do not know this API keep the list under [`Digest::referrers_tag`]; it counts too.
+async fn add_fallback(ask: &Ask, repo: u32, subject: &Digest, list: &mut Vec<Value>) -> ApiResult<()> {
+    let Some((tag, _)) = ask.core.meta.tag(repo, &subject.referrers_tag()).await? else { return Ok(()) };
     let index: Value =
         serde_json::from_slice(&ask.core.manifest_bytes(&tag.digest).await?).unwrap_or_default();
-    let mut known: HashSet<Digest> = list.iter().map(|(digest, _)| digest.clone()).collect();
+    let mut known = HashSet::new();
     for found in index["manifests"].as_array().into_iter().flatten() {
-        // Only what is really here; and each once.
+        // Only what is really here and on no page yet; and each once.
         let digest = found["digest"].as_str().and_then(|digest| digest.parse::<Digest>().ok());
         let Some(digest) = digest else { continue };
-        if known.insert(digest.clone()) && ask.core.meta.manifest(repo, &digest).await?.is_some() {
-            list.push((digest, found.clone()));
+        let other = known.insert(digest.clone())
+            && ask.core.meta.get(keys::referrer(repo, subject, &digest)).await?.is_none();
+        if other && ask.core.meta.manifest(repo, &digest).await?.is_some() {
+            list.push(found.clone());
         }
     }
     Ok(())

@@ -17,6 +17,45 @@ fn config() -> (Vec<u8>, Value) {
 }
 
 #[test]
+fn referrers_come_in_pages_and_each_once() {
+    let server = Server::start(|options| options.limits.page = 2);
+    let c = server.client();
+    let (bytes, config) = config();
+    c.push_blob("org/repo", &bytes);
+    let bare = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [] });
+    c.put_manifest("org/repo", "subject", MANIFEST, &bare).is(201);
+    let subject = descriptor(MANIFEST, bare.to_string().as_bytes());
+    let digest: Digest = subject["digest"].as_str().unwrap().parse().unwrap();
+    let mut expected = Vec::new();
+    for by in 0..4 {
+        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/x", "config": config, "layers": [], "subject": subject, "annotations": { "by": by.to_string() } });
+        let text = manifest.to_string();
+        c.put_manifest("org/repo", &Digest::of(text.as_bytes()).to_string(), MANIFEST, &manifest).is(201);
+        expected.push(descriptor(MANIFEST, text.as_bytes()));
+    }
+    // A client without the API wrote down what is known, and the subject itself.
+    let kept: Vec<Value> = expected.iter().cloned().chain([subject.clone()]).collect();
+    let kept = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": kept });
+    c.put_manifest("org/repo", &digest.to_string().replace(':', "-"), INDEX, &kept).is(201);
+    let (mut seen, mut pages) = (Vec::new(), 0);
+    let mut path = format!("/v2/org/repo/referrers/{digest}");
+    loop {
+        let page = c.get(&path).is(200);
+        pages += 1;
+        let list = page.json();
+        let digests = list["manifests"].as_array().unwrap().iter().map(|found| found["digest"].to_string());
+        seen.extend(digests);
+        let Some(link) = page.headers.get("link") else { break };
+        path = link[1..].split('>').next().unwrap().to_owned();
+    }
+    expected.push(subject);
+    let mut expected: Vec<String> = expected.iter().map(|found| found["digest"].to_string()).collect();
+    expected.sort();
+    seen.sort();
+    assert_eq!((seen, pages), (expected, 2));
+}
+
+#[test]
 fn pull() {
     let server = Server::start(|_| {});
     let c = server.client();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
-use sampan_container::PodSandbox;
+use sampan_container::{PodSandbox, signal_number};
 use sampan_daemon::clock;
 use tokio::sync::watch;
 
@@ -163,24 +163,6 @@ fn passed_already(deadline: &Deadline) -> bool {
     *deadline.borrow() <= clock::now()
 }
 
-/// A signal by name (`SIGTERM`, `TERM`, `RTMIN+3`) or number.
-#[must_use]
-pub fn signal_number(name: &str) -> Option<i32> {
-    if let Ok(number) = name.parse() {
-        return Some(number);
-    }
-    let short = name.strip_prefix("SIG").unwrap_or(name);
-    if let Some(offset) = short.strip_prefix("RTMIN") {
-        let offset: i32 = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
-        return Some(nix::libc::SIGRTMIN() + offset);
-    }
-    if let Some(offset) = short.strip_prefix("RTMAX") {
-        let offset: i32 = if offset.is_empty() { 0 } else { offset.strip_prefix('-')?.parse().ok()? };
-        return Some(nix::libc::SIGRTMAX() - offset);
-    }
-    format!("SIG{short}").parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,14 +173,5 @@ mod tests {
         assert_eq!(later(now, 2), now + Duration::from_secs(2));
         assert_eq!((later(now, i64::MAX), later(Timestamp::MAX, 1)), (Timestamp::MAX, Timestamp::MAX));
         assert_eq!(later(now, -5), now);
-    }
-
-    #[test]
-    fn signals_by_name() {
-        assert_eq!(signal_number("SIGQUIT"), Some(3));
-        assert_eq!(signal_number("USR1"), Some(10));
-        assert_eq!(signal_number("15"), Some(15));
-        assert_eq!(signal_number("RTMIN+3"), Some(nix::libc::SIGRTMIN() + 3));
-        assert_eq!(signal_number("nonsense"), None);
     }
 }

@@ -32,13 +32,14 @@ struct Walk {
     there: BTreeMap<PathBuf, There>,
     seen: Seen,
     at: usize,
-    left: u64,
+    files: u64,
+    limit: u64,
 }
 
 /// Walk layers, bottom first.
 pub(super) fn walk(layers: &[PathBuf], limit: u64) -> Result<Seen> {
     let seen = Seen { layers: Vec::new(), wasted: Vec::new() };
-    let mut walk = Walk { there: BTreeMap::new(), seen, at: 0, left: limit };
+    let mut walk = Walk { there: BTreeMap::new(), seen, at: 0, files: 0, limit };
     for (at, dir) in layers.iter().enumerate() {
         walk.at = at;
         walk.seen.layers.push(Layer::default());
@@ -53,11 +54,11 @@ impl Walk {
             let entry = entry.map_err(Error::io("read", dir))?;
             let (place, path) = (entry.path(), path.join(entry.file_name()));
             let metadata = fs::symlink_metadata(&place).map_err(Error::io("read", &place))?;
-            self.left = self.left.checked_sub(1).ok_or_else(|| Error::Limit {
-                what: "files of the image".into(),
-                limit: 0,
-                unit: "files left",
-            })?;
+            self.files += 1;
+            if self.files > self.limit {
+                let (what, limit) = ("files of the image".into(), self.limit);
+                return Err(Error::Limit { what, limit, unit: "files" });
+            }
             if is_whiteout(&metadata) {
                 self.hide(&path, true);
             } else if metadata.is_dir() {

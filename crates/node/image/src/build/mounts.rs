@@ -1,5 +1,6 @@
 //! `RUN --mount`: what is mounted, the caches that stay from build to build, and mount points that go again.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -108,9 +109,43 @@ impl Build {
         Ok((Some(source), content.to_string()))
     }
 
+    /// The directories of a step's caches by id. Each is locked once, as strictly as any of its mounts wants, and all in
+    /// one order: neither a step nor two of them side by side wait for themselves.
+    async fn caches(
+        &self,
+        orders: &[Order],
+        locks: &mut Vec<Flock<File>>,
+    ) -> Result<BTreeMap<String, PathBuf>> {
+        let mut wanted = BTreeMap::new();
+        for order in orders {
+            let MountKind::Cache { id, source: path, sharing, mode, owner, .. } = &order.kind else {
+                continue;
+            };
+            let first = || (*sharing, (*mode, *owner), path.clone(), order.source.clone());
+            let cache = wanted.entry(id.clone().unwrap_or_default()).or_insert_with(first);
+            cache.0 = cache.0.max(*sharing);
+        }
+        let mut dirs = BTreeMap::new();
+        for (id, (sharing, rights, path, tree)) in wanted {
+            let cache = self.images.blocking({
+                let id = id.clone();
+                move |inner| {
+                    let seed = tree.as_ref().map(|tree| (&**tree, path.as_str()));
+                    cache(&inner.store, &id, sharing, rights, seed)
+                }
+            });
+            let (dir, lock) = cache.await?;
+            locks.push(lock);
+            dirs.insert(id, dir);
+        }
+        Ok(dirs)
+    }
+
     /// Make what is mounted.
     pub(super) async fn ready(&self, here: &Here<'_>, mut mounted: Mounted) -> Result<Mounted> {
-        for Order { kind, target, source } in std::mem::take(&mut mounted.orders) {
+        let orders = std::mem::take(&mut mounted.orders);
+        let caches = self.caches(&orders, &mut mounted._locks).await?;
+        for Order { kind, target, source } in orders {
             let (line, file) = (here.line.number, self.plan.file.clone());
             let wrong = move |reason: String| Error::Dockerfile { file, line, reason };
             let lease = self.lease.clone();
@@ -121,15 +156,9 @@ impl Build {
                         self.images.blocking(move |_| bind(&lease, &tree, &path, writable).map_err(wrong));
                     (RunMountSource::Path(bound.await?), !writable)
                 }
-                MountKind::Cache { id, source: path, read_only, sharing, mode, owner, .. } => {
-                    let id = id.unwrap_or_default();
-                    let cache = self.images.blocking(move |inner| {
-                        let seed = source.as_ref().map(|tree| (&**tree, path.as_str()));
-                        cache(&inner.store, &id, sharing, (mode, owner), seed)
-                    });
-                    let (dir, lock) = cache.await?;
-                    mounted._locks.push(lock);
-                    (RunMountSource::Path(dir), read_only)
+                MountKind::Cache { id, read_only, .. } => {
+                    let Some(dir) = caches.get(&id.unwrap_or_default()) else { continue };
+                    (RunMountSource::Path(dir.clone()), read_only)
                 }
                 MountKind::Tmpfs { size } => (RunMountSource::Tmpfs { size }, false),
                 MountKind::Secret { id, required, mode, owner, env } => {

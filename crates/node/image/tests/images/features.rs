@@ -93,11 +93,11 @@ async fn mounts_leave_nothing_behind() {
             "{BASE}FROM base AS tools\nRUN mkdir -p /t && echo tool > /t/tool
             FROM base
             RUN --mount=type=bind,source=src,target=/m/src --mount=from=tools,source=/t/tool,target=/m/tool \\
-                --mount=type=cache,target=/cache,id=c --mount=type=tmpfs,target=/scratch \\
+                --mount=type=cache,target=/cache,id=c --mount=type=cache,target=/again,id=c,sharing=locked --mount=type=tmpfs,target=/scratch \\
                 --mount=type=secret,id=token --mount=type=secret,id=word,env=WORD \\
                 --mount=type=secret,id=none,target=/none \\
                 cat /m/src/seen /m/tool /run/secrets/token && test ! -e /m/src/hidden && test ! -e /none && \\
-                ! touch /m/src/new && echo \"$WORD\" && echo x >> /cache/{count} && ls /cache && touch /scratch/x
+                ! touch /m/src/new && echo \"$WORD\" && echo x >> /cache/{count} && ls /again && touch /scratch/x
             RUN --mount=type=bind,source=src,target=/m,rw echo changed > /m/seen
             RUN --mount=type=secret,id=token mkdir -p /run/own\n"
         )
@@ -113,7 +113,7 @@ async fn mounts_leave_nothing_behind() {
         assert!(said.contains(text), "{text}: {said}");
     }
     let root = unpacked(&fixture, "out:1").await;
-    let left: Vec<_> = ["m", "cache", "scratch", "none", "run/secrets"]
+    let left: Vec<_> = ["m", "cache", "again", "scratch", "none", "run/secrets"]
         .iter()
         .filter(|path| root.join(path).exists())
         .collect();

@@ -129,7 +129,7 @@ pub(crate) enum MountKind {
 }
 
 /// Who may use a cache mount at the same time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Sharing {
     /// Everybody.
     #[default]
