@@ -14,8 +14,13 @@ fn clients() -> PathBuf {
     chosen.unwrap_or_else(|| Path::new(&env::var_os("HOME").unwrap()).join(".cache/sampan/clients"))
 }
 
+/// The package's folder, where cargo runs tests.
+fn here() -> PathBuf {
+    std::env::current_dir().unwrap()
+}
+
 fn charts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/charts")
+    here().join("examples/charts")
 }
 
 /// `helm LINE` among the charts.
@@ -25,7 +30,7 @@ fn helm(c: &Cluster, line: &str) -> Ran {
 
 /// A script of `tests/system/clients`, with what it needs to find the client it is for.
 fn script(program: &str, name: &str) -> String {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system/clients");
+    let dir = here().join("tests/system/clients");
     let clients = clients();
     format!(
         "env PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={clients}/python NODE_PATH={clients}/node/node_modules {program} {}/{name}",

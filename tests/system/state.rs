@@ -176,7 +176,7 @@ fn a_full_etcd_is_told_of(fleet: &mut Fleet, servers: &[Machine; 2]) {
     let [one, two] = servers;
     one.k_says("get configmap meanwhile -o name", |out| out.contains("meanwhile"));
     // History is what fills it.
-    let write = "kubectl create configmap fill --from-literal=x=$(head -c 90000 /dev/urandom | base64 -w0) \
+    let write = "head -c 600000 /dev/urandom | base64 -w0 | kubectl create configmap fill --from-file=x=/dev/stdin \
         --dry-run=client -o yaml | kubectl apply --server-side --force-conflicts -f -";
     let full = until("etcd is full", || {
         let ran = one.sh(write);

@@ -62,4 +62,4 @@ pub use runtime::{AdoptedSandbox, Events, Options, Runtime};
 pub use sandbox::PodSandbox;
 pub use session::{AttachSession, ExecControl, ExecProcess, ExecSession, Run, Stream};
 pub use signal::signal_number;
-pub use status::{ContainerState, ContainerStatus, Event, Exit, ExitReason, Stats, UnixNanos};
+pub use status::{ContainerState, ContainerStatus, Event, Exit, ExitReason, Started, Stats, UnixNanos};

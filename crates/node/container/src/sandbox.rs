@@ -14,7 +14,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::runtime::{AdoptedSandbox, Events, Inner, Runtime, check_id};
 use crate::session::{AttachSession, ExecProcess, ExecSession, Pipes, Stream, duplicate};
-use crate::status::{ContainerState, ContainerStatus, Event, Exit, Stats};
+use crate::status::{ContainerState, ContainerStatus, Event, Exit, Started, Stats};
 use crate::wire::{PodDescription, PodPlan, Privileges, Request, Response};
 use crate::{init, state};
 
@@ -239,11 +239,11 @@ impl PodSandbox {
         Ok(Privileges { capabilities, seccomp, no_new_privs: config.no_new_privs })
     }
 
-    /// Starts a created container and returns its process id, once the program was executed. A program that cannot be
+    /// Starts a created container and returns its process, once the program was executed. A program that cannot be
     /// executed gives [`Error::Start`]; the container is then `Exited` with reason `StartError`, which is sent as an event too.
-    pub async fn start_container(&self, id: &str) -> Result<u32> {
+    pub async fn start_container(&self, id: &str) -> Result<Started> {
         match self.connection()?.call(Request::StartContainer { id: id.to_owned() }).await? {
-            Response::Started { pid } => Ok(pid),
+            Response::Started { pid, at } => Ok(Started { pid, at }),
             other => Err(unexpected(&other)),
         }
     }
@@ -372,7 +372,7 @@ impl PodSandbox {
         let request = Request::Exec { exec, config: Box::new(config), privileges };
         let answer = connection.call_with_fds(request, std::mem::take(&mut pipes.theirs)).await;
         let (pid, mut fds) = match answer {
-            Ok((Response::Started { pid }, fds)) => (pid, fds),
+            Ok((Response::Started { pid, .. }, fds)) => (pid, fds),
             Ok((other, _)) => return Err(unexpected(&other)),
             Err(error) => {
                 connection.forget_exec(exec);

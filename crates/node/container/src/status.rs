@@ -85,6 +85,15 @@ pub struct ContainerStatus {
     pub labels: BTreeMap<String, String>,
 }
 
+/// The process of a container that was just started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Its id on the host.
+    pub pid: u32,
+    /// When, as the container's status says it from now on.
+    pub at: UnixNanos,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::CgroupPlan;
 use crate::config::{ContainerConfig, ExecConfig, PodSandboxConfig, Resources, TerminalSize};
 use crate::error::Error;
-use crate::status::{ContainerStatus, Exit};
+use crate::status::{ContainerStatus, Exit, UnixNanos};
 
 /// Most bytes that one frame may have: arguments and environment of a process fit (the kernel's own limit is 2 MiB).
 pub(crate) const MAX_FRAME: usize = 4 << 20;
@@ -115,7 +115,7 @@ pub(crate) enum Response {
     Forked { pid: u32 },
     Pod(Box<PodDescription>),
     Container(Box<ContainerStatus>),
-    Started { pid: u32 },
+    Started { pid: u32, at: UnixNanos },
 }
 
 /// The answer to a request that did not.

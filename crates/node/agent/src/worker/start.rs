@@ -217,18 +217,18 @@ async fn start(job: Job, objects: Snapshot) -> Result<Started, Failed> {
     }
     job.events.normal("Created", "Container created");
     job.forget_old().await;
-    match job.sandbox.start_container(&job.id).await {
-        Ok(_) => {}
+    let process = match job.sandbox.start_container(&job.id).await {
+        Ok(process) => process,
         Err(sampan_container::Error::Start { exit_code, message }) => {
             return Err(Failed::Start(job.id.clone(), exit_code, message));
         }
         Err(error) => return Err(Failed::Start(job.id.clone(), 128, error.to_string())),
-    }
+    };
     job.events.normal("Started", "Container started");
     let (image, image_id) = image_names(&plan);
     Ok(Started {
         id: job.id.clone(),
-        at: clock::now(),
+        at: Timestamp::from_nanosecond(process.at.into()).unwrap_or_else(|_| clock::now()),
         image,
         image_id,
         stop_signal: plan.config.stop_signal.clone(),

@@ -300,10 +300,11 @@ impl Shim {
         let Some(caller) = self.take_start(id) else { return };
         let Some(container) = self.containers.get_mut(id) else { return };
         container.status.state = ContainerState::Running;
-        container.status.started_at = Some(state::now());
+        let at = state::now();
+        container.status.started_at = Some(at);
         let pid = container.status.pid.unwrap_or(0);
         self.save(id);
-        self.reply(caller, Ok(Response::Started { pid }), Vec::new());
+        self.reply(caller, Ok(Response::Started { pid, at }), Vec::new());
     }
 
     fn start_failed(&mut self, id: &str, error: Error) {

@@ -137,7 +137,7 @@ impl Shim {
         }
         self.unwatch(&start.socket, start.token);
         match error {
-            None => self.reply(start.caller, Ok(Response::Started { pid }), fds),
+            None => self.reply(start.caller, Ok(Response::Started { pid, at: state::now() }), fds),
             Some(error) => {
                 // Its end is not reported: it never was.
                 self.execs.remove(&number);

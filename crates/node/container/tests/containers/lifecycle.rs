@@ -35,7 +35,7 @@ async fn exit_codes_and_statuses(env: Env) {
     pod.create_container(config).await.unwrap();
     let status = pod.container_status("c").await.unwrap();
     assert_eq!((status.state, status.pid), (ContainerState::Created, None));
-    assert!(pod.start_container("c").await.unwrap() > 0);
+    assert!(pod.start_container("c").await.unwrap().pid > 0);
     let exit = pod.wait_container("c").await.unwrap();
     assert_eq!((exit.code, exit.signal, exit.reason), (42, None, ExitReason::Error));
     let status = pod.container_status("c").await.unwrap();

@@ -68,7 +68,7 @@ async fn host_network_and_ipc(env: Env) {
 async fn pids_are_shared(env: Env) {
     let pod = env.runtime().create_pod(PodSandboxConfig { pid: PidMode::Pod, ..config("p") }).await.unwrap();
     pod.create_container(env.script("a", "echo ready; (sleep 1000 & ); sleep 1001; true")).await.unwrap();
-    let first = pod.start_container("a").await.unwrap();
+    let first = pod.start_container("a").await.unwrap().pid;
     until("a runs", || env.output("a").contains("ready")).await;
     let (_, output) = env.run(&pod, env.script("b", "ps; ps | grep -c 'sleep 100[01]$'")).await;
     assert!(output.contains("sampan-init") && output.ends_with("2\n"), "{output}");

@@ -129,7 +129,7 @@ async fn killed_shim(env: Env) {
     let mut events = env.runtime().events();
     pod.create_container(env.script("a", "sleep 1000; true")).await.unwrap();
     pod.create_container(env.script("b", "true")).await.unwrap();
-    let process = pod.start_container("a").await.unwrap();
+    let process = pod.start_container("a").await.unwrap().pid;
     kill9(pod.shim_pid());
     match events.next().await.unwrap() {
         Event::Exited { container, exit, .. } => {
