@@ -11,6 +11,7 @@ mod histories;
 mod keeping;
 mod kubectl_changing;
 mod kubectl_reading;
+mod live;
 mod placement;
 mod pods;
 mod registry;

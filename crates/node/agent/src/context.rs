@@ -45,6 +45,8 @@ pub struct Context {
     pub pulls: Semaphore,
     /// What is used.
     pub meter: Meter,
+    /// Held while a pod is given other resources.
+    pub resizes: Mutex<()>,
 }
 
 impl Context {
@@ -71,6 +73,7 @@ impl Context {
             allocatable,
             pulls: Semaphore::new(PARALLEL_PULLS),
             meter: Meter::default(),
+            resizes: Mutex::default(),
         }
     }
 

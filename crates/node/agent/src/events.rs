@@ -59,7 +59,11 @@ impl Subject {
     #[must_use]
     pub fn container(&self, role: spec::Role, name: &str) -> Self {
         let mut object = ObjectReference::clone(&self.object);
-        let list = if role == spec::Role::Main { "containers" } else { "initContainers" };
+        let list = match role {
+            spec::Role::Main => "containers",
+            spec::Role::Ephemeral => "ephemeralContainers",
+            spec::Role::Init | spec::Role::Sidecar => "initContainers",
+        };
         object.field_path = Some(format!("spec.{list}{{{name}}}"));
         Self { recorder: self.recorder.clone(), object: Arc::new(object) }
     }

@@ -194,7 +194,8 @@ fn keys(pod: &Pod) -> BTreeSet<Key> {
     let namespace = spec::namespace(pod);
     let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
     let Some(spec) = &pod.spec else { return BTreeSet::new() };
-    for (_, container) in spec::containers(spec) {
+    let ephemerals: Vec<_> = spec::ephemerals(spec).collect();
+    for container in spec::containers(spec).map(|(_, container)| container).chain(&ephemerals) {
         for source in container.env_from.iter().flatten() {
             maps.extend(source.config_map_ref.iter().map(|reference| reference.name.clone()));
             secrets.extend(source.secret_ref.iter().map(|reference| reference.name.clone()));

@@ -3,6 +3,7 @@
 pub mod env;
 pub mod files;
 pub mod record;
+pub mod resize;
 pub mod security;
 pub mod spec;
 pub mod status;

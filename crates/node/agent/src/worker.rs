@@ -28,6 +28,7 @@ mod decide;
 mod image;
 mod probe;
 mod publish;
+mod resize;
 mod sandbox;
 mod start;
 mod stop;
@@ -60,6 +61,7 @@ enum Done {
     Started(String, Box<Result<start::Started, start::Failed>>),
     PostStart(String, String, Result<(), String>),
     Stopped(String),
+    Resized(Box<resize::Resized>),
     Published(Box<Result<Option<Pod>, kube::Error>>),
     TornDown(Result<(), String>),
     Deleted(Result<(), kube::Error>),
@@ -128,6 +130,8 @@ pub struct Worker {
     pull_retries: HashMap<String, decide::PullRetry>,
     ops: FuturesUnordered<BoxFuture<'static, Done>>,
     probes: Probes,
+    resize_stage: Stage,
+    resize_retry: Retry,
     publisher: Publisher,
     events: Subject,
     cancel: CancellationToken,
@@ -180,6 +184,8 @@ impl Worker {
             pull_retries: HashMap::new(),
             ops: FuturesUnordered::new(),
             probes: Probes::default(),
+            resize_stage: Stage::Todo,
+            resize_retry: Retry::new(Duration::from_secs(60)),
             cancel: CancellationToken::new(),
             stop_by: None,
             teardown: Stage::Todo,
@@ -270,6 +276,12 @@ impl Worker {
                 {
                     self.volumes_stale = true;
                 }
+                let ephemerals =
+                    |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.clone());
+                if ephemerals(&pod) != ephemerals(&self.pod) {
+                    // They may refer to objects that nothing of the pod did before.
+                    self.volumes_stale = true;
+                }
                 self.publisher.observe(&pod);
                 self.pod = pod;
             }
@@ -294,6 +306,7 @@ impl Worker {
             Done::Stopped(name) => {
                 self.busy.remove(&name);
             }
+            Done::Resized(resized) => self.resized(*resized, now),
             Done::Published(result) => self.publisher.done(*result, now),
             Done::TornDown(Ok(())) => {
                 self.teardown = Stage::Done;
@@ -455,7 +468,7 @@ impl Worker {
 
     fn role(&self, name: &str) -> Role {
         let spec = self.pod.spec.as_ref();
-        spec.and_then(|spec| spec::container(spec, name)).map_or(Role::Main, |(role, _)| role)
+        spec.and_then(|spec| spec::any_container(spec, name)).map_or(Role::Main, |(role, _)| role)
     }
 
     fn container_events(&self, name: &str) -> Subject {

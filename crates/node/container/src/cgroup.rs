@@ -9,6 +9,7 @@ mod limits;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -376,6 +377,9 @@ fn make(root: &Path, path: &Path, prepare: &dyn Fn(&Path) -> Result<()>) -> Resu
         }
         Err(error) => return Err(Error::os(format!("make cgroup {}", dir.display()), error)),
     }
+    // Whoever runs in it may read its own limits, whatever the umask: that is how runtimes size themselves.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
+        .map_err(|error| Error::os(format!("make cgroup {} readable", dir.display()), error))?;
     prepare(&dir)
 }
 

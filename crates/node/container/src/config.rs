@@ -127,6 +127,8 @@ pub struct ContainerConfig {
     pub readonly_paths: Option<Vec<String>>,
     /// Resource limits of processes.
     pub rlimits: Vec<Rlimit>,
+    /// Run in the PID namespace of this container of the pod, where each has one of its own.
+    pub pid_of: Option<String>,
     /// OOM score adjustment.
     pub oom_score_adj: Option<i32>,
     /// cgroup limits.

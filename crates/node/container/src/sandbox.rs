@@ -334,6 +334,11 @@ impl PodSandbox {
         self.shared.plan.cgroup.stats()
     }
 
+    /// Changes the limits of the whole pod; absent ones stay.
+    pub fn update(&self, resources: &Resources) -> Result<()> {
+        self.shared.plan.cgroup.apply(resources)
+    }
+
     /// Changes a container's limits; absent ones stay.
     pub async fn update_container(&self, id: &str, resources: Resources) -> Result<()> {
         let request = Request::UpdateContainer { id: id.to_owned(), resources };

@@ -94,12 +94,64 @@ const PATCH_TYPES: [&str; 4] = [
     "application/strategic-merge-patch+json",
 ];
 
+/// What each parameter is for, whatever the operation.
+const MEANINGS: &[(&str, &str)] = &[
+    (
+        "allowWatchBookmarks",
+        "Let a watch also send BOOKMARK events, which carry nothing but a resource version.",
+    ),
+    ("command", "Program to run, and its arguments, one parameter each. No shell is involved."),
+    ("container", "Container of the pod. The only one, or the default one, when absent."),
+    ("continue", "Token from the chunk before: the list of returned objects goes on after its last."),
+    ("dryRun", "With All, every step is taken but the last: nothing is stored."),
+    ("fieldManager", "Who changes the object, as managed fields name it."),
+    ("fieldSelector", "Restricts the list of returned objects by their fields. Everything by default."),
+    ("fieldValidation", "What unknown and duplicate fields do: Ignore, Warn (the default) or Strict."),
+    ("follow", "Go on with what the container writes from now on."),
+    ("force", "Take over fields that other managers own. Only for apply patches."),
+    ("gracePeriodSeconds", "Seconds that the object has to end in; 0 ends it at once."),
+    ("insecureSkipTLSVerifyBackend", "Take the log from the node without verifying its certificate."),
+    ("labelSelector", "Restricts the list of returned objects by their labels. Everything by default."),
+    ("limit", "How many objects a chunk of the list has at most."),
+    ("limitBytes", "Bytes of the log after which it ends."),
+    ("name", "Name of the object."),
+    ("namespace", "Namespace of the object."),
+    ("orphanDependents", "Deprecated: say propagationPolicy."),
+    ("ports", "Ports of the pod to forward."),
+    ("pretty", "Indent the answer."),
+    ("previous", "The log of the container that ran before."),
+    ("propagationPolicy", "What becomes of dependents: Orphan, Background or Foreground."),
+    (
+        "resourceVersion",
+        "The version of the whole that is asked for; resourceVersionMatch says how it is meant.",
+    ),
+    ("resourceVersionMatch", "How resourceVersion is meant: Exact or NotOlderThan."),
+    ("sendInitialEvents", "Let a watch begin with what there is, and mark the end of it with a bookmark."),
+    ("sinceSeconds", "Only what was written in the last so many seconds."),
+    ("stderr", "Connect the standard error of the program."),
+    ("stdin", "Connect the standard input of the program."),
+    ("stdout", "Connect the standard output of the program."),
+    ("stream", "Which of the two streams of the log: All, Stdout or Stderr."),
+    ("tailLines", "Only so many of the last lines."),
+    ("timeoutSeconds", "Seconds after which a list fails, or a watch ends."),
+    ("timestamps", "Begin each line with the time when it was written."),
+    ("tty", "Give the program a terminal."),
+    (
+        "watch",
+        "Watch for changes to the described resources from resourceVersion on instead of listing them.",
+    ),
+];
+
 /// A parameter in the dialect.
 pub(super) fn parameter(name: &str, place: &str, kind: &str, dialect: Dialect) -> Value {
-    match dialect {
+    let mut out = match dialect {
         Dialect::V2 => json!({ "name": name, "in": place, "type": kind, "uniqueItems": true }),
         Dialect::V3 => json!({ "name": name, "in": place, "schema": { "type": kind, "uniqueItems": true } }),
+    };
+    if let Some((_, meaning)) = MEANINGS.iter().find(|(known, _)| *known == name) {
+        out["description"] = (*meaning).into();
     }
+    out
 }
 
 impl Operation {

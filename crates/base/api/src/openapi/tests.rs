@@ -87,7 +87,13 @@ fn operation_ids_are_distinct_and_version_2_is_whole() {
     assert_whole(&whole);
     let mut ids = HashSet::new();
     for (path, item) in whole["paths"].as_object().unwrap() {
-        for operation in item.as_object().unwrap().values().filter(|o| o.is_object()) {
+        let shared = item["parameters"].as_array().unwrap().iter();
+        let operations = item.as_object().unwrap().values().filter(|o| o.is_object());
+        let own = operations.clone().filter_map(|o| o["parameters"].as_array()).flatten();
+        for parameter in shared.chain(own).filter(|parameter| parameter["in"] != "body") {
+            assert!(parameter["description"].is_string(), "{path}: nothing says what {parameter} is for");
+        }
+        for operation in operations {
             let id = format!("{path} {}", operation["operationId"]);
             assert!(ids.insert(id.clone()) || operation["x-kubernetes-action"] == "connect", "{id}");
         }

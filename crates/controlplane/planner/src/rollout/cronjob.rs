@@ -158,7 +158,12 @@ impl Work<'_, '_> {
             }
         };
         let now = self.input.now;
-        self.plan.again_at = schedule.next(now, &zone).and_then(|at| at.checked_add(SKEW).ok());
+        let next = schedule.next(now, &zone);
+        if next.is_none() {
+            let text = format!("invalid schedule: {} : no time fits it", cron.spec.schedule);
+            return self.warn("InvalidSchedule", text);
+        }
+        self.plan.again_at = next.and_then(|at| at.checked_add(SKEW).ok());
         let Some((at, missed)) = schedule.latest(earliest(cron, now), now, &zone) else { return };
         if missed > MISSED {
             let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde::{Deserialize, Serialize};
 
 /// A pod as this node carries it out. Written to `<pod dir>/record.json` when it changes.
@@ -26,6 +27,12 @@ pub struct PodRecord {
     pub containers: BTreeMap<String, ContainerRecord>,
     /// Set once the pod has failed as a whole (deadline, eviction, rejection): reason and message.
     pub failed: Option<(String, String)>,
+    /// What its containers were given, by name: what they ask for, unless a change does not fit here.
+    pub allocated: BTreeMap<String, ResourceRequirements>,
+    /// Why it has not got what it asks for: reason and message.
+    pub resize_pending: Option<(String, String)>,
+    /// Why containers do not have what they were given.
+    pub resize_error: Option<String>,
     /// Containers are being stopped for good.
     pub terminating: bool,
     /// Everything has stopped and the outcome is final.
@@ -52,6 +59,10 @@ pub struct ContainerRecord {
     pub image_id: String,
     /// Signal that the image asks to be stopped with.
     pub stop_signal: Option<String>,
+    /// What the present run has; nothing when a version that did not note it started it.
+    pub applied: Option<ResourceRequirements>,
+    /// It was stopped to start anew with other resources, however it ended.
+    pub resizing: bool,
     /// Readiness as probed (true without a probe while running).
     pub ready: bool,
     /// Startup probe passed (true without one while running).

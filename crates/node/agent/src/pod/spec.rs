@@ -1,8 +1,9 @@
 //! Small readings of a Pod that many parts need.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use sampan_api::quantity;
 
@@ -15,6 +16,8 @@ pub enum Role {
     Sidecar,
     /// An ordinary container.
     Main,
+    /// One that somebody added to look into the pod; it never starts again.
+    Ephemeral,
 }
 
 /// The role of an init container.
@@ -33,6 +36,46 @@ pub fn containers(spec: &PodSpec) -> impl Iterator<Item = (Role, &Container)> {
 #[must_use]
 pub fn container<'a>(spec: &'a PodSpec, name: &str) -> Option<(Role, &'a Container)> {
     containers(spec).find(|(_, container)| container.name == name)
+}
+
+/// An ephemeral container as what it is beside that.
+#[must_use]
+pub fn ephemeral(container: &EphemeralContainer) -> Container {
+    let container = container.clone();
+    Container {
+        name: container.name,
+        image: container.image,
+        image_pull_policy: container.image_pull_policy,
+        command: container.command,
+        args: container.args,
+        working_dir: container.working_dir,
+        env: container.env,
+        env_from: container.env_from,
+        volume_mounts: container.volume_mounts,
+        volume_devices: container.volume_devices,
+        security_context: container.security_context,
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
+        tty: container.tty,
+        termination_message_path: container.termination_message_path,
+        termination_message_policy: container.termination_message_policy,
+        ..Container::default()
+    }
+}
+
+/// The ephemeral containers, in the order in which they were added.
+pub fn ephemerals(spec: &PodSpec) -> impl Iterator<Item = Container> {
+    spec.ephemeral_containers.iter().flatten().map(ephemeral)
+}
+
+/// A container by name, ephemeral ones too.
+#[must_use]
+pub fn any_container<'a>(spec: &'a PodSpec, name: &str) -> Option<(Role, Cow<'a, Container>)> {
+    let declared = container(spec, name).map(|(role, found)| (role, Cow::Borrowed(found)));
+    declared.or_else(|| {
+        let found = ephemerals(spec).find(|container| container.name == name)?;
+        Some((Role::Ephemeral, Cow::Owned(found)))
+    })
 }
 
 /// `Always`, `OnFailure` or `Never`.

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::record::{ContainerRecord, PodRecord, Run, Termination};
+use super::resize;
 use super::spec::{self, Role};
 
 /// Prefix of container ids in statuses.
@@ -36,9 +37,13 @@ pub fn compute(
             .collect()
     };
     let (init, main) = (list(true), list(false));
+    let ephemeral: Vec<ContainerStatus> = spec::ephemerals(spec)
+        .map(|container| container_status(Role::Ephemeral, &container, record, has_init))
+        .collect();
     let phase = phase(spec, record, previous, &init, &main);
     status.init_container_statuses = has_init.then_some(init.clone());
     status.container_statuses = Some(main.clone());
+    status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
     status.phase = Some(phase.to_owned());
     if let Some((reason, message)) = &record.failed {
         status.reason = Some(reason.clone());
@@ -121,9 +126,12 @@ fn container_status(
     let ready = match role {
         Role::Init => done && seen.waiting.is_none(),
         Role::Sidecar | Role::Main => seen.is_running() && seen.ready,
+        Role::Ephemeral => false,
     };
     let image =
         if seen.image.is_empty() { container.image.clone().unwrap_or_default() } else { seen.image.clone() };
+    let given = record.allocated.get(&container.name).or(container.resources.as_ref());
+    let given = given.cloned().unwrap_or_default();
     ContainerStatus {
         name: container.name.clone(),
         state: Some(state),
@@ -134,7 +142,8 @@ fn container_status(
         image_id: seen.image_id.clone(),
         container_id: id,
         started: Some(seen.is_running() && (role == Role::Init || seen.started)),
-        resources: container.resources.clone(),
+        allocated_resources: given.requests.clone(),
+        resources: Some(seen.applied.clone().filter(|_| seen.is_running()).unwrap_or(given)),
         ..Default::default()
     }
 }
@@ -213,7 +222,23 @@ fn phase(
     }
 }
 
-type Verdict = (bool, Option<&'static str>, Option<String>);
+type Verdict<'a> = (bool, Option<&'a str>, Option<String>);
+
+/// Conditions that are there only while they are true.
+const RESIZES: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+/// What keeps the pod from having what it asks for.
+fn resizes(record: &PodRecord) -> Vec<(&'static str, Verdict<'_>)> {
+    let mut found = Vec::new();
+    if let Some((reason, message)) = &record.resize_pending {
+        found.push((RESIZES[0], (true, Some(reason.as_str()), Some(message.clone()))));
+    }
+    if resize::unfinished(record).next().is_some() {
+        let error = record.resize_error.clone();
+        found.push((RESIZES[1], (true, error.as_ref().map(|_| "Error"), error)));
+    }
+    found
+}
 
 fn conditions(
     pod: &Pod,
@@ -225,7 +250,7 @@ fn conditions(
     now: Timestamp,
 ) -> Vec<PodCondition> {
     let containers_ready = containers_ready(spec, phase, init, main);
-    let wanted: [(&str, Verdict); 5] = [
+    let wanted: [(&str, Verdict<'_>); 5] = [
         ("PodReadyToStartContainers", (record.sandbox_ready, None, None)),
         ("Initialized", initialized(spec, phase, init, main)),
         ("Ready", ready(spec, previous, &containers_ready)),
@@ -233,7 +258,12 @@ fn conditions(
         ("PodScheduled", (true, None, None)),
     ];
     let mut conditions = previous.conditions.clone().unwrap_or_default();
-    for (kind, (on, reason, message)) in wanted {
+    let resizes = resizes(record);
+    conditions.retain(|condition| {
+        !RESIZES.contains(&condition.type_.as_str())
+            || resizes.iter().any(|(kind, _)| *kind == condition.type_)
+    });
+    for (kind, (on, reason, message)) in wanted.into_iter().chain(resizes) {
         let text = if on { "True" } else { "False" };
         let found = conditions.iter().position(|condition| condition.type_ == kind);
         let since = found
@@ -257,7 +287,12 @@ fn conditions(
     conditions
 }
 
-fn initialized(spec: &PodSpec, phase: &str, init: &[ContainerStatus], main: &[ContainerStatus]) -> Verdict {
+fn initialized(
+    spec: &PodSpec,
+    phase: &str,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+) -> Verdict<'static> {
     if phase == "Succeeded" {
         return (true, Some("PodCompleted"), None);
     }
@@ -285,7 +320,7 @@ fn containers_ready(
     phase: &str,
     init: &[ContainerStatus],
     main: &[ContainerStatus],
-) -> Verdict {
+) -> Verdict<'static> {
     match phase {
         "Succeeded" => return (false, Some("PodCompleted"), None),
         "Failed" => return (false, Some("PodFailed"), None),
@@ -305,7 +340,7 @@ fn containers_ready(
     (false, Some("ContainersNotReady"), Some(message))
 }
 
-fn ready(spec: &PodSpec, previous: &PodStatus, containers: &Verdict) -> Verdict {
+fn ready(spec: &PodSpec, previous: &PodStatus, containers: &Verdict<'static>) -> Verdict<'static> {
     if !containers.0 {
         return containers.clone();
     }

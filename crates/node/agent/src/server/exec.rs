@@ -60,7 +60,7 @@ pub(super) async fn serve(
         let Some(io) = upgrade::connection(on).await else { return };
         let ended = match carrier {
             Carrier::WebSocket => {
-                let (session, driver) = remote::over_websocket(io, job.wanted, protocol.starts_with("v5"));
+                let (session, driver) = remote::over_websocket(io, job.wanted, &protocol);
                 drive(job, session, driver).await
             }
             Carrier::Spdy => {
@@ -99,7 +99,7 @@ fn prepare(
         .find(namespace, pod, uid)
         .ok_or_else(|| (StatusCode::NOT_FOUND, format!("pod \"{pod}\" not found")))?;
     let view = entry.view.borrow().clone();
-    let found = view.pod.spec.as_ref().and_then(|spec| spec::container(spec, container));
+    let found = view.pod.spec.as_ref().and_then(|spec| spec::any_container(spec, container));
     let (_, declared) = found.ok_or_else(|| {
         (StatusCode::NOT_FOUND, format!("container {container} is not valid for pod {pod}"))
     })?;
@@ -138,7 +138,7 @@ fn prepare(
 }
 
 async fn run(job: Job, session: Session) {
-    let Session { stdin, stdout, stderr, resize, error } = session;
+    let Session { stdin, stdout, stderr, resize, error, plain } = session;
     let status = match &job.what {
         What::Exec(command) => {
             exec(&job, command.clone(), stdin, (stdout.clone(), stderr.clone()), resize).await
@@ -149,7 +149,14 @@ async fn run(job: Job, session: Session) {
     for output in [stdout, stderr].into_iter().flatten() {
         output.finish().await;
     }
-    let _ = error.send(Bytes::from(status.to_string())).await;
+    let said = match plain {
+        false => status.to_string(),
+        true if status["status"] == "Success" => String::new(),
+        true => status["message"].as_str().unwrap_or_default().to_owned(),
+    };
+    if !said.is_empty() {
+        let _ = error.send(Bytes::from(said)).await;
+    }
     error.finish().await;
 }
 

@@ -103,7 +103,7 @@ fn options(query: &Query) -> Result<LogOptions, String> {
 /// The log file of the wanted run, and which run it is.
 fn locate(ctx: &Context, view: &View, container: &str, previous: bool) -> Result<(PathBuf, u32), String> {
     let name = spec::name(&view.pod);
-    let known = view.pod.spec.as_ref().and_then(|spec| spec::container(spec, container));
+    let known = view.pod.spec.as_ref().and_then(|spec| spec::any_container(spec, container));
     if known.is_none() {
         return Err(format!("container {container} is not valid for pod {name}"));
     }

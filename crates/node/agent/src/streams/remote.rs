@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::Engine;
 use bytes::{Buf, Bytes, BytesMut};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -91,6 +92,8 @@ pub struct Session {
     pub resize: Option<Resize>,
     /// Where the final status goes.
     pub error: Output,
+    /// That is only a sentence about what failed, not a `Status`.
+    pub plain: bool,
 }
 
 /// A terminal's size.
@@ -163,7 +166,13 @@ pub fn failure_status(message: &str) -> Value {
 }
 
 /// The sub-protocols of exec and attach over WebSocket that we speak, best first.
-pub const WEBSOCKET_PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
+pub const WEBSOCKET_PROTOCOLS: &[&str] = &[
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+];
 /// The protocols of exec and attach over SPDY that we speak.
 pub const SPDY_PROTOCOLS: &[&str] = &["v4.channel.k8s.io"];
 
@@ -172,7 +181,7 @@ pub const SPDY_PROTOCOLS: &[&str] = &["v4.channel.k8s.io"];
 pub fn over_websocket<IO>(
     io: IO,
     wanted: Wanted,
-    v5: bool,
+    protocol: &str,
 ) -> (Session, impl Future<Output = Result<(), StreamError>> + Send)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send,
@@ -186,8 +195,32 @@ where
         stderr: (wanted.stderr && !wanted.tty).then(|| Output::Channel(2, out.clone())),
         resize: wanted.tty.then(|| Resize::new(Input::Channel(resize_rx))),
         error: Output::Channel(3, out),
+        plain: !protocol.starts_with('v'),
     };
-    (session, run_websocket(io, outgoing, wanted.stdin.then_some(stdin_tx), resize_tx, v5))
+    let form = Form { v5: protocol.starts_with("v5"), base64: protocol.contains("base64") };
+    (session, run_websocket(io, outgoing, wanted.stdin.then_some(stdin_tx), resize_tx, form))
+}
+
+/// How a protocol differs from the others.
+#[derive(Clone, Copy)]
+struct Form {
+    /// A channel can be closed.
+    v5: bool,
+    /// Text messages, for clients that have no others.
+    base64: bool,
+}
+
+impl Form {
+    /// A message of the client's as the binary protocols have it; nothing when it is not one.
+    fn plain(self, data: Bytes) -> Bytes {
+        if !self.base64 {
+            return data;
+        }
+        let Some((channel, text)) = data.split_first() else { return data };
+        let decoded = base64::engine::general_purpose::STANDARD.decode(text);
+        let Some(decoded) = decoded.ok().filter(|_| channel.is_ascii_digit()) else { return Bytes::new() };
+        [&[channel - b'0'], decoded.as_slice()].concat().into()
+    }
 }
 
 async fn run_websocket<IO: AsyncRead + AsyncWrite + Unpin + Send>(
@@ -195,7 +228,7 @@ async fn run_websocket<IO: AsyncRead + AsyncWrite + Unpin + Send>(
     mut outgoing: mpsc::Receiver<(u8, Bytes)>,
     mut stdin: Option<mpsc::Sender<Bytes>>,
     resize: mpsc::Sender<Bytes>,
-    v5: bool,
+    form: Form,
 ) -> Result<(), StreamError> {
     let (read, write) = tokio::io::split(io);
     let mut reader = Reader::new(tokio::io::BufReader::new(read));
@@ -204,7 +237,7 @@ async fn run_websocket<IO: AsyncRead + AsyncWrite + Unpin + Send>(
     let inbound = async move {
         while let Some(message) = reader.next().await? {
             let mut data = match message {
-                Message::Data(data) => data,
+                Message::Data(data) => form.plain(data),
                 Message::Ping(payload) => {
                     pongs.send_replace(payload);
                     continue;
@@ -224,7 +257,7 @@ async fn run_websocket<IO: AsyncRead + AsyncWrite + Unpin + Send>(
                     }
                 }
                 4 => drop(resize.send(data).await),
-                CLOSE_CHANNEL if v5 && data.first() == Some(&0) => stdin = None,
+                CLOSE_CHANNEL if form.v5 && data.first() == Some(&0) => stdin = None,
                 _ => {}
             }
         }
@@ -240,6 +273,7 @@ async fn run_websocket<IO: AsyncRead + AsyncWrite + Unpin + Send>(
                 writer.pong(&payload).await?;
             }
             message = outgoing.recv() => match message {
+                Some((channel, data)) if form.base64 => writer.text(channel, &data).await?,
                 Some((channel, data)) => writer.binary(&[channel], &data).await?,
                 None => break,
             },
@@ -276,7 +310,7 @@ pub async fn over_spdy(connection: &mut spdy::Connection, wanted: Wanted) -> Res
         .await
         .map_err(|_| StreamError::Limit("timed out waiting for client to create streams"))??;
     let error = error.ok_or(StreamError::Protocol("client opened no error stream"))?;
-    Ok(Session { stdin, stdout, stderr: err, resize, error })
+    Ok(Session { stdin, stdout, stderr: err, resize, error, plain: false })
 }
 
 #[cfg(test)]
@@ -295,7 +329,7 @@ mod tests {
     async fn v5_channels_and_stdin_close() {
         let (near, mut far) = tokio::io::duplex(4096);
         let wanted = Wanted { stdin: true, stdout: true, stderr: true, tty: false };
-        let (mut session, driver) = over_websocket(near, wanted, true);
+        let (mut session, driver) = over_websocket(near, wanted, "v5.channel.k8s.io");
         let driver = tokio::spawn(driver);
         far.write_all(&[frame(b"\x00hi"), frame(&[255, 0])].concat()).await.unwrap();
         let mut stdin = session.stdin.take().unwrap();
@@ -319,6 +353,27 @@ mod tests {
         assert_eq!(close, [0x88, 2, 3, 232]);
         drop(far);
         driver.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn channels_in_base64() {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let wanted = Wanted { stdin: true, stdout: true, stderr: false, tty: false };
+        let (mut session, driver) = over_websocket(near, wanted, "base64.channel.k8s.io");
+        let driver = tokio::spawn(driver);
+        assert!(session.plain, "the first protocol knows no Status");
+        far.write_all(&[frame(b"0aGk="), frame(b"0?"), frame(b"0bw==")].concat()).await.unwrap();
+        let mut stdin = session.stdin.take().unwrap();
+        assert_eq!(stdin.recv().await.unwrap(), "hi");
+        assert_eq!(stdin.recv().await.unwrap(), "o", "what is not base64 is nothing");
+        session.stdout.as_ref().unwrap().send(Bytes::from_static(b"out")).await.unwrap();
+        drop((session, stdin));
+        let mut wire = [0u8; 7];
+        far.read_exact(&mut wire).await.unwrap();
+        assert_eq!(wire, *b"\x81\x051b3V0");
+        drop(far);
+        // Whether the goodbye could still be sent does not matter.
+        let _ = driver.await.unwrap();
     }
 
     #[tokio::test]

@@ -123,6 +123,12 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         self.frame(2, prefix, data).await
     }
 
+    /// Send one text message: the channel as a digit, then the data in base64.
+    pub async fn text(&mut self, channel: u8, data: &[u8]) -> Result<(), StreamError> {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(data);
+        self.frame(1, &[b'0' + channel], encoded.as_bytes()).await
+    }
+
     /// Answer a ping.
     pub async fn pong(&mut self, payload: &[u8]) -> Result<(), StreamError> {
         self.frame(10, &[], payload).await

@@ -32,12 +32,15 @@ impl Worker {
             return;
         }
         self.check_deadline(now);
+        let pod = self.pod.clone();
+        let Some(spec) = &pod.spec else { return };
+        if self.record.failed.is_none() {
+            self.decide_resize(spec, now);
+        }
         if self.record.failed.is_some() {
             self.decide_end(now);
             return;
         }
-        let pod = self.pod.clone();
-        let Some(spec) = &pod.spec else { return };
         if self.sandbox.as_ref().is_some_and(sampan_container::PodSandbox::is_lost) {
             self.lose_sandbox();
         }
@@ -94,6 +97,12 @@ impl Worker {
             self.finish_rest(spec);
             return;
         }
+        for container in spec::ephemerals(spec) {
+            let runs = self.record.containers.get(&container.name).map_or(0, |seen| seen.runs);
+            if runs == 0 && !self.busy.contains_key(&container.name) {
+                self.try_start(Role::Ephemeral, &container, now);
+            }
+        }
         let ordered = spec.containers.iter().any(|container| {
             container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some())
         });
@@ -115,16 +124,18 @@ impl Worker {
         let policy = spec::restart_policy(spec);
         spec.containers.iter().all(|container| {
             let ended = self.record.containers.get(&container.name).and_then(ContainerRecord::exited);
+            let resizing = self.record.containers.get(&container.name).is_some_and(|seen| seen.resizing);
             ended.is_some_and(|ended| !restarts(policy, Role::Main, ended.exit_code))
+                && !resizing
                 && !self.busy.contains_key(&container.name)
         })
     }
 
     /// The outcome is known: stop sidecars, last started first, then end.
     fn finish_rest(&mut self, spec: &PodSpec) {
-        let sidecars: Vec<String> =
-            spec.init_containers.iter().flatten().rev().map(|container| container.name.clone()).collect();
-        for name in sidecars {
+        let sidecars = spec.init_containers.iter().flatten().rev().map(|container| container.name.clone());
+        let all: Vec<String> = spec::ephemerals(spec).map(|added| added.name).chain(sidecars).collect();
+        for name in all {
             if self.busy.contains_key(&name) {
                 return;
             }
@@ -144,7 +155,9 @@ impl Worker {
         let policy = self.pod.spec.as_ref().map_or("Always", spec::restart_policy).to_owned();
         let seen = self.record.containers.entry(name.clone()).or_default();
         let mut raise = None;
-        if let Run::Exited(ended) = &seen.run {
+        if let Run::Exited(ended) = &seen.run
+            && !seen.resizing
+        {
             if !restarts(&policy, role, ended.exit_code) {
                 return;
             }
@@ -248,6 +261,12 @@ impl Worker {
                 || worker.busy.contains_key(name)
         };
         let mut alive = false;
+        for added in spec::ephemerals(spec) {
+            if running(self, &added.name) {
+                alive = true;
+                self.stop_container(&added.name, stop_by.clone(), "Stopping container");
+            }
+        }
         for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
             let sidecar =
                 spec::init_role(container) == Role::Sidecar && self.role(&container.name) != Role::Main;
@@ -349,6 +368,7 @@ impl Worker {
 pub fn restarts(policy: &str, role: Role, exit_code: i32) -> bool {
     match (role, policy) {
         (Role::Sidecar, _) => true,
+        (Role::Ephemeral, _) => false,
         (Role::Init, "Never") | (Role::Main, "Never") => false,
         (Role::Init, _) | (Role::Main, "OnFailure") => exit_code != 0,
         (Role::Main, _) => true,
@@ -385,6 +405,7 @@ mod tests {
             ("Always", Role::Init, 1, true),
             ("Never", Role::Init, 1, false),
             ("Never", Role::Sidecar, 0, true),
+            ("Always", Role::Ephemeral, 1, false),
         ] {
             assert_eq!(restarts(policy, role, code), want, "{policy} {role:?} {code}");
         }

@@ -132,6 +132,12 @@ impl Worker {
         self.ops.push(Box::pin(async move { Done::Published(Box::new(write(&ctx, &pod, patch).await)) }));
     }
 
+    /// Show others of this node what the record says now.
+    pub(super) fn show_record(&self) {
+        let pod = self.view.borrow().pod.clone();
+        self.view.send_replace(View { pod, record: Arc::new(self.record.clone()) });
+    }
+
     fn show(&self, computed: &PodStatus) {
         let shown = self.view.borrow();
         let same = shown.pod.status.as_ref() == Some(computed)
@@ -202,6 +208,12 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Value {
         }
         out.push(condition);
     }
+    // Foreign ones are kept by whoever computed the new status, so what is absent there is ours and over.
+    let kept =
+        |kind: &Value| new.as_array().into_iter().flatten().any(|condition| condition["type"] == *kind);
+    for gone in old.iter().map(|before| &before["type"]).filter(|kind| !kept(kind)) {
+        out.push(json!({"$patch": "delete", "type": gone}));
+    }
     Value::Array(out)
 }
 
@@ -261,6 +273,9 @@ mod tests {
         assert_eq!(patch["reason"], Value::Null);
         assert!(patch.get("phase").is_none());
         assert_eq!(difference(&new, &new), None);
+        let fewer = from(json!({"phase": "Running", "conditions": [{"type": "Mine", "status": "True"}]}));
+        let patch = difference(&new, &fewer).unwrap();
+        assert_eq!(patch["conditions"], json!([{"$patch": "delete", "type": "Ready"}]));
         assert!(is_urgent(&old, &new));
     }
 }

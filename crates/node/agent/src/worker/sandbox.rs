@@ -52,7 +52,7 @@ impl Worker {
             return;
         }
         self.sandbox_stage = Stage::Doing;
-        let (ctx, pod, old) = (self.ctx.clone(), self.pod.clone(), self.sandbox.take());
+        let (ctx, pod, old) = (self.ctx.clone(), self.allocated_pod(), self.sandbox.take());
         self.ops.push(Box::pin(async move { Done::Sandbox(make_sandbox(&ctx, &pod, old).await) }));
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements, VolumeMount};
 use sampan_container::{
     ContainerConfig, Device, Exit, LogConfig, Mount, MountSource, PodSandbox, Propagation, Rootfs,
 };
@@ -38,6 +38,7 @@ pub struct Started {
     image: String,
     image_id: String,
     stop_signal: Option<String>,
+    resources: ResourceRequirements,
 }
 
 /// Why a container does not run.
@@ -76,18 +77,22 @@ struct Job {
     ip: String,
     events: Subject,
     cancel: CancellationToken,
+    /// Name and id of the container whose processes it is to see; without an id that one does not run.
+    target: Option<(String, Option<String>)>,
 }
 
 impl Worker {
     pub(super) fn begin_start(&mut self, role: Role, container: &Container) {
         let (Some(sandbox), Some(references)) = (self.sandbox.clone(), &self.references) else { return };
         let settled = references.settled();
+        let pod = self.allocated_pod();
+        let given = pod.spec.as_ref().and_then(|spec| spec::container(spec, &container.name));
         let seen = self.record.containers.entry(container.name.clone()).or_default();
         let ip = self.record.ip.map(|ip| ip.to_string());
         let job = Job {
             ctx: self.ctx.clone(),
-            pod: self.pod.clone(),
-            container: container.clone(),
+            container: given.map_or(container, |(_, given)| given).clone(),
+            pod: pod.clone(),
             id: format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
             run: seen.runs + 1,
             old: ids(seen),
@@ -96,6 +101,7 @@ impl Worker {
             ip: ip.unwrap_or_else(|| self.ctx.options.node_ip.to_string()),
             events: self.events.container(role, &container.name),
             cancel: self.cancel.clone(),
+            target: self.target_of(&container.name),
         };
         self.busy.insert(container.name.clone(), Busy::Starting);
         let name = container.name.clone();
@@ -105,11 +111,21 @@ impl Worker {
         }));
     }
 
+    fn target_of(&self, name: &str) -> Option<(String, Option<String>)> {
+        let added = self.pod.spec.as_ref()?.ephemeral_containers.as_ref()?;
+        let target = added.iter().find(|added| added.name == name)?.target_container_name.clone()?;
+        let running = match self.record.containers.get(&target).map(|seen| &seen.run) {
+            Some(Run::Running { id, .. }) => Some(id.clone()),
+            _ => None,
+        };
+        Some((target, running))
+    }
+
     pub(super) fn container_started(&mut self, name: &str, result: Result<Started, Failed>, now: Timestamp) {
         self.busy.remove(name);
         let events = self.container_events(name);
         let pod = self.pod.clone();
-        let found = pod.spec.as_ref().and_then(|spec| spec::container(spec, name));
+        let found = pod.spec.as_ref().and_then(|spec| spec::any_container(spec, name));
         let lost = self.sandbox.as_ref().is_none_or(PodSandbox::is_lost);
         let Some(seen) = self.record.containers.get_mut(name) else { return };
         match result {
@@ -124,10 +140,12 @@ impl Worker {
                 seen.waiting = None;
                 (seen.image, seen.image_id) = (started.image, started.image_id);
                 seen.stop_signal = started.stop_signal;
+                seen.applied = Some(started.resources);
+                seen.resizing = false;
                 seen.run = Run::Running { id: started.id.clone(), at: started.at };
                 if let Some((role, container)) = found {
-                    self.watch_probes(role, container);
-                    self.post_start(container, &started.id);
+                    self.watch_probes(role, &container);
+                    self.post_start(&container, &started.id);
                 }
                 if let Some(exit) = self.early_exits.remove(&started.id) {
                     self.apply_exit(&started.id, exit);
@@ -174,7 +192,7 @@ impl Worker {
     /// What a container left as its last words.
     pub(super) fn termination_message(&self, name: &str, exit: &Exit) -> String {
         let spec = self.pod.spec.as_ref();
-        let Some((_, container)) = spec.and_then(|spec| spec::container(spec, name)) else {
+        let Some((_, container)) = spec.and_then(|spec| spec::any_container(spec, name)) else {
             return exit.message.clone();
         };
         let run = self.record.containers.get(name).map_or(1, |seen| seen.runs);
@@ -232,6 +250,7 @@ async fn start(job: Job, objects: Snapshot) -> Result<Started, Failed> {
         image,
         image_id,
         stop_signal: plan.config.stop_signal.clone(),
+        resources: job.container.resources.clone().unwrap_or_default(),
     })
 }
 
@@ -273,6 +292,11 @@ impl Job {
         let environment =
             env::environment(&self.pod, &self.container, objects, &services, &facts).map_err(config_error)?;
         let mut config = self.base_config(spec, plan, &environment);
+        if let Some((name, id)) = &self.target {
+            let text = || format!("failed to find the target container: {name} does not run");
+            let id = id.clone().ok_or_else(|| Failed::Config("CreateContainerError", text()))?;
+            config.pid_of = Some(id);
+        }
         let place = spec::display(&self.pod);
         security::apply(spec, &self.container, &plan.config.user, &place, &mut config)
             .map_err(config_error)?;

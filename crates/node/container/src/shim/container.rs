@@ -233,7 +233,9 @@ impl Shim {
             in_v2: v2.is_some(),
         };
         let mut flags = libc::CLONE_NEWNS as u64;
-        if pod.plan.config.pid == PidMode::Container {
+        let neighbour = container.config.pid_of.as_deref();
+        let neighbour = neighbour.filter(|_| pod.plan.config.pid == PidMode::Container);
+        if pod.plan.config.pid == PidMode::Container && neighbour.is_none() {
             flags |= libc::CLONE_NEWPID as u64;
         }
         let fork = || {
@@ -244,10 +246,17 @@ impl Shim {
                 Err(error) => Err(Error::os(format!("fork container {id:?}"), error)),
             }
         };
-        let pid = match pod.init {
-            Some(init) => {
+        let first = match neighbour {
+            Some(other) => {
+                let running = self.container(other)?.pid;
+                Some(running.ok_or_else(|| Error::Invalid(format!("container {other:?} does not run")))?)
+            }
+            None => pod.init,
+        };
+        let pid = match first {
+            Some(first) => {
                 let target =
-                    sys::pidfd_open(init).map_err(|error| Error::os("find the pod's init", error))?;
+                    sys::pidfd_open(first).map_err(|error| Error::os("find the pod's init", error))?;
                 pod.in_pid_namespace(&target, fork)?
             }
             None => fork()?,
@@ -345,6 +354,7 @@ impl Shim {
         }
         let shares_pids = self.pod().is_ok_and(|pod| pod.plan.config.pid != PidMode::Container);
         let Some(container) = self.containers.get_mut(id) else { return };
+        let shares_pids = shares_pids || container.config.pid_of.is_some();
         if container.status.state == ContainerState::Exited {
             return;
         }

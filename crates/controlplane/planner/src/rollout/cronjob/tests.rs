@@ -144,7 +144,12 @@ fn when_a_job_starts_and_when_not() {
             "",
             &["UnknownTimeZone"],
         ),
-        ("never", Case { spec: json!({"schedule": "0 0 31 2 *"}), ..Case::default() }, "", &[]),
+        (
+            "never",
+            Case { spec: json!({"schedule": "0 0 31 2 *"}), ..Case::default() },
+            "",
+            &["InvalidSchedule"],
+        ),
     ]);
 }
 

@@ -1,0 +1,219 @@
+//! Giving a running pod more or less CPU and memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
+use sampan_container::{PodSandbox, Resources};
+
+use super::{Done, Retry, Stage, Worker, stop};
+use crate::context::View;
+use crate::pod::record::Run;
+use crate::pod::{resize, security, spec};
+
+/// When a resize that does not fit is looked at again, if nothing happens to the pod before.
+const DEFERRED: Duration = Duration::from_secs(60);
+
+/// A container's id and what it is to have.
+struct Update {
+    name: String,
+    id: String,
+    resources: ResourceRequirements,
+}
+
+/// What became of it: the containers that have what they were given, with their ids, and what went wrong.
+pub struct Resized {
+    done: Vec<(String, String, ResourceRequirements)>,
+    error: Option<String>,
+}
+
+impl Worker {
+    /// The pod with what it was given, which is what it starts with.
+    pub(super) fn allocated_pod(&self) -> Arc<Pod> {
+        resize::allocated(&self.pod, &self.record.allocated).map_or_else(|| self.pod.clone(), Arc::new)
+    }
+
+    /// Take what the pod asks for now, when there is room, and bring its containers there.
+    pub(super) fn decide_resize(&mut self, spec: &PodSpec, now: Timestamp) {
+        self.allocate(spec, now);
+        let unfinished: Vec<String> = resize::unfinished(&self.record).map(str::to_owned).collect();
+        if unfinished.is_empty() {
+            self.record.resize_error = None;
+            return;
+        }
+        if self.resize_stage == Stage::Doing {
+            return;
+        }
+        if let Err(at) = self.resize_retry.due(now) {
+            self.wake_at(at);
+            return;
+        }
+        let mut updates = Vec::new();
+        for name in unfinished {
+            let Some((_, container)) = spec::container(spec, &name) else { continue };
+            let given = self.record.allocated.get(&name).cloned().unwrap_or_default();
+            let Some(seen) = self.record.containers.get_mut(&name) else { continue };
+            let (Run::Running { id, .. }, Some(applied)) = (&seen.run, &seen.applied) else { continue };
+            if resize::restarts(container, applied, &given) {
+                let grace = spec.termination_grace_period_seconds.unwrap_or(30);
+                if !self.busy.contains_key(&name) {
+                    seen.resizing = true;
+                    let why = format!("Container {name} resize requires restart");
+                    self.stop_container(&name, stop::seconds(grace), &why);
+                }
+                continue;
+            }
+            updates.push(Update { id: id.clone(), resources: given, name });
+        }
+        let Some(sandbox) = self.sandbox.clone().filter(|_| !updates.is_empty()) else { return };
+        self.resize_stage = Stage::Doing;
+        let limits = self.pod_limits(spec);
+        self.ops.push(Box::pin(
+            async move { Done::Resized(Box::new(carry_out(sandbox, updates, limits).await)) },
+        ));
+    }
+
+    /// The pod's limits while its containers change, and afterwards.
+    fn pod_limits(&self, spec: &PodSpec) -> (Resources, Resources) {
+        let of = |applied: bool| {
+            let mut spec = spec.clone();
+            for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
+                let seen = self.record.containers.get(&container.name).and_then(|seen| seen.applied.as_ref());
+                let given = self.record.allocated.get(&container.name);
+                container.resources = if applied { seen.or(given) } else { given }.cloned();
+            }
+            security::pod_resources(&spec)
+        };
+        let (before, after) = (of(true), of(false));
+        let mut during = after.clone();
+        during.cpu_quota = after.cpu_quota.map(|quota| quota.max(before.cpu_quota.unwrap_or(-1)));
+        during.memory_limit = after.memory_limit.map(|limit| limit.max(before.memory_limit.unwrap_or(-1)));
+        // A pod that had no limit gets one only when its containers have theirs.
+        if before.cpu_quota.is_none() {
+            during.cpu_quota = None;
+        }
+        if before.memory_limit.is_none() {
+            during.memory_limit = None;
+        }
+        (during, after)
+    }
+
+    /// What else was admitted to this node and has not ended.
+    fn others(&self) -> impl Iterator<Item = View> {
+        let uid = spec::uid(&self.pod);
+        let entries = self.ctx.pods.all().into_iter().filter(move |entry| entry.uid != uid && !entry.gone);
+        let views = entries.map(|entry| entry.view.borrow().clone());
+        views.filter(|view| {
+            !view.record.finished && !view.record.allocated.is_empty() && !spec::is_terminal(&view.pod)
+        })
+    }
+
+    fn allocate(&mut self, spec: &PodSpec, now: Timestamp) {
+        if resize::has_all(spec, &self.record.allocated) {
+            self.record.resize_pending = None;
+            return;
+        }
+        let wanted = resize::wanted(spec);
+        let ctx = self.ctx.clone();
+        // One pod of the node after the other: each sees what the one before was given.
+        let _turn = ctx.resizes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let views: Vec<_> = self.others().collect();
+        let others: Vec<_> =
+            views.iter().filter_map(|view| Some((view.pod.spec.as_ref()?, &view.record.allocated))).collect();
+        if self.record.allocated.is_empty() {
+            let is_new = self.record.containers.values().all(|seen| seen.runs == 0);
+            let admitted = if is_new { resize::admit(spec, &ctx.allocatable, &others) } else { Ok(()) };
+            match admitted {
+                Ok(()) => self.record.allocated = wanted,
+                Err((reason, message)) => {
+                    self.events.warning(reason, message.clone());
+                    self.record.failed = Some((reason.to_owned(), message));
+                }
+            }
+            self.show_record();
+            return;
+        }
+        let others = |resource: &str| {
+            let requests = others.iter().map(|(spec, given)| resize::request(spec, given, resource));
+            requests.fold(0, i64::saturating_add)
+        };
+        match resize::fits(spec, &self.record.allocated, &ctx.allocatable, others) {
+            Ok(()) => {
+                self.record.allocated = wanted;
+                self.record.resize_pending = None;
+                self.record.resize_error = None;
+                self.resize_retry = Retry::new(Duration::from_secs(60));
+                self.events.normal("ResizeStarted", "Pod resize started");
+                self.show_record();
+            }
+            Err((reason, message)) => {
+                let pending = Some((reason.to_owned(), message.clone()));
+                if self.record.resize_pending != pending {
+                    self.events.warning(
+                        if reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" },
+                        message,
+                    );
+                    self.record.resize_pending = pending;
+                }
+                if reason == "Deferred" {
+                    self.wake_at(now + DEFERRED);
+                }
+            }
+        }
+    }
+
+    pub(super) fn resized(&mut self, resized: Resized, now: Timestamp) {
+        self.resize_stage = Stage::Todo;
+        for (name, id, resources) in resized.done {
+            let Some(seen) = self.record.containers.get_mut(&name) else { continue };
+            if matches!(&seen.run, Run::Running { id: running, .. } if *running == id) {
+                seen.applied = Some(resources);
+            }
+        }
+        match resized.error {
+            Some(error) => {
+                self.resize_retry.fail(now);
+                if self.record.resize_error.as_ref() != Some(&error) {
+                    self.events.warning("ResizeError", error.clone());
+                    self.record.resize_error = Some(error);
+                }
+            }
+            None if resize::unfinished(&self.record).next().is_none() => {
+                self.record.resize_error = None;
+                self.events.normal("ResizeCompleted", "Pod resize completed");
+            }
+            None => {}
+        }
+    }
+}
+
+async fn carry_out(
+    sandbox: PodSandbox,
+    updates: Vec<Update>,
+    (during, after): (Resources, Resources),
+) -> Resized {
+    let mut resized = Resized { done: Vec::new(), error: None };
+    let result = async {
+        sandbox.update(&during)?;
+        for update in updates {
+            let limits = security::resources(Some(&update.resources));
+            let used = sandbox.container_stats(&update.id)?.memory_usage_bytes;
+            let wanted = limits.memory_limit.and_then(|limit| u64::try_from(limit).ok());
+            // Version 2 would kill the container, which nobody asked for.
+            if let Some(limit) = wanted.filter(|limit| *limit < used) {
+                return Ok(Some(format!(
+                    "attempting to set the memory limit of container {} ({limit}) below what it uses ({used})",
+                    update.name
+                )));
+            }
+            sandbox.update_container(&update.id, limits).await?;
+            resized.done.push((update.name, update.id, update.resources));
+        }
+        sandbox.update(&after)?;
+        Ok::<_, sampan_container::Error>(None)
+    };
+    let error = result.await.unwrap_or_else(|error| Some(error.to_string()));
+    resized.error = error;
+    resized
+}
