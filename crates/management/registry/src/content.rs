@@ -190,6 +190,17 @@ impl Contents {
         )))
     }
 
+    /// The file of a content that is one.
+    pub(crate) async fn file(&self, digest: &Digest) -> ApiResult<Option<std::fs::File>> {
+        let Objects::Local(local) = &*self.objects else { return Ok(None) };
+        match self.meta.content(digest).await? {
+            Some((content, _)) if !content.packed && !content.damaged => {
+                local.open_file(&blob_key(digest)).await
+            }
+            _ => Ok(None),
+        }
+    }
+
     pub(crate) async fn recipe(&self, digest: &Digest) -> ApiResult<Option<Arc<Recipe>>> {
         let before = {
             let recipes = self.recipes();

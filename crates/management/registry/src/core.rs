@@ -37,6 +37,7 @@ pub(crate) struct Core {
     pub(crate) audit: Audit,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) events: Events,
+    pub(crate) outbox: crate::outbox::Outbox,
     pub(crate) client: crate::connect::HttpClient,
     /// Does not speak to this machine itself.
     pub(crate) guarded: crate::connect::HttpClient,
@@ -370,12 +371,15 @@ impl Core {
             self.counts.charge(&access.project_name, charged, access.project.quota).inspect_err(|_| {
                 self.events.send(Event::new(Kind::Quota, access, "", Some(&digest)));
             })?;
+            let tag = if let Selector::Tag(tag) = selector { tag.as_str() } else { "" };
+            let event = Event::new(Kind::Push, access, tag, Some(&digest));
+            let kept = self.announce(&mut change, &event).await?;
             let done = self.meta.commit(change).await;
             if matches!(done, Ok(true)) {
                 if charged > 0 {
                     hold.take().into_iter().for_each(crate::counts::Hold::keep);
                 }
-                let tag = if let Selector::Tag(tag) = selector { tag.as_str() } else { "" };
+                self.announced(kept);
                 self.audit.record(
                     &access.caller,
                     access.from,
@@ -383,7 +387,6 @@ impl Core {
                     &access.repository,
                     &format!("{tag}@{digest}"),
                 );
-                self.events.send(Event::new(Kind::Push, access, tag, Some(&digest)));
                 return Ok((digest, parsed.subject));
             }
             self.counts.refund(&access.project_name, charged);
@@ -529,22 +532,26 @@ impl Core {
                     }
                     let mut change = Change::default();
                     change.at(keys::tag(repo, tag), revision).delete(keys::tag(repo, tag));
-                    self.meta.commit(change).await?
+                    let kept =
+                        self.announce(&mut change, &Event::new(Kind::Delete, access, tag, None)).await?;
+                    let done = self.meta.commit(change).await?;
+                    self.announced(kept && done);
+                    done
                 }
                 Selector::Digest(digest) => {
                     let Some((manifest, revision)) = self.meta.manifest(repo, digest).await? else {
                         return Err(ApiError::manifest_unknown(&digest.to_string()));
                     };
-                    self.remove_manifest(access, repo, digest, &manifest, revision).await?
+                    let event = Event::new(Kind::Delete, access, "", Some(digest));
+                    self.remove_manifest(access, repo, digest, (&manifest, revision), Some(event)).await?
                 }
             };
             if done {
-                let (tag, digest, what) = match selector {
-                    Selector::Tag(tag) => (tag.as_str(), None, tag.clone()),
-                    Selector::Digest(digest) => ("", Some(digest), digest.to_string()),
+                let what = match selector {
+                    Selector::Tag(tag) => tag.clone(),
+                    Selector::Digest(digest) => digest.to_string(),
                 };
                 self.audit.record(&access.caller, access.from, "delete", &access.repository, &what);
-                self.events.send(Event::new(Kind::Delete, access, tag, digest));
                 return Ok(());
             }
         }
@@ -557,8 +564,8 @@ impl Core {
         access: &Access,
         repo: RepoId,
         digest: &Digest,
-        manifest: &Manifest,
-        revision: i64,
+        (manifest, revision): (&Manifest, i64),
+        event: Option<Event>,
     ) -> ApiResult<bool> {
         let mut change = Change::default();
         let key = keys::manifest(repo, digest);
@@ -580,9 +587,14 @@ impl Core {
             }
             change.at(key.clone(), revision).delete(key);
         }
+        let kept = match &event {
+            Some(event) => self.announce(&mut change, event).await?,
+            None => false,
+        };
         if !self.meta.commit(change).await? {
             return Ok(false);
         }
+        self.announced(kept);
         self.counts.release(digest);
         self.counts.refund(&access.project_name, manifest.size);
         self.contents.forget(digest);
@@ -591,8 +603,13 @@ impl Core {
 
     /// Count links and usage. Before anything is served.
     pub(crate) async fn recount(&self) -> ApiResult<()> {
-        for kv in self.meta.prefix(vec![b'c']).await? {
-            if let Some((digest, _)) = Digest::from_key(&kv.key[1..]) {
+        let mut contents = self.meta.pages(vec![b'c']);
+        loop {
+            let page = contents.next().await?;
+            if page.is_empty() {
+                break;
+            }
+            for (digest, _) in page.iter().filter_map(|kv| Digest::from_key(&kv.key[1..])) {
                 self.counts.found(digest);
             }
         }

@@ -5,15 +5,18 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{core::Access, digest::Digest, meta};
 
-/// Events that wait to be looked at. Pulls are dropped when it is half full, everything when it is full (and counted).
-const QUEUE: usize = 8192;
+/// Events in memory that wait to be looked at; further ones are dropped and counted. Pushes and deletions are not among
+/// them: see [`crate::outbox`].
+const QUEUE: usize = 4096;
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) enum Kind {
     Push,
     Pull,
@@ -35,7 +38,7 @@ impl Kind {
 }
 
 /// One event.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub(crate) kind: Kind,
     pub(crate) project: String,
@@ -61,7 +64,7 @@ impl Event {
     }
 }
 
-/// The queue.
+/// Events that may be lost with the process.
 #[derive(Debug)]
 pub(crate) struct Events {
     sender: mpsc::Sender<Event>,

@@ -1,4 +1,5 @@
-//! Cleaning up while everything goes on: nothing is ever locked for longer than one step on one digest takes.
+//! Cleaning up while everything goes on: nothing is ever locked for longer than one step on one digest takes, and all
+//! that computes does so on a thread of its own.
 //!
 //! A run goes through these steps; each can be cut off anywhere, and the next run begins anew and loses nothing:
 //! 1. uploads without progress are dropped;
@@ -19,6 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sampan_daemon::Supervisor;
+use sampan_store::KeyValue;
 use serde::Serialize;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
@@ -35,8 +38,6 @@ use crate::{
     meta::{self, Change, Content, Link, RepoId, keys},
 };
 
-/// Slices of all digests: a step looks at one slice at a time.
-const SLICES: usize = 256;
 /// Objects without a record that are younger may belong to a push at this moment.
 const ORPHAN_AGE: i64 = 3600;
 
@@ -121,10 +122,16 @@ impl Core {
         let _running = self.upkeep.running.lock().await;
         let begun = Instant::now();
         let mut report = Report { began: meta::time(meta::now()), ..Report::default() };
-        let mut pace = Pace { longest: Duration::ZERO };
-        let outcome = self.steps(task, &mut report, &mut pace).await;
+        let core = self.clone();
+        let outcome;
+        (report, outcome) = apart(&self.supervisor, async move {
+            let mut pace = Pace { longest: Duration::ZERO };
+            let outcome = core.steps(task, &mut report, &mut pace).await;
+            report.longest_step_millis = pace.longest.as_secs_f64() * 1e3;
+            (report, outcome)
+        })
+        .await?;
         report.seconds = begun.elapsed().as_secs_f64();
-        report.longest_step_millis = pace.longest.as_secs_f64() * 1e3;
         report.error = outcome.as_ref().err().map(|error: &ApiError| error.message.clone());
         let metrics = &self.metrics;
         metrics.collections.fetch_add(1, Relaxed);
@@ -170,23 +177,30 @@ impl Core {
 
     /// Step 3.
     async fn unlink_old(&self, name: &str, repo: RepoId, before: i64, pace: &mut Pace) -> ApiResult<usize> {
-        let mut used: HashSet<Digest> = HashSet::new();
-        // In slices, so that no look at a large repository takes long.
-        for slice in slices(b'm', repo) {
-            let found = pace.step(self.meta.range(slice.0, slice.1, 0)).await?;
-            for kv in found {
-                used.extend(meta::decode::<meta::Manifest>(&kv)?.blobs);
+        let mut used: HashSet<u64> = HashSet::new();
+        let mut manifests = self.meta.pages(keys::of_repo(b'm', repo));
+        loop {
+            let page = pace.step(manifests.next()).await?;
+            if page.is_empty() {
+                break;
+            }
+            for kv in page {
+                used.extend(meta::decode::<meta::Manifest>(&kv)?.blobs.iter().map(mark));
             }
         }
-        let mut count = 0;
-        for slice in slices(b'b', repo) {
-            for kv in pace.step(self.meta.range(slice.0, slice.1, 0)).await? {
+        let (mut count, mut links) = (0, self.meta.pages(keys::of_repo(b'b', repo)));
+        loop {
+            let page = pace.step(links.next()).await?;
+            if page.is_empty() {
+                return Ok(count);
+            }
+            for kv in page {
                 let (Some((digest, _)), Some(link)) =
                     (Digest::from_key(&kv.key[5..]), Link::decode(&kv.value))
                 else {
                     continue;
                 };
-                if link.made > before || used.contains(&digest) {
+                if link.made > before || used.contains(&mark(&digest)) {
                     continue;
                 }
                 // A manifest that came since the marking wrote the link anew, and then this does nothing.
@@ -195,7 +209,6 @@ impl Core {
                 }
             }
         }
-        Ok(count)
     }
 
     /// Step 5.
@@ -232,18 +245,16 @@ impl Core {
         if packs.is_empty() {
             return Ok(0);
         }
-        // What is live of each pack: offset and the chunk.
-        let mut live: HashMap<u32, HashMap<u32, Chunk>> = HashMap::new();
-        let mut users: HashMap<u32, HashSet<Digest>> = HashMap::new();
-        for found in self.contents.objects.list("recipes").await? {
-            let Some(digest) = digest_of_key(&found.key) else { continue };
-            let Some(recipe) = pace.step(self.contents.recipe(&digest)).await? else { continue };
-            for chunk in recipe.chunks() {
-                live.entry(chunk.pack).or_default().insert(chunk.offset, *chunk);
-                users.entry(chunk.pack).or_default().insert(digest.clone());
+        let recipes = self.contents.objects.list("recipes").await?;
+        let recipes: Vec<Digest> = recipes.iter().filter_map(|found| digest_of_key(&found.key)).collect();
+        let mut live = Live::default();
+        for digest in &recipes {
+            if let Some(recipe) = pace.step(self.contents.recipe(digest)).await? {
+                recipe.chunks().for_each(|chunk| live.add(chunk));
             }
         }
-        let mut count = 0;
+        let live = live.bytes();
+        let (mut count, mut sparse) = (0, HashSet::new());
         let last =
             packs.iter().filter_map(|found| pack_of_key(&found.key)).map(|(pack, _)| pack).max().unwrap_or(0);
         let mut next = last + 2;
@@ -251,20 +262,34 @@ impl Core {
             let Some((pack, is_index)) = pack_of_key(&found.key).filter(|_| found.modified <= before) else {
                 continue;
             };
-            let Some(chunks) = live.get(&pack) else {
+            let Some(bytes) = live.get(&pack) else {
                 // Its index goes first: a pack without one is never found again.
                 self.contents.objects.delete(&index_key(pack)).await?;
                 self.contents.objects.delete(&pack_key(pack)).await?;
                 count += usize::from(!is_index);
                 continue;
             };
-            let bytes: u64 = chunks.values().map(|chunk| u64::from(chunk.packed)).sum();
             if !is_index && bytes * 2 < found.size {
-                let users = users.remove(&pack).unwrap_or_default();
-                self.rewrite_pack(pack, next, chunks, users).await?;
-                next += 1;
-                count += 1;
+                sparse.insert(pack);
             }
+        }
+        if sparse.is_empty() {
+            return Ok(count);
+        }
+        // Which chunks those are, and whose, is only asked for the few packs that are written anew.
+        let mut packs: HashMap<u32, (HashMap<u32, Chunk>, HashSet<Digest>)> = HashMap::new();
+        for digest in &recipes {
+            let Some(recipe) = pace.step(self.contents.recipe(digest)).await? else { continue };
+            for chunk in recipe.chunks().filter(|chunk| sparse.contains(&chunk.pack)) {
+                let (chunks, users) = packs.entry(chunk.pack).or_default();
+                chunks.insert(chunk.offset, *chunk);
+                users.insert(digest.clone());
+            }
+        }
+        for (pack, (chunks, users)) in packs {
+            self.rewrite_pack(pack, next, &chunks, users).await?;
+            next += 1;
+            count += 1;
         }
         Ok(count)
     }
@@ -315,16 +340,18 @@ impl Core {
         let idle = upkeep.pack_after.unwrap_or_default().as_secs();
         let before = if now { i64::MAX } else { meta::now() - i64::try_from(idle).unwrap_or(i64::MAX) };
         let mut due: Vec<(Digest, Content)> = Vec::new();
-        for kv in self.meta.prefix(vec![b'c']).await? {
-            let (Some((digest, _)), Some(content)) =
-                (Digest::from_key(&kv.key[1..]), Content::decode(&kv.value))
-            else {
-                continue;
-            };
-            let wanted =
-                !content.packed && !content.plain && !content.damaged && content.size >= upkeep.pack_from;
-            if wanted && content.made.max(self.contents.read_at(&digest)) <= before {
-                due.push((digest, content));
+        let mut contents = self.meta.pages(vec![b'c']);
+        loop {
+            let page = contents.next().await?;
+            if page.is_empty() {
+                break;
+            }
+            for (digest, content, _) in page.iter().filter_map(content_of) {
+                let wanted =
+                    !content.packed && !content.plain && !content.damaged && content.size >= upkeep.pack_from;
+                if wanted && content.made.max(self.contents.read_at(&digest)) <= before {
+                    due.push((digest, content));
+                }
             }
         }
         if due.is_empty() {
@@ -346,43 +373,54 @@ impl Core {
     pub(crate) async fn scrub(&self) -> ApiResult<Scrubbed> {
         let _running = self.upkeep.running.lock().await;
         let mut report = Scrubbed::default();
-        for kv in self.meta.prefix(vec![b'c']).await? {
-            let (Some((digest, _)), Some(content)) =
-                (Digest::from_key(&kv.key[1..]), Content::decode(&kv.value))
-            else {
-                continue;
-            };
-            report.contents += 1;
-            report.bytes += content.size;
-            let whole = match self.contents.stream(&digest, 0..content.size).await {
-                Ok(Some(stream)) => self.contents.verify(&digest, stream).await?,
-                Ok(None) if content.damaged => {
-                    report.damaged.push(digest);
-                    continue;
-                }
-                // It was collected meanwhile.
-                Ok(None) => continue,
-                // A bucket that is away says nothing about what is in it.
-                Err(error) if self.contents.objects.is_remote() && error.code == "UNAVAILABLE" => {
-                    return Err(error);
-                }
-                Err(_) => false,
-            };
-            if !whole {
-                let mut change = Change::default();
-                let damaged = Content { damaged: true, ..content };
-                change
-                    .at(keys::content(&digest), kv.mod_revision)
-                    .put(keys::content(&digest), damaged.encode());
-                if self.meta.commit(change).await? {
-                    self.contents.forget(&digest);
-                    self.metrics.damaged.fetch_add(1, Relaxed);
-                    tracing::error!(%digest, "is damaged (hint: push it again)");
-                    report.damaged.push(digest);
-                }
+        let mut contents = self.meta.pages(vec![b'c']);
+        loop {
+            let page = contents.next().await?;
+            if page.is_empty() {
+                return Ok(report);
+            }
+            for (digest, content, revision) in page.iter().filter_map(content_of) {
+                self.scrub_one(&mut report, digest, content, revision).await?;
             }
         }
-        Ok(report)
+    }
+
+    async fn scrub_one(
+        &self,
+        report: &mut Scrubbed,
+        digest: Digest,
+        content: Content,
+        revision: i64,
+    ) -> ApiResult<()> {
+        report.contents += 1;
+        report.bytes += content.size;
+        let whole = match self.contents.stream(&digest, 0..content.size).await {
+            Ok(Some(stream)) => self.contents.verify(&digest, stream).await?,
+            Ok(None) if content.damaged => {
+                report.damaged.push(digest);
+                return Ok(());
+            }
+            // It was collected meanwhile.
+            Ok(None) => return Ok(()),
+            // A bucket that is away says nothing about what is in it.
+            Err(error) if self.contents.objects.is_remote() && error.code == "UNAVAILABLE" => {
+                return Err(error);
+            }
+            Err(_) => false,
+        };
+        if whole {
+            return Ok(());
+        }
+        let mut change = Change::default();
+        let damaged = Content { damaged: true, ..content };
+        change.at(keys::content(&digest), revision).put(keys::content(&digest), damaged.encode());
+        if self.meta.commit(change).await? {
+            self.contents.forget(&digest);
+            self.metrics.damaged.fetch_add(1, Relaxed);
+            tracing::error!(%digest, "is damaged (hint: push it again)");
+            report.damaged.push(digest);
+        }
+        Ok(())
     }
 }
 
@@ -394,20 +432,67 @@ pub(crate) struct Scrubbed {
     damaged: Vec<Digest>,
 }
 
-/// All keys of one kind of a repository, in slices by the first byte of the digest.
-fn slices(kind: u8, repo: RepoId) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-    let base = keys::of_repo(kind, repo);
-    [1, 2].into_iter().flat_map(move |algorithm| {
-        let base = base.clone();
-        (0..SLICES).map(move |slice| {
-            let (mut start, mut end) = (base.clone(), base.clone());
-            start.extend_from_slice(&[algorithm, slice as u8]);
-            if slice == SLICES - 1 {
-                end.push(algorithm + 1);
-            } else {
-                end.extend_from_slice(&[algorithm, slice as u8 + 1]);
-            }
-            (start, end)
-        })
-    })
+/// A record of a content, and its revision.
+fn content_of(kv: &KeyValue) -> Option<(Digest, Content, i64)> {
+    let (digest, _) = Digest::from_key(&kv.key[1..])?;
+    Some((digest, Content::decode(&kv.value)?, kv.mod_revision))
 }
+
+/// Eight bytes stand for a digest in a set of millions. When two look the same, one more is kept than needed.
+fn mark(digest: &Digest) -> u64 {
+    digest.bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
+/// Run on a thread that the event loop does not wait for, until the end or the supervisor's.
+async fn apart<T: Send + 'static>(
+    supervisor: &Supervisor,
+    work: impl Future<Output = T> + Send + 'static,
+) -> ApiResult<T> {
+    let (token, runtime) = (supervisor.token(), tokio::runtime::Handle::current());
+    let done = tokio::task::spawn_blocking(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                value = work => Some(value),
+                () = token.cancelled() => None,
+            }
+        })
+    });
+    let done = done.await.map_err(std::io::Error::other)?;
+    done.ok_or_else(|| ApiError::unavailable("the registry ends"))
+}
+
+/// Bytes of each pack that recipes refer to; what several share counts once.
+#[derive(Default)]
+struct Live {
+    /// Pack, offset, bytes; the first `settled` are sorted and differ.
+    chunks: Vec<(u32, u32, u32)>,
+    settled: usize,
+}
+
+impl Live {
+    fn add(&mut self, chunk: &Chunk) {
+        self.chunks.push((chunk.pack, chunk.offset, chunk.packed));
+        // Versions share most of their chunks: what they share is dropped before it takes much memory.
+        if self.chunks.len() > 2 * self.settled + (1 << 20) {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        self.chunks.sort_unstable();
+        self.chunks.dedup();
+        self.settled = self.chunks.len();
+    }
+
+    fn bytes(mut self) -> HashMap<u32, u64> {
+        self.settle();
+        let mut packs = HashMap::new();
+        for (pack, _, bytes) in self.chunks {
+            *packs.entry(pack).or_default() += u64::from(bytes);
+        }
+        packs
+    }
+}
+
+#[cfg(test)]
+mod measure;

@@ -17,6 +17,7 @@ use crate::{
 
 mod admin;
 mod blobs;
+mod direct;
 mod listing;
 mod manifests;
 mod projects;
@@ -125,8 +126,10 @@ pub(crate) struct Ask {
     pub(crate) query: Query,
     pub(crate) from: IpAddr,
     pub(crate) caller: Caller,
-    /// The other side may do everything: it opened our socket.
+    /// It came over TLS.
     secure: bool,
+    /// Files can be sent by the kernel.
+    notes: Option<Arc<direct::Notes>>,
 }
 
 impl Ask {
@@ -171,12 +174,14 @@ impl Ask {
 }
 
 /// How a connection came in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) from: IpAddr,
     pub(crate) tls: bool,
     /// Our own socket.
     pub(crate) local: bool,
+    /// It is plain TCP, on which files can be sent by the kernel.
+    pub(crate) notes: Option<Arc<direct::Notes>>,
 }
 
 /// Answer one request.
@@ -198,7 +203,9 @@ pub(crate) async fn answer(core: Arc<Core>, peer: Peer, request: Request<Incomin
         Ok(caller) => (caller, None),
         Err(error) => (Caller::Anonymous, Some(error)),
     };
-    let ask = Ask { core: core.clone(), parts, query, from: peer.from, caller, secure: peer.tls };
+    // HTTP/2 would cut bodies into frames of its own.
+    let notes = peer.notes.filter(|_| parts.version <= http::Version::HTTP_11);
+    let ask = Ask { core: core.clone(), parts, query, from: peer.from, caller, secure: peer.tls, notes };
     let (ask, route, outcome) = match refused {
         Some(error) => (ask, route, Err(error)),
         None if matches!(ask.parts.method, Method::GET | Method::HEAD) => {
@@ -277,6 +284,11 @@ fn metrics(ask: &Ask) -> Answer {
         ("contents_free", "Contents that wait to be collected.", free as u64),
         ("uploads", "Uploads in progress.", ask.core.uploads.count() as u64),
         ("cache_bytes", "Memory of manifests that were read lately.", ask.core.contents.cached() as u64),
+        (
+            "events_waiting",
+            "Events that webhooks and rules are to be told.",
+            ask.core.outbox.waiting() as u64,
+        ),
         (
             "events_dropped",
             "Events that found the queue full.",

@@ -40,6 +40,7 @@ mod metrics;
 mod name;
 mod objects;
 mod options;
+mod outbox;
 mod proxy;
 mod replicate;
 mod retention;

@@ -9,6 +9,7 @@
 //! b id digest            size, time: the repository has this blob
 //! s id subject digest    the manifest `digest` refers to `subject`
 //! c digest               size, flags: the content is durable
+//! q/…                    events that wait, see [`crate::outbox`]
 //! ```
 //! A blob of a repository is a link to content that all repositories share. How many links a content has is counted
 //! in memory at the start ([`crate::counts`]), so a count can never drift from what is stored.
@@ -92,10 +93,37 @@ impl Change {
         self
     }
 
+    /// Nothing happens by it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.ops.is_empty()
+    }
+
     /// Only if the key is still at this revision; 0: absent.
     pub(crate) fn at(&mut self, key: Vec<u8>, revision: i64) -> &mut Self {
         self.0.compare.push(Compare::ModRevision(key.into(), revision));
         self
+    }
+}
+
+/// A walk over many keys.
+pub(crate) struct Pages<'a> {
+    meta: &'a Meta,
+    next: Option<Vec<u8>>,
+    end: Vec<u8>,
+}
+
+impl Pages<'_> {
+    const PAGE: usize = 512;
+
+    /// Empty at the end. What was written behind the walk's back may be missed, what was there all the time is not.
+    pub(crate) async fn next(&mut self) -> ApiResult<Vec<KeyValue>> {
+        let Some(start) = self.next.take() else { return Ok(Vec::new()) };
+        tokio::task::yield_now().await;
+        let page = self.meta.range(start, self.end.clone(), Self::PAGE).await?;
+        if page.len() == Self::PAGE {
+            self.next = page.last().map(|last| [&last.key[..], &[0]].concat());
+        }
+        Ok(page)
     }
 }
 
@@ -133,9 +161,22 @@ impl Meta {
         self.range(prefix, end, 0).await
     }
 
+    /// Everything with a prefix, a page at a time: whoever writes has a turn between two.
+    pub(crate) fn pages(&self, prefix: Vec<u8>) -> Pages<'_> {
+        let end = prefix_end(&prefix).to_vec();
+        Pages { meta: self, next: Some(prefix), end }
+    }
+
     /// True when it happened, false when a condition did not hold.
     pub(crate) async fn commit(&self, change: Change) -> ApiResult<bool> {
         Ok(matches!(self.store.txn(change.0).await?, TxnResponse::Committed(_)))
+    }
+
+    /// There are keys with this prefix.
+    pub(crate) async fn any(&self, prefix: &str) -> ApiResult<bool> {
+        let start = prefix.as_bytes().to_vec();
+        let end = prefix_end(&start).to_vec();
+        Ok(!self.range(start, end, 1).await?.is_empty())
     }
 
     /// A record, and its revision.
@@ -210,11 +251,18 @@ impl Meta {
 
     /// Manifests of a repository.
     pub(crate) async fn manifests(&self, repo: RepoId) -> ApiResult<Vec<(Digest, Manifest)>> {
-        let kvs = self.prefix(keys::of_repo(b'm', repo)).await?;
-        kvs.iter()
-            .filter_map(|kv| Some((Digest::from_key(&kv.key[5..])?.0, kv)))
-            .map(|(digest, kv)| Ok((digest, decode(kv)?)))
-            .collect()
+        let (mut all, mut pages) = (Vec::new(), self.pages(keys::of_repo(b'm', repo)));
+        loop {
+            let page = pages.next().await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            for kv in page {
+                if let Some((digest, _)) = Digest::from_key(&kv.key[5..]) {
+                    all.push((digest, decode(&kv)?));
+                }
+            }
+        }
     }
 
     /// It has no manifests.

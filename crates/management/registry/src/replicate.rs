@@ -10,11 +10,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use sampan_daemon::Backoff;
 use serde::Serialize;
-use tokio::{
-    io::AsyncWriteExt,
-    sync::{Notify, mpsc},
-    time::Instant,
-};
+use tokio::{io::AsyncWriteExt, sync::Notify, time::Instant};
 
 use crate::{
     auth::{Action, Caller},
@@ -28,8 +24,6 @@ use crate::{
     upstream::{Refusal, Upstream},
 };
 
-/// Copies at pushes that wait; further ones are left to the clock.
-const QUEUE: usize = 1024;
 const ATTEMPTS: u32 = 5;
 /// Indexes in indexes.
 const DEPTH: usize = 4;
@@ -50,8 +44,6 @@ pub(crate) struct Done {
 #[derive(Debug, Default)]
 pub(crate) struct Replicator {
     last: Mutex<BTreeMap<String, Done>>,
-    /// What pushes and deletions ask for, a queue a rule.
-    jobs: Mutex<BTreeMap<String, mpsc::Sender<Event>>>,
     /// Rules were changed.
     pub(crate) changed: Notify,
 }
@@ -61,9 +53,8 @@ impl Replicator {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).get(rule).cloned()
     }
 
-    /// A rule is no more: who works for it ends, after what is asked for already.
+    /// A rule is no more.
     pub(crate) fn forget(&self, rule: &str) {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(rule);
         self.last.lock().unwrap_or_else(PoisonError::into_inner).remove(rule);
         self.changed.notify_one();
     }
@@ -83,68 +74,54 @@ fn failed(refusal: &Refusal) -> ApiError {
 }
 
 impl Core {
-    /// An event may concern rules that push.
-    pub(crate) async fn replicate_event(self: &Arc<Self>, event: &Event) -> ApiResult<()> {
+    /// Rules that push what an event is about.
+    pub(crate) async fn rules_about<'a>(
+        &self,
+        rules: &'a [(String, Replication)],
+        event: &Event,
+    ) -> ApiResult<Vec<&'a str>> {
         if !matches!(event.kind, Kind::Push | Kind::Delete) || event.actor == "replication" {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        for (rule, record) in self.meta.records::<Replication>("x/").await? {
-            let wanted = !record.disabled
-                && record.mode == ReplicationMode::Push
-                && record.schedule.on_push
-                && (event.kind == Kind::Push || record.deletions)
-                && self.concerns(&record, event).await?;
-            if !wanted {
-                continue;
-            }
-            // Each rule has a queue of its own: a registry that is away holds up nobody else.
-            let mut queues = self.replicator.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-            let queue = queues.entry(rule.clone()).or_insert_with(|| {
-                let (sender, jobs) = mpsc::channel(QUEUE);
-                let work = self.clone().replicate_jobs(rule.clone(), jobs);
-                self.supervisor.spawn(format!("replication-{rule}"), work);
-                sender
-            });
-            if queue.try_send(event.clone()).is_err() {
-                self.metrics.replication_failures.fetch_add(1, Relaxed);
-            }
+        let pushes = |rule: &Replication| {
+            !rule.disabled
+                && rule.mode == ReplicationMode::Push
+                && rule.schedule.on_push
+                && (event.kind == Kind::Push || rule.deletions)
+        };
+        let rules: Vec<_> = rules.iter().filter(|(_, rule)| pushes(rule)).collect();
+        if rules.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let mut tags = self.subject_tags(event).await?;
+        tags.push(event.tag.clone());
+        let about = |rule: &Replication| tags.iter().any(|tag| rule.is_about(&event.repository, tag));
+        Ok(rules.into_iter().filter(|(_, rule)| about(rule)).map(|(name, _)| name.as_str()).collect())
     }
 
     /// What has no tag itself, a signature for example, goes with the tags of what it is about.
-    async fn concerns(&self, rule: &Replication, event: &Event) -> ApiResult<bool> {
-        if rule.is_about(&event.repository, &event.tag) {
-            return Ok(true);
-        }
-        let (true, Some(digest)) = (event.tag.is_empty(), &event.digest) else { return Ok(false) };
-        let Some(repository) = self.meta.repository(&event.repository).await? else { return Ok(false) };
-        let Some((manifest, _)) = self.meta.manifest(repository.id, digest).await? else { return Ok(false) };
-        let Some(subject) = manifest.subject else { return Ok(false) };
+    async fn subject_tags(&self, event: &Event) -> ApiResult<Vec<String>> {
+        let none = Ok(Vec::new());
+        let (true, Some(digest)) = (event.tag.is_empty(), &event.digest) else { return none };
+        let Some(repository) = self.meta.repository(&event.repository).await? else { return none };
+        let Some((manifest, _)) = self.meta.manifest(repository.id, digest).await? else { return none };
+        let Some(subject) = manifest.subject else { return none };
         let tags = self.meta.tags(repository.id, "", 0).await?;
-        let about = |(tag, found): &(String, meta::Tag)| {
-            found.digest == subject && rule.is_about(&event.repository, tag)
-        };
-        Ok(tags.iter().any(about))
+        Ok(tags.into_iter().filter(|(_, found)| found.digest == subject).map(|(tag, _)| tag).collect())
     }
 
-    /// Works off what pushes ask for by one rule, in order, until the end.
-    async fn replicate_jobs(self: Arc<Self>, rule: String, mut jobs: mpsc::Receiver<Event>) {
-        while let Some(event) = jobs.recv().await {
-            let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-            for attempt in 1..=ATTEMPTS {
-                let mut done = Done::default();
-                match self.replicate_one(&rule, &event, &mut done).await {
-                    Ok(()) => {
-                        self.ended(&rule, done);
-                        break;
-                    }
-                    Err(error) if attempt == ATTEMPTS => {
-                        done.failures.push(format!("{}:{}: {}", event.repository, event.tag, error.message));
-                        self.ended(&rule, done);
-                    }
-                    Err(_) => tokio::time::sleep(backoff.next_delay()).await,
+    /// Carry out what an event asks of one rule, or give up.
+    pub(crate) async fn replicate_event(&self, rule: &str, event: &Event) {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        for attempt in 1..=ATTEMPTS {
+            let mut done = Done::default();
+            match self.replicate_one(rule, event, &mut done).await {
+                Ok(()) => return self.ended(rule, done),
+                Err(error) if attempt == ATTEMPTS => {
+                    done.failures.push(format!("{}:{}: {}", event.repository, event.tag, error.message));
+                    self.ended(rule, done);
                 }
+                Err(_) => tokio::time::sleep(backoff.next_delay()).await,
             }
         }
     }

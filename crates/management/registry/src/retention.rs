@@ -127,10 +127,11 @@ impl Core {
             }
             let mut change = Change::default();
             change.at(keys::tag(repo, &tag), revision).delete(keys::tag(repo, &tag));
+            let kept = self.announce(&mut change, &Event::new(Kind::Delete, &access, &tag, None)).await?;
             if self.meta.commit(change).await? {
+                self.announced(kept);
                 count += 1;
                 self.audit.record(&access.caller, access.from, "retention", repository, &tag);
-                self.events.send(Event::new(Kind::Delete, &access, &tag, None));
             }
         }
         let Some(days) = project.retention.untagged_days else { return Ok(count) };
@@ -140,7 +141,7 @@ impl Core {
             if manifest.touched != manifests.get(&digest).map_or(-1, |seen| seen.touched) {
                 continue;
             }
-            if self.remove_manifest(&access, repo, &digest, &manifest, revision).await? {
+            if self.remove_manifest(&access, repo, &digest, (&manifest, revision), None).await? {
                 count += 1;
                 self.audit.record(&access.caller, access.from, "retention", repository, &digest.to_string());
             }

@@ -1,6 +1,6 @@
 //! Puts the parts together.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use sampan_daemon::Supervisor;
 
@@ -11,15 +11,15 @@ use crate::{
     core::Core,
     counts::Counts,
     error::{ApiError, Error},
-    events::{Event, Events, Kind},
+    events::Events,
     http::server::Bound,
-    meta::{self, Change, Manifest, Meta, Project, keys},
+    meta::{self, Change, Meta, Project, keys},
     metrics::Metrics,
     name::DEFAULT_PROJECT,
     objects::Objects,
     options::Options,
+    outbox::Outbox,
     upload::Uploads,
-    webhook::Webhooks,
 };
 
 /// The service.
@@ -54,50 +54,57 @@ impl Registry {
     /// A directory, an address or the metadata cannot be used.
     pub async fn start(options: Options, supervisor: &Supervisor) -> Result<Handle, Error> {
         let supervisor = supervisor.child("registry");
-        let dir = options.dir.clone();
-        std::fs::create_dir_all(&dir).map_err(Error::io(dir.display().to_string()))?;
-        let meta_dir = dir.join("meta");
-        let meta = Arc::new(supervisor.blocking(move || Meta::open(&meta_dir)).await?);
-        let failed = |error: ApiError| Error::Option(error.message);
-        meta.prepare().await.map_err(failed)?;
-        let (client, guarded) = crate::connect::clients(options.extra_ca.as_deref())?;
-        let counts = Arc::new(Counts::default());
-        let objects = Arc::new(Objects::open(&options, &client)?);
-        // Unfinished work belongs to the disk, also with a bucket.
-        let temporary = dir.join("tmp");
-        std::fs::create_dir_all(&temporary).map_err(Error::io(temporary.display().to_string()))?;
-        let cache = options.limits.cache_bytes;
-        let contents = Arc::new(Contents::new(objects, meta.clone(), counts.clone(), &dir, cache));
-        let auth = Auth::open(&dir)?;
-        auth.first_admin(&meta, &dir).await?;
-        first_project(&meta).await.map_err(failed)?;
-        let core = Arc::new(Core {
-            uploads: Uploads::open(&dir, &options.limits)?,
-            audit: Audit::open(&dir)?,
-            metrics: Arc::new(Metrics::default()),
-            events: Events::new(),
-            flights: crate::proxy::Flights::default(),
-            upkeep: crate::gc::Upkeeper::default(),
-            replicator: crate::replicate::Replicator::default(),
-            supervisor: supervisor.clone(),
-            options,
-            meta,
-            counts,
-            contents,
-            auth,
-            client,
-            guarded,
-        });
-        core.recount().await.map_err(failed)?;
+        let core = open(options, &supervisor).await?;
         let bound = Bound::bind(&core).await?;
         let addresses = bound.addresses.clone();
         let socket = core.socket();
         bound.serve(&core, &supervisor)?;
-        supervisor.spawn("events", listen(core.clone()));
+        supervisor.spawn("events", core.clone().listen());
         supervisor.spawn("upkeep", core.clone().upkeep());
         supervisor.spawn("replication-clock", core.clone().replicate_by_clock());
         Ok(Handle { addresses, socket })
     }
+}
+
+/// Everything below HTTP. What is stored has been counted.
+pub(crate) async fn open(options: Options, supervisor: &Supervisor) -> Result<Arc<Core>, Error> {
+    let dir = options.dir.clone();
+    std::fs::create_dir_all(&dir).map_err(Error::io(dir.display().to_string()))?;
+    let meta_dir = dir.join("meta");
+    let meta = Arc::new(supervisor.blocking(move || Meta::open(&meta_dir)).await?);
+    let failed = |error: ApiError| Error::Option(error.message);
+    meta.prepare().await.map_err(failed)?;
+    let (client, guarded) = crate::connect::clients(options.extra_ca.as_deref())?;
+    let counts = Arc::new(Counts::default());
+    let objects = Arc::new(Objects::open(&options, &client)?);
+    // Unfinished work belongs to the disk, also with a bucket.
+    let temporary = dir.join("tmp");
+    std::fs::create_dir_all(&temporary).map_err(Error::io(temporary.display().to_string()))?;
+    let cache = options.limits.cache_bytes;
+    let contents = Arc::new(Contents::new(objects, meta.clone(), counts.clone(), &dir, cache));
+    let auth = Auth::open(&dir)?;
+    auth.first_admin(&meta, &dir).await?;
+    first_project(&meta).await.map_err(failed)?;
+    let core = Arc::new(Core {
+        uploads: Uploads::open(&dir, &options.limits)?,
+        audit: Audit::open(&dir)?,
+        metrics: Arc::new(Metrics::default()),
+        events: Events::new(),
+        outbox: Outbox::open(&meta).await.map_err(failed)?,
+        flights: crate::proxy::Flights::default(),
+        upkeep: crate::gc::Upkeeper::default(),
+        replicator: crate::replicate::Replicator::default(),
+        supervisor: supervisor.clone(),
+        options,
+        meta,
+        counts,
+        contents,
+        auth,
+        client,
+        guarded,
+    });
+    core.recount().await.map_err(failed)?;
+    Ok(core)
 }
 
 /// The project of names without one exists from the beginning, and anybody may pull from it.
@@ -106,39 +113,5 @@ async fn first_project(meta: &Meta) -> Result<(), ApiError> {
     let mut change = Change::default();
     change.at(keys::project(DEFAULT_PROJECT), 0).put_json(keys::project(DEFAULT_PROJECT), &project);
     meta.commit(change).await?;
-    Ok(())
-}
-
-/// Looks at what happened.
-async fn listen(core: Arc<Core>) {
-    let Some(mut events) = core.events.receiver() else { return };
-    let webhooks = Webhooks::new(Duration::from_secs(1));
-    while let Some(event) = events.recv().await {
-        let looked = async {
-            if event.kind == Kind::Pull {
-                pulled(&core, &event).await?;
-            }
-            core.replicate_event(&event).await?;
-            core.tell(&webhooks, &event).await
-        };
-        if let Err(error) = looked.await {
-            tracing::warn!("an event could not be looked at: {}", error.message);
-        }
-    }
-}
-
-/// Remember when a manifest was pulled last, to the hour: rules of retention ask for it.
-async fn pulled(core: &Core, event: &Event) -> Result<(), ApiError> {
-    let Some(digest) = &event.digest else { return Ok(()) };
-    let Some(repository) = core.meta.repository(&event.repository).await? else { return Ok(()) };
-    let Some((manifest, revision)) = core.meta.manifest(repository.id, digest).await? else { return Ok(()) };
-    if event.time - manifest.pulled < 3600 {
-        return Ok(());
-    }
-    let key = keys::manifest(repository.id, digest);
-    let mut change = Change::default();
-    change.at(key.clone(), revision).put_json(key, &Manifest { pulled: event.time, ..manifest });
-    // When it was changed or deleted at this moment, the next pull counts.
-    core.meta.commit(change).await?;
     Ok(())
 }

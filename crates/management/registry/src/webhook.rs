@@ -1,9 +1,6 @@
-//! Tells others what happened: one POST for each event and webhook, tried several times, from a bounded queue.
+//! Tells others what happened: one POST for each event and webhook, tried several times.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
@@ -11,44 +8,21 @@ use http_body_util::Full;
 use ring::hmac;
 use sampan_daemon::Backoff;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::{
     connect::{box_body, cause},
     core::Core,
     digest::hex,
     events::{Event, Kind},
-    meta::{self, Webhook},
+    meta::{self, Webhook, keys},
 };
 
-/// Deliveries that wait; further ones are dropped and counted as failed.
-const WAITING: usize = 1024;
-/// Deliveries at a time.
-const PARALLEL: usize = 8;
-const ATTEMPTS: u32 = 5;
+/// Over two minutes: a receiver may be restarted meanwhile.
+const ATTEMPTS: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Seats of deliveries.
-#[derive(Debug)]
-pub(crate) struct Webhooks {
-    waiting: Arc<Semaphore>,
-    running: Arc<Semaphore>,
-    /// Pause before the second attempt.
-    pause: Duration,
-}
-
-impl Webhooks {
-    pub(crate) fn new(pause: Duration) -> Self {
-        Self {
-            waiting: Arc::new(Semaphore::new(WAITING)),
-            running: Arc::new(Semaphore::new(PARALLEL)),
-            pause,
-        }
-    }
-}
-
 impl Webhook {
-    fn wants(&self, event: &Event) -> bool {
+    pub(crate) fn wants(&self, event: &Event) -> bool {
         if !self.project.is_empty() && self.project != event.project {
             return false;
         }
@@ -61,45 +35,30 @@ impl Webhook {
 }
 
 impl Core {
-    /// Everybody who wants to know of an event is told, in the background.
-    pub(crate) async fn tell(
-        self: &Arc<Self>,
-        webhooks: &Webhooks,
-        event: &Event,
-    ) -> crate::error::ApiResult<()> {
-        for (id, webhook) in self.meta.records::<Webhook>("w/").await? {
-            if !webhook.wants(event) {
-                continue;
-            }
-            let Ok(seat) = webhooks.waiting.clone().try_acquire_owned() else {
-                self.metrics.webhook_failures.fetch_add(1, Relaxed);
-                continue;
-            };
-            let (core, running) = (self.clone(), webhooks.running.clone());
-            let body: Bytes = payload(event).to_string().into();
-            let mut backoff = Backoff::new(webhooks.pause, Duration::from_secs(60));
-            self.supervisor.spawn("webhook", async move {
-                for attempt in 1..=ATTEMPTS {
-                    let sent = match running.acquire().await {
-                        Ok(_turn) => core.post(&webhook, &body).await,
-                        Err(_) => return,
-                    };
-                    match sent {
-                        Ok(()) => {
-                            core.metrics.webhooks.fetch_add(1, Relaxed);
-                            break;
-                        }
-                        Err(why) if attempt == ATTEMPTS => {
-                            tracing::warn!("webhook {id} ({}) was given up: {why}", webhook.url);
-                            core.metrics.webhook_failures.fetch_add(1, Relaxed);
-                        }
-                        Err(_) => tokio::time::sleep(backoff.next_delay()).await,
+    /// Tell one webhook of one event, or give up.
+    pub(crate) async fn deliver(&self, id: &str, event: &Event) {
+        let body: Bytes = payload(event).to_string().into();
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        for attempt in 1..=ATTEMPTS {
+            // As it is now: who corrects an address wants what waits to go there.
+            let why = match self.meta.record::<Webhook>(keys::named("w/", id)).await {
+                Ok(None) => return,
+                Err(error) => error.message,
+                Ok(Some((webhook, _))) => match self.post(&webhook, &body).await {
+                    Ok(()) => {
+                        self.metrics.webhooks.fetch_add(1, Relaxed);
+                        return;
                     }
-                }
-                drop(seat);
-            });
+                    Err(why) => format!("{}: {why}", webhook.url),
+                },
+            };
+            if attempt == ATTEMPTS {
+                tracing::warn!("webhook {id} was given up: {why}");
+                self.metrics.webhook_failures.fetch_add(1, Relaxed);
+            } else {
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
         }
-        Ok(())
     }
 
     async fn post(&self, webhook: &Webhook, body: &Bytes) -> Result<(), String> {

@@ -146,8 +146,13 @@ async fn status(ask: &Ask) -> ApiResult<Value> {
     admin(ask, || Ok(()))?;
     let core = &ask.core;
     let (mut blobs, mut bytes, mut packed) = (0, 0, 0);
-    for kv in core.meta.prefix(vec![b'c']).await? {
-        if let Some(content) = meta::Content::decode(&kv.value) {
+    let mut contents = core.meta.pages(vec![b'c']);
+    loop {
+        let page = contents.next().await?;
+        if page.is_empty() {
+            break;
+        }
+        for content in page.iter().filter_map(|kv| meta::Content::decode(&kv.value)) {
             blobs += 1;
             bytes += content.size;
             packed += u64::from(content.packed);
@@ -343,6 +348,7 @@ async fn replications(ask: &Ask, method: &str, rest: &[&str], body: Value) -> Ap
         ("DELETE", [name]) => {
             remove(ask, keys::named("x/", name), &format!("replication rule {name}")).await?;
             core.replicator.forget(name);
+            core.outbox.rouse();
             core.audit.record(&ask.caller, ask.from, "delete-replication", name, "");
             Ok(json!({}))
         }

@@ -7,13 +7,16 @@ use http::{Method, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 
-use super::{Answer, Ask, Body, empty, full, only, set};
+use super::{Answer, Ask, Body, direct, empty, full, only, set};
 use crate::{
     auth::Action,
     digest::Digest,
     error::{ApiError, ApiResult},
     objects::ByteStream,
 };
+
+/// Smaller ones are sent with their head, in one write.
+const DIRECT: u64 = 16 << 10;
 
 pub(super) async fn answer(ask: &Ask, name: &str, digest: &str) -> Answer {
     only(ask, &[Method::GET, Method::HEAD, Method::DELETE])?;
@@ -48,10 +51,19 @@ pub(super) async fn answer(ask: &Ask, name: &str, digest: &str) -> Answer {
     let mut response = head(&digest, Some(length));
     if ask.parts.method == Method::GET {
         ask.core.contents.touch(&digest);
-        let stream = ask.core.contents.stream(&digest, part.clone()).await?;
-        let stream = stream.ok_or_else(|| ApiError::blob_unknown(&digest))?;
+        let file = match &ask.notes {
+            Some(notes) if length >= DIRECT => {
+                ask.core.contents.file(&digest).await?.map(|file| (file, notes.clone()))
+            }
+            _ => None,
+        };
+        *response.body_mut() = if let Some((file, notes)) = file {
+            direct::body(file, part.clone(), notes)
+        } else {
+            let stream = ask.core.contents.stream(&digest, part.clone()).await?;
+            body(stream.ok_or_else(|| ApiError::blob_unknown(&digest))?)
+        };
         ask.core.metrics.sent.fetch_add(length, Ordering::Relaxed);
-        *response.body_mut() = body(stream);
     }
     *response.status_mut() = status;
     if range.is_some() {

@@ -1,5 +1,7 @@
 //! The part of the administration that is about projects and what is in them.
 
+use std::collections::HashMap;
+
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -132,6 +134,7 @@ async fn one(ask: &Ask, method: &str, name: &str, mut body: Value) -> ApiResult<
                 change.delete(keys::named(&format!("w/{name}/"), &webhook));
             }
             ask.core.meta.commit(change).await?;
+            ask.core.outbox.rouse();
             ask.core.audit.record(&ask.caller, ask.from, "delete-project", name, "");
             Ok(json!({}))
         }
@@ -275,6 +278,7 @@ async fn webhooks(ask: &Ask, method: &str, name: &str, rest: &[&str], body: Valu
         }
         ("DELETE", [id]) => {
             remove(ask, key(id), &format!("webhook {id}")).await?;
+            ask.core.outbox.rouse();
             ask.core.audit.record(&ask.caller, ask.from, "delete-webhook", name, id);
             Ok(json!({}))
         }
@@ -304,20 +308,21 @@ async fn artifacts(ask: &Ask, method: &str, body: Value) -> ApiResult<Value> {
     if method != "GET" {
         return Err(ApiError::method_not_allowed());
     }
-    let tags = ask.core.meta.tags(repo, "", 0).await?;
+    let mut tags: HashMap<Digest, Vec<String>> = HashMap::new();
+    for (name, tag) in ask.core.meta.tags(repo, "", 0).await? {
+        tags.entry(tag.digest).or_default().push(name);
+    }
     let mut all = Vec::new();
     for (digest, manifest) in ask.core.meta.manifests(repo).await? {
         let mut size = manifest.size;
         for blob in &manifest.blobs {
             size += ask.core.meta.link(repo, blob).await?.map_or(0, |(link, _)| link.size);
         }
-        let names: Vec<&String> =
-            tags.iter().filter(|(_, tag)| tag.digest == digest).map(|(name, _)| name).collect();
         all.push(json!({
             "digest": digest,
             "mediaType": manifest.media_type,
             "artifactType": manifest.artifact_type,
-            "tags": names,
+            "tags": tags.get(&digest).map_or(&[][..], Vec::as_slice),
             "size": size,
             "labels": manifest.labels,
             "pushed": meta::time(manifest.made),

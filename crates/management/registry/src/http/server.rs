@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::Peer;
+use super::{Peer, direct::Direct};
 use crate::{core::Core, error::Error};
 
 /// Requests of one HTTP/2 connection at a time.
@@ -113,8 +113,12 @@ async fn connection(
     supervisor: &Supervisor,
 ) {
     let stall = core.options.limits.stall;
-    let peer = Peer { from, tls: tls.is_some(), local: false };
-    let Some(acceptor) = tls else { return talk(core, Patient::new(stream, stall), peer, supervisor).await };
+    let mut peer = Peer { from, tls: tls.is_some(), local: false, notes: None };
+    let Some(acceptor) = tls else {
+        let (stream, notes) = Direct::new(stream);
+        peer.notes = Some(notes);
+        return talk(core, Patient::new(stream, stall), peer, supervisor).await;
+    };
     // A client that goes away in the middle is no event worth a line.
     let shaken = tokio::time::timeout(core.options.limits.head, acceptor.accept(stream)).await;
     if let Ok(Ok(stream)) = shaken {
@@ -138,7 +142,7 @@ where
         .keep_alive_interval(limits.head)
         .keep_alive_timeout(limits.head);
     let service = service_fn(|request| {
-        let core = core.clone();
+        let (core, peer) = (core.clone(), peer.clone());
         async move { Ok::<_, Infallible>(super::answer(core, peer, request).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -168,7 +172,7 @@ fn serve_socket(core: &Arc<Core>, supervisor: &Supervisor) -> Result<(), Error> 
         {
             let (core, supervisor) = (core.clone(), inner.clone());
             inner.spawn("admin-connection", async move {
-                let peer = Peer { from: Ipv4Addr::LOCALHOST.into(), tls: false, local: true };
+                let peer = Peer { from: Ipv4Addr::LOCALHOST.into(), tls: false, local: true, notes: None };
                 talk(&core, stream, peer, &supervisor).await;
                 drop(seat);
             });

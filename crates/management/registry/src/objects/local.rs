@@ -6,7 +6,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use super::{ByteStream, Found};
 use crate::error::{ApiResult, Error};
 
 /// Bytes that are read at once.
-const READ: u64 = 512 << 10;
+const READ: u64 = 256 << 10;
 /// Reads that are ahead of the client.
 const AHEAD: usize = 2;
 
@@ -83,9 +83,13 @@ impl Local {
     }
 
     pub(crate) async fn stream(&self, key: &str, range: Range<u64>) -> ApiResult<Option<ByteStream>> {
-        let path = self.path(key);
-        let file = found(blocking(move || File::open(path)).await)?;
+        let file = self.open_file(key).await?;
         Ok(file.map(|file| read_file(file, range)))
+    }
+
+    pub(crate) async fn open_file(&self, key: &str) -> ApiResult<Option<File>> {
+        let path = self.path(key);
+        found(blocking(move || File::open(path)).await)
     }
 
     pub(crate) async fn delete(&self, key: &str) -> ApiResult<()> {
@@ -161,6 +165,38 @@ fn read_at(file: &File, range: Range<u64>) -> io::Result<Bytes> {
     Ok(buffer.into())
 }
 
+/// Memory of [`READ`] bytes that is used again: to get it from the system each time costs as much as to fill it.
+struct Buffer(Vec<u8>);
+
+static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+/// So many wait to be used again.
+const KEPT: usize = 16;
+
+impl Buffer {
+    fn read_at(file: &File, range: Range<u64>) -> io::Result<Bytes> {
+        let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        let kept = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut buffer = Self(kept.unwrap_or_else(|| vec![0; READ as usize]));
+        file.read_exact_at(&mut buffer.0[..length], range.start)?;
+        Ok(Bytes::from_owner(buffer).slice(..length))
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut buffers = BUFFERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() < KEPT {
+            buffers.push(std::mem::take(&mut self.0));
+        }
+    }
+}
+
 /// A part of an open file, read ahead of the client; what was opened stays readable when it is deleted.
 pub(crate) fn read_file(file: File, range: Range<u64>) -> ByteStream {
     let file = Arc::new(file);
@@ -168,7 +204,7 @@ pub(crate) fn read_file(file: File, range: Range<u64>) -> ByteStream {
     stream::iter(starts)
         .map(move |start| {
             let (file, end) = (file.clone(), range.end.min(start + READ));
-            blocking(move || read_at(&file, start..end))
+            blocking(move || Buffer::read_at(&file, start..end))
         })
         .buffered(AHEAD)
         .into_stream()

@@ -1,15 +1,20 @@
 //! `kill -9` in the middle of everything, and a disk without room.
 
 use std::{
-    io::Write,
-    net::TcpStream,
-    sync::atomic::{AtomicBool, Ordering},
+    collections::HashSet,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use sampan_registry::Digest;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Process, noise};
+use crate::support::{Process, Server, eventually, noise};
 
 #[test]
 fn what_was_acknowledged_survives_kills_and_uploads_go_on() {
@@ -89,7 +94,7 @@ fn what_was_acknowledged_survives_kills_and_uploads_go_on() {
                 c.begin("k/half")
             )
             .unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(700));
+            std::thread::sleep(Duration::from_millis(700));
             process.kill();
             stop.store(true, Ordering::Relaxed);
             workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect::<Vec<_>>()
@@ -129,4 +134,103 @@ fn a_disk_without_room_loses_nothing() {
         process.kill();
     }
     nix::mount::umount(&dir).unwrap();
+}
+
+/// Tags of pushes that a webhook's receiver accepted. It refuses everything until `willing`.
+fn receiver(willing: &Arc<AtomicBool>) -> (String, Arc<Mutex<HashSet<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let heard = Arc::new(Mutex::new(HashSet::new()));
+    let (said, willing) = (heard.clone(), willing.clone());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+            while !request.ends_with(b"}") {
+                match stream.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => request.extend_from_slice(&buffer[..read]),
+                }
+            }
+            let willing = willing.load(Ordering::Relaxed);
+            let status = if willing { "200 OK" } else { "503 No" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes());
+            let body = request.iter().position(|byte| *byte == b'{').map_or(&[][..], |at| &request[at..]);
+            if let (true, Ok(event)) = (willing, serde_json::from_slice::<Value>(body)) {
+                said.lock().unwrap().insert(event["tag"].as_str().unwrap_or_default().to_owned());
+            }
+        }
+    });
+    (url, heard)
+}
+
+#[test]
+fn pushes_are_told_to_webhooks_and_other_registries_after_a_kill() {
+    let keep = tempfile::tempdir().unwrap();
+    let (dir, other) = (keep.path().join("registry"), keep.path().join("other"));
+    let willing = Arc::new(AtomicBool::new(false));
+    let (url, heard) = receiver(&willing);
+    // The other registry is away at first.
+    let remote = Server::on(&other, |_| {});
+    let address = remote.address;
+    remote.stop();
+    let process = Process::start(&dir, &json!({}));
+    let c = process.client();
+    let admin = |method: &str, path: &str, body: Value| {
+        c.ask(method, &format!("/api/v1/{path}"), &[], body.to_string().as_bytes())
+    };
+    admin("POST", "projects", json!({ "name": "p" })).is(201);
+    admin("PUT", "projects/p/webhooks/ci", json!({ "url": url, "events": ["push"] })).is(200);
+    admin("PUT", "projects/p/webhooks/gone", json!({ "url": url, "events": ["delete"] })).is(200);
+    let rule = json!({ "remote": format!("http://{address}"), "schedule": { "onPush": true },
+        "filter": { "tags": ["t0-0"] } });
+    admin("PUT", "replications/out", rule).is(200);
+    let config = c.push_blob("p/app", b"{}");
+    let (stop, first) = (AtomicBool::new(false), AtomicBool::new(false));
+    let acknowledged: Vec<String> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                let (c, config, stop, first) = (c.clone(), config.clone(), &stop, &first);
+                scope.spawn(move || {
+                    let mut done = Vec::new();
+                    for n in 0.. {
+                        let tag = format!("t{worker}-{n}");
+                        let config = json!({ "digest": config, "size": 2, "mediaType": "x/y" });
+                        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [],
+                            "annotations": { "tag": tag } });
+                        let (path, text) = (format!("/v2/p/app/manifests/{tag}"), manifest.to_string());
+                        let kind = [("content-type", crate::support::MANIFEST)];
+                        let answer = c.try_ask("PUT", &path, &kind, text.as_bytes());
+                        if stop.load(Ordering::Relaxed) || !answer.is_ok_and(|answer| answer.status == 201) {
+                            break;
+                        }
+                        first.fetch_or(worker == 0, Ordering::Relaxed);
+                        done.push(tag);
+                    }
+                    done
+                })
+            })
+            .collect();
+        eventually("the first push was acknowledged", || first.load(Ordering::Relaxed));
+        std::thread::sleep(Duration::from_millis(300));
+        process.kill();
+        stop.store(true, Ordering::Relaxed);
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert!(acknowledged.iter().any(|tag| tag == "t0-0"), "{acknowledged:?}");
+    assert!(heard.lock().unwrap().is_empty());
+    willing.store(true, Ordering::Relaxed);
+    let remote = Server::on(&other, |options| options.listen = vec![address]);
+    let process = Process::start(&dir, &json!({}));
+    eventually("all that was acknowledged was told", || {
+        let heard = heard.lock().unwrap();
+        acknowledged.iter().all(|tag| heard.contains(tag))
+    });
+    eventually("the image was copied", || remote.client().get("/v2/p/app/manifests/t0-0").status == 200);
+    // What was told waits no more.
+    eventually("nothing waits", || {
+        let metrics = process.client().get("/metrics").is(200);
+        String::from_utf8(metrics.body).unwrap().contains("events_waiting 0\n")
+    });
+    process.kill();
 }
