@@ -185,6 +185,9 @@ pub(crate) struct Build {
     /// A secret that RUN --mount=type=secret may see: id=NAME,src=FILE or id=NAME,env=VARIABLE.
     #[arg(long, value_name = "SECRET")]
     pub(crate) secret: Vec<String>,
+    /// An SSH agent that RUN --mount=type=ssh may ask, and git repositories are fetched with: default, or ID=SOCKET.
+    #[arg(long, value_name = "ID[=SOCKET]")]
+    pub(crate) ssh: Vec<String>,
     /// Build this stage only.
     #[arg(long, value_name = "STAGE")]
     pub(crate) target: Option<String>,
@@ -197,6 +200,12 @@ pub(crate) struct Build {
     /// Do every step anew.
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// An image whose layers save steps, built with --cache-to: a name, or type=registry,ref=NAME.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) cache_from: Vec<String>,
+    /// Keep what steps made for other machines: type=inline, or type=registry,ref=NAME[,mode=max].
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) cache_to: Vec<String>,
     /// Ask registries for newer base images.
     #[arg(long)]
     pub(crate) pull: bool,

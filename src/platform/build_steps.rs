@@ -3,10 +3,13 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
-use futures::future::BoxFuture;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use sampan_container::{ContainerConfig, Rootfs, RunConfig, Stream, User};
 use sampan_image::{RunMount, RunMountSource, RunNetwork, RunOutput, RunRequest, RunStep, RunStepError};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
 
 use super::throw_away::ThrowAway;
 
@@ -25,11 +28,16 @@ impl BuildSteps {
     }
 }
 
-/// Secrets of one step as files in memory: /run is a tmpfs.
+/// Connections of one step to its SSH agent at a time.
+const AGENT_CONNECTIONS: usize = 16;
+
+/// Secrets of one step as files in memory, and sockets that lead to SSH agents: /run is a tmpfs.
 struct Secrets {
     dir: std::path::PathBuf,
-    /// One a mount, empty where the mount is no secret.
+    /// One a mount, empty where the mount is neither.
     paths: Vec<std::path::PathBuf>,
+    /// Where steps ask, and the agents to pass it on to.
+    agents: Vec<(UnixListener, std::path::PathBuf)>,
 }
 
 impl Drop for Secrets {
@@ -46,20 +54,50 @@ impl BuildSteps {
     fn secrets(&self, mounts: &[RunMount]) -> std::io::Result<Secrets> {
         use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
         let dir = self.own.dir.join(format!("secrets-{:08x}", rand::random::<u32>()));
-        let mut secrets = Secrets { dir: dir.clone(), paths: Vec::new() };
+        let mut secrets = Secrets { dir: dir.clone(), paths: Vec::new(), agents: Vec::new() };
         for (at, mount) in mounts.iter().enumerate() {
-            let RunMountSource::Secret { bytes, mode, owner } = &mount.source else {
-                secrets.paths.push(std::path::PathBuf::new());
-                continue;
+            let path = dir.join(at.to_string());
+            let (mode, owner) = match &mount.source {
+                RunMountSource::Secret { mode, owner, .. } | RunMountSource::Agent { mode, owner, .. } => {
+                    (mode, owner)
+                }
+                _ => {
+                    secrets.paths.push(std::path::PathBuf::new());
+                    continue;
+                }
             };
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-            let path = dir.join(at.to_string());
             secrets.paths.push(path.clone());
-            std::fs::write(&path, bytes)?;
+            match &mount.source {
+                RunMountSource::Secret { bytes, .. } => std::fs::write(&path, bytes)?,
+                RunMountSource::Agent { socket, .. } => {
+                    secrets.agents.push((UnixListener::bind(&path)?, socket.clone()));
+                }
+                _ => {}
+            }
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode))?;
             chown(&path, Some(owner.0), Some(owner.1))?;
         }
         Ok(secrets)
+    }
+}
+
+/// Pass connections on to an agent, until this is dropped.
+async fn forward(listener: &UnixListener, agent: &Path) {
+    let mut open = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if open.len() < AGENT_CONNECTIONS => {
+                let Ok((mut inside, _)) = accepted else { return };
+                open.push(async move {
+                    // An agent that is away is one that answers nothing.
+                    if let Ok(mut outside) = UnixStream::connect(agent).await {
+                        let _ = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;
+                    }
+                });
+            }
+            Some(()) = open.next(), if !open.is_empty() => {}
+        }
     }
 }
 
@@ -68,7 +106,7 @@ fn translate(mount: &RunMount, secret: &Path) -> sampan_container::Mount {
     let bind = |path: &Path| sampan_container::MountSource::Bind { path: path.to_owned(), sub_path: None };
     let source = match &mount.source {
         RunMountSource::Path(path) => bind(path),
-        RunMountSource::Secret { .. } => bind(secret),
+        RunMountSource::Secret { .. } | RunMountSource::Agent { .. } => bind(secret),
         RunMountSource::Tmpfs { size } => sampan_container::MountSource::Tmpfs { size: *size, mode: None },
     };
     sampan_container::Mount {
@@ -109,7 +147,14 @@ impl RunStep for BuildSteps {
                 copy_lines(run.stdout.take(), false, output.clone()),
                 copy_lines(run.stderr.take(), true, output),
             );
+            let agents = secrets.agents.iter().map(|(listener, agent)| forward(listener, agent));
+            let agents = async {
+                futures::future::join_all(agents).await;
+                // They end with the step.
+                futures::future::pending::<()>().await;
+            };
             tokio::select! {
+                () = agents => Err("its agents ended".into()),
                 _ = streams => Ok(run.wait().await?.code),
                 () = step.cancel.cancelled() => {
                     run.cancel().await?;

@@ -122,27 +122,20 @@ impl Trial<'_> {
                 Ok((code, said)) => format!("exit code {code}: {}", said.trim()),
                 Err(error) => error.to_string(),
             };
-            if let Some(code) = self.ended().await? {
-                bail!("its main process ended with exit code {code}{}", self.log());
-            }
             if tokio::time::Instant::now() >= deadline {
                 bail!("{check:?} did not succeed within {within:?}: {said}{}", self.log());
             }
-            tokio::time::sleep(PAUSE).await;
+            if let Some(code) = self.settled(PAUSE).await? {
+                bail!("its main process ended with exit code {code}{}", self.log());
+            }
         }
     }
 
     /// How the main process is after a while: its exit code, or `None` while it runs.
     pub(crate) async fn settled(&mut self, within: Duration) -> Result<Option<i32>> {
-        let deadline = tokio::time::Instant::now() + within;
-        loop {
-            self.drain()?;
-            let ended = self.ended().await?;
-            if ended.is_some() || tokio::time::Instant::now() >= deadline {
-                return Ok(ended);
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        let exit = tokio::time::timeout(within, self.sandbox.wait_container(CONTAINER)).await;
+        self.drain()?;
+        Ok(exit.ok().transpose()?.map(|exit| exit.code))
     }
 
     /// Run a command in the container; its code, and what it printed.

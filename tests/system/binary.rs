@@ -143,8 +143,44 @@ fn steps_of_builds_run_in_containers() {
     c.sh("$SAMPAN image save steps:1 in:1 -o both.tar.zst && $SAMPAN image rm steps:1 in:1 && $SAMPAN image load both.tar.zst")
         .ok()
         .says(&["steps:1", "in:1"]);
+    agents_are_asked_by_steps(&c);
     c.sh("$SAMPAN image build --push .").fails(&["--push needs a name", "hint:"]);
     c.sh("$SAMPAN image build --platform linux/s390x -t x:1 .").fails(&["linux/s390x"]);
+}
+
+/// A step sees the keys of the caller's SSH agent, also as another user, and nothing of it stays.
+fn agents_are_asked_by_steps(c: &Cluster) {
+    struct Agent(std::process::Child);
+    impl Drop for Agent {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent");
+    let agent = std::process::Command::new("ssh-agent").args(["-D", "-a"]).arg(&socket).spawn();
+    let _agent = Agent(agent.unwrap());
+    eventually("the agent listens", || socket.exists());
+    c.sh(&format!("ssh-keygen -q -t ed25519 -N '' -f key && SSH_AUTH_SOCK={} ssh-add key", socket.display()))
+        .ok();
+    c.sh(
+        "for f in $(which ssh-add) $(ldd $(which ssh-add) | grep -o '/[^ ]*'); do mkdir -p ssh$(dirname $f); cp -L $f ssh$f; done",
+    )
+    .ok();
+    c.file(
+        "Asking",
+        "FROM busybox:1\nCOPY ssh/ /\nRUN mkdir -m 777 /out\nRUN --mount=type=ssh,required ssh-add -l > /out/root\n\
+         USER 65534\nRUN --mount=type=ssh,id=default,uid=65534,target=/tmp/asked ssh-add -l > /out/nobody\n\
+         RUN test ! -e /tmp/asked && test -z \"$SSH_AUTH_SOCK\"\n",
+    );
+    c.sh(&format!("$SAMPAN image build -q -f Asking -o asked --ssh default={} .", socket.display())).ok();
+    let print = c.sh("ssh-keygen -lf key.pub | cut -d' ' -f2").ok().out;
+    for file in ["root", "nobody"] {
+        c.sh(&format!("cat asked/out/{file}")).ok().says(&[print.trim()]);
+    }
+    c.sh("$SAMPAN image build -q --no-cache -f Asking .").fails(&["no SSH agent", "hint:"]);
+    c.sh("$SAMPAN image build -q -f Asking --ssh default=key .").fails(&["--ssh", "hint:"]);
 }
 
 /// A slim image is tried before it gets its name, and a trace keeps what the kernel saw.

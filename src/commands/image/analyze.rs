@@ -28,7 +28,7 @@ fn text(analysis: &Analysis, shown: usize) -> String {
     }
     if !analysis.shared_layers.is_empty() {
         let rows = analysis.shared_layers.iter().take(shown).map(|layer| {
-            vec![short(&layer.digest), terminal::bytes(layer.compressed), layer.images.join(", ")]
+            vec![layer.digest.short(), terminal::bytes(layer.compressed), layer.images.join(", ")]
         });
         section(&mut out, "Layers of several images", &["LAYER", "SIZE", "IMAGES"], rows.collect());
     }
@@ -66,7 +66,7 @@ fn one(out: &mut String, image: &ImageAnalysis, shown: usize) {
         let created: String = layer.created_by.chars().take(60).collect();
         vec![
             at.to_string(),
-            short(&layer.digest),
+            layer.digest.short(),
             bytes(layer.compressed),
             bytes(layer.bytes),
             layer.files.to_string(),
@@ -112,8 +112,4 @@ fn section(out: &mut String, title: &str, header: &[&str], rows: Vec<Vec<String>
         return;
     }
     *out += &format!("{title}\n{}\n", terminal::table(header, &rows));
-}
-
-fn short(digest: &sampan_image::Digest) -> String {
-    digest.to_string().chars().skip(7).take(12).collect()
 }

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use sampan_image::{
-    BuildOptions, BuildOutput, Compression, OutputKind, Platform, PullOptions, RunNetwork, SecretSource,
+    BuildOptions, BuildOutput, CacheTo, Compression, OutputKind, Platform, PullOptions, RunNetwork,
+    SecretSource,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -99,7 +100,10 @@ fn arguments(data_dir: &Path, options: &Build) -> Result<(Option<tempfile::TempD
         no_cache: options.no_cache,
         platforms: platforms.collect::<Result<_>>()?,
         secrets,
+        ssh: options.ssh.iter().map(|text| agent(text)).collect::<Result<_>>()?,
         contexts: contexts.map(|(name, dir)| (name.clone(), PathBuf::from(dir))).collect(),
+        cache_from: options.cache_from.iter().map(|text| cache_from(text)).collect::<Result<_>>()?,
+        cache_to: options.cache_to.iter().map(|text| cache_to(text)).collect::<Result<_>>()?,
         always_pull: options.pull,
         outputs,
         network: if network { RunNetwork::None } else { RunNetwork::Host },
@@ -172,6 +176,57 @@ fn secret(text: &str) -> Result<(String, SecretSource)> {
     Ok((id.to_owned(), source))
 }
 
+fn cache_from(text: &str) -> Result<String> {
+    let pairs = pairs(text);
+    match (pairs.get("type").copied(), pairs.get("ref")) {
+        (None, None) if pairs.is_empty() && !text.is_empty() => Ok(text.to_owned()),
+        (None | Some("registry"), Some(reference)) => Ok((*reference).to_owned()),
+        _ => bail!("--cache-from {text} is not known (hint: NAME, or type=registry,ref=NAME)"),
+    }
+}
+
+fn cache_to(text: &str) -> Result<CacheTo> {
+    let pairs = pairs(text);
+    let all = match pairs.get("mode").copied() {
+        None | Some("min") => false,
+        Some("max") => true,
+        Some(mode) => bail!("--cache-to {text}: mode {mode} is not known (hint: min, max)"),
+    };
+    match (pairs.get("type").copied(), pairs.get("ref")) {
+        (Some("inline"), None) => Ok(CacheTo::Inline),
+        (Some("registry"), Some(reference)) => {
+            Ok(CacheTo::Registry { reference: (*reference).to_owned(), all })
+        }
+        _ => {
+            bail!("--cache-to {text} is not known (hint: type=inline, or type=registry,ref=NAME[,mode=max])")
+        }
+    }
+}
+
+/// `default` is the caller's agent.
+fn agent(text: &str) -> Result<(String, PathBuf)> {
+    let (id, socket) = match text.split_once('=') {
+        Some((id, path)) => (id, PathBuf::from(path)),
+        None => {
+            let variable = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
+            let hint = || {
+                format!("--ssh {text}: SSH_AUTH_SOCK is not set (hint: start ssh-agent, or {text}=SOCKET)")
+            };
+            (text, PathBuf::from(variable.with_context(hint)?))
+        }
+    };
+    let metadata =
+        std::fs::metadata(&socket).with_context(|| format!("--ssh {text}: {}", socket.display()))?;
+    if !std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()) {
+        bail!(
+            "--ssh {text}: {} is no socket of an agent (hint: ssh-add KEY, and --ssh default)",
+            socket.display()
+        );
+    }
+    let socket = std::path::absolute(socket)?;
+    Ok((id.to_owned(), socket))
+}
+
 fn output(text: &str) -> Result<BuildOutput> {
     let pairs = pairs(text);
     let usage = "(hint: type=oci|docker,dest=FILE, or type=local,dest=DIR)";
@@ -208,6 +263,13 @@ mod tests {
         let oci = output("type=oci,dest=x.tar.zst").unwrap();
         assert_eq!((oci.kind, oci.compression), (OutputKind::Oci, Compression::Zstd));
         assert_eq!(output("out").unwrap().kind, OutputKind::Local);
+        assert_eq!(cache_from("type=registry,ref=h/x:1").unwrap(), cache_from("h/x:1").unwrap());
+        assert_eq!(cache_to("type=inline").unwrap(), CacheTo::Inline);
+        assert!(
+            cache_to("type=gha").is_err()
+                && cache_to("h/x").is_err()
+                && cache_from("type=local,src=x").is_err()
+        );
         for bad in ["type=oci", "type=image,dest=x", "type=oci,dest=x,compression=xz"] {
             assert!(output(bad).unwrap_err().to_string().contains("hint"), "{bad}");
         }

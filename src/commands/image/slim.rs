@@ -225,8 +225,13 @@ impl Slimming<'_> {
                 what.to_owned(),
             ]
         });
+        let stays = plan
+            .remaining
+            .iter()
+            .take(shown)
+            .map(|what| vec![what.of.clone(), what.files.to_string(), bytes(what.bytes)]);
         let text = format!(
-            "{}: {} in {} layers; {} in {} files stay\n\n{}\n{}",
+            "{}: {} in {} layers; {} in {} files stay\n\n{}\n{}\n{}",
             plan.image,
             bytes(plan.bytes),
             plan.layers,
@@ -234,6 +239,7 @@ impl Slimming<'_> {
             plan.kept_files,
             terminal::table(&["GOES", "FILES", "BYTES"], &causes.collect::<Vec<_>>()),
             terminal::table(&["FROM", "FILES", "BYTES", ""], &dirs.collect::<Vec<_>>()),
+            terminal::table(&["STAYS", "FILES", "BYTES"], &stays.collect::<Vec<_>>()),
         );
         match self.options.output.output {
             format @ (Format::Json | Format::Yaml) => terminal::print(format, plan, String::new),

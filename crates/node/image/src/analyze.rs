@@ -3,13 +3,12 @@
 mod layers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::digest::{Digest, Hasher};
-use crate::error::{Error, Result};
+use crate::digest::Digest;
+use crate::error::Result;
 use crate::layers::tree::Tree;
 use crate::packages::{Package, Packages};
 use crate::service::Inner;
@@ -252,7 +251,7 @@ fn duplicates(tree: &Tree) -> Result<Vec<DuplicateFiles>> {
         let mut same: BTreeMap<Digest, Vec<PathBuf>> = BTreeMap::new();
         for path in paths {
             if let Some(node) = tree.get(path) {
-                same.entry(digest(&node.place)?).or_default().push(path.clone());
+                same.entry(Digest::of_file(&node.place)?).or_default().push(path.clone());
             }
         }
         found.extend(same.into_values().filter(|paths| paths.len() > 1).map(|mut paths| {
@@ -263,18 +262,6 @@ fn duplicates(tree: &Tree) -> Result<Vec<DuplicateFiles>> {
     let waste = |group: &DuplicateFiles| group.bytes * (group.paths.len() as u64 - 1);
     found.sort_by(|left, right| waste(right).cmp(&waste(left)).then_with(|| left.paths.cmp(&right.paths)));
     Ok(found)
-}
-
-fn digest(place: &Path) -> Result<Digest> {
-    use std::io::Read as _;
-    let mut file = File::open(place).map_err(Error::io("open", place))?;
-    let (mut hasher, mut buffer) = (Hasher::default(), vec![0; 64 << 10]);
-    loop {
-        match file.read(&mut buffer).map_err(Error::io("read", place))? {
-            0 => return Ok(hasher.finish()),
-            read => hasher.update(&buffer[..read]),
-        }
-    }
 }
 
 fn shared(images: &[ImageAnalysis]) -> Vec<SharedLayer> {

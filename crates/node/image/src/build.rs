@@ -7,6 +7,7 @@ pub(crate) mod copy;
 mod copying;
 mod exec;
 mod expand;
+mod git;
 mod instruction;
 pub(crate) mod mounts;
 pub(crate) mod output;
@@ -14,9 +15,11 @@ mod parse;
 mod plan;
 mod remote;
 mod run;
+mod shared;
 pub(crate) mod stage;
 
 pub(crate) use cache::Step;
+pub use shared::CacheTo;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,8 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::compress::Format;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::oci::Platform;
-use crate::progress::ProgressFn;
+use crate::oci::{Descriptor, Platform};
 use crate::pull::PullOptions;
 use crate::reference::Reference;
 use crate::service::{ImageSummary, Images};
@@ -55,10 +57,16 @@ pub struct BuildOptions {
     pub no_cache: bool,
     /// Platforms of the result; the store's own when empty. Several make an index.
     pub platforms: Vec<Platform>,
+    /// Sockets of SSH agents that `RUN --mount=type=ssh` may ask for, by id; git repositories are fetched with `default`.
+    pub ssh: Vec<(String, PathBuf)>,
     /// What `RUN --mount=type=secret` may ask for, by id.
     pub secrets: Vec<(String, SecretSource)>,
     /// Further trees that `--from` may name.
     pub contexts: Vec<(String, PathBuf)>,
+    /// Images whose lists of steps are asked when a step is not remembered here.
+    pub cache_from: Vec<String>,
+    /// Where results of steps are kept for others.
+    pub cache_to: Vec<CacheTo>,
     /// Ask the registry for base images even when they are here.
     pub always_pull: bool,
     /// Archives and directories to write beside the store.
@@ -75,8 +83,6 @@ pub struct BuildOptions {
     pub pull: Option<PullOptions>,
     /// Receives events of steps.
     pub events: Option<Arc<dyn Fn(BuildEvent) + Send + Sync>>,
-    /// Receives progress of base images' pulls.
-    pub progress: Option<ProgressFn>,
     /// Cancels the build.
     pub cancel: CancellationToken,
 }
@@ -93,8 +99,11 @@ impl BuildOptions {
             labels: Vec::new(),
             no_cache: false,
             platforms: Vec::new(),
+            ssh: Vec::new(),
             secrets: Vec::new(),
             contexts: Vec::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             always_pull: false,
             outputs: Vec::new(),
             compression: Compression::default(),
@@ -103,7 +112,6 @@ impl BuildOptions {
             run: None,
             pull: None,
             events: None,
-            progress: None,
             cancel: CancellationToken::new(),
         }
     }
@@ -279,6 +287,15 @@ pub enum RunMountSource {
         /// Bytes that it holds at most.
         size: Option<u64>,
     },
+    /// A socket that leads to an SSH agent: connections to it are connections to the agent's.
+    Agent {
+        /// The agent's own socket.
+        socket: PathBuf,
+        /// Mode of the socket in the container.
+        mode: u32,
+        /// Its owner and group.
+        owner: (u32, u32),
+    },
     /// A file that must never be written to a disk.
     Secret {
         /// Its content.
@@ -295,6 +312,7 @@ impl std::fmt::Debug for RunMountSource {
         match self {
             Self::Path(path) => write!(f, "Path({})", path.display()),
             Self::Tmpfs { size } => write!(f, "Tmpfs({size:?})"),
+            Self::Agent { socket, .. } => write!(f, "Agent({})", socket.display()),
             Self::Secret { .. } => f.write_str("Secret"),
         }
     }
@@ -352,6 +370,7 @@ pub(crate) async fn build(images: &Images, mut options: BuildOptions) -> Result<
     });
     let (dockerfile, context, contexts, lease) = prepared.await?;
     let (lease, options) = (Arc::new(lease), Arc::new(options));
+    let kept = shared::Kept::default();
     let mut built = Vec::new();
     let (mut steps, mut cached) = (0, 0);
     for target in &options.platforms {
@@ -374,6 +393,8 @@ pub(crate) async fn build(images: &Images, mut options: BuildOptions) -> Result<
             contexts: contexts.clone(),
             prefix: if several { format!("{target} ") } else { String::new() },
             cached: AtomicUsize::new(0),
+            kept: kept.clone(),
+            imported: shared::Imported::read(images, &options, target).await,
         };
         let stage = build.run().await?;
         for name in build.unused() {
@@ -382,6 +403,14 @@ pub(crate) async fn build(images: &Images, mut options: BuildOptions) -> Result<
         steps += build.plan.steps;
         cached += build.cached.load(std::sync::atomic::Ordering::Relaxed);
         built.push(build.finish(&stage).await?);
+    }
+    let layers: Vec<Descriptor> =
+        built.iter().flat_map(|built| built.info.manifest.layers.iter().cloned()).collect();
+    for to in &options.cache_to {
+        if let CacheTo::Registry { reference, all } = to {
+            let only = (!all).then_some(layers.as_slice());
+            shared::export(images, &lease, &kept, reference, only, &options).await?;
+        }
     }
     let results = output::Results::new(images, &lease, built).await?;
     let image = results.write(images, &tags, &options.outputs).await?;

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use liblzma::bufread::XzDecoder;
 
 const BUFFER: usize = 128 << 10;
 
@@ -14,43 +16,50 @@ pub(crate) enum Format {
     Plain,
     Gzip,
     Zstd,
+    /// zstd as small as it gets in bearable time: for what is made once and fetched often.
+    ZstdHigh,
+    /// Of archives only.
+    Xz,
+    /// Of archives only.
+    Bzip2,
 }
 
 impl Format {
+    /// OCI has it for layers.
+    pub(crate) fn is_for_layers(self) -> bool {
+        !matches!(self, Format::Xz | Format::Bzip2)
+    }
+
     /// OCI media type of a layer in this form.
     pub(crate) fn media_type(self) -> String {
         let suffix = match self {
             Format::Plain => "",
             Format::Gzip => "+gzip",
-            Format::Zstd => "+zstd",
+            Format::Zstd | Format::ZstdHigh => "+zstd",
+            Format::Xz => "+xz",
+            Format::Bzip2 => "+bzip2",
         };
         format!("{}{suffix}", crate::oci::OCI_LAYER)
     }
 }
 
-/// Compressions that are recognised only to say that they are not carried.
-fn foreign(head: &[u8]) -> Option<&'static str> {
-    if head.starts_with(b"\xfd7zXZ\0") {
-        Some("xz")
-    } else if head.starts_with(b"BZh") {
-        Some("bzip2")
-    } else if head.starts_with(b"PK\x03\x04") {
-        Some("zip")
-    } else {
-        None
-    }
-}
+/// Memory that an xz stream may ask for; `xz -9` needs 65 MiB.
+const XZ_MEMORY: u64 = 256 << 20;
 
 /// Find the compression from the first bytes.
 pub(crate) fn detect(head: &[u8]) -> io::Result<Format> {
-    if let Some(name) = foreign(head) {
-        let text = format!("{name} compression is not supported (hint: recompress it with gzip or zstd)");
+    if head.starts_with(b"PK\x03\x04") {
+        let text = "zip archives are not supported (hint: make a tar archive)";
         return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     }
     Ok(if head.starts_with(&[0x1f, 0x8b]) {
         Format::Gzip
     } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
         Format::Zstd
+    } else if head.starts_with(b"\xfd7zXZ\0") {
+        Format::Xz
+    } else if head.starts_with(b"BZh") && head.get(4..10) == Some(&[0x31, 0x41, 0x59, 0x26, 0x53, 0x59]) {
+        Format::Bzip2
     } else {
         Format::Plain
     })
@@ -61,6 +70,8 @@ pub(crate) enum Decoder<R: Read> {
     Plain(BufReader<R>),
     Gzip(Box<MultiGzDecoder<BufReader<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<R>>>),
+    Xz(Box<XzDecoder<BufReader<R>>>),
+    Bzip2(Box<MultiBzDecoder<BufReader<R>>>),
 }
 
 impl<R: Read> Decoder<R> {
@@ -70,7 +81,15 @@ impl<R: Read> Decoder<R> {
         Ok(match format {
             Format::Plain => Decoder::Plain(inner),
             Format::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(inner))),
-            Format::Zstd => Decoder::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(inner)?)),
+            Format::Zstd | Format::ZstdHigh => {
+                Decoder::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(inner)?))
+            }
+            Format::Xz => {
+                let stream =
+                    liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)?;
+                Decoder::Xz(Box::new(XzDecoder::new_stream(inner, stream)))
+            }
+            Format::Bzip2 => Decoder::Bzip2(Box::new(MultiBzDecoder::new(inner))),
         })
     }
 
@@ -79,6 +98,8 @@ impl<R: Read> Decoder<R> {
             Decoder::Plain(_) => Format::Plain,
             Decoder::Gzip(_) => Format::Gzip,
             Decoder::Zstd(_) => Format::Zstd,
+            Decoder::Xz(_) => Format::Xz,
+            Decoder::Bzip2(_) => Format::Bzip2,
         }
     }
 
@@ -88,6 +109,8 @@ impl<R: Read> Decoder<R> {
             Decoder::Plain(inner) => inner,
             Decoder::Gzip(decoder) => decoder.into_inner(),
             Decoder::Zstd(decoder) => decoder.finish(),
+            Decoder::Xz(decoder) => decoder.into_inner(),
+            Decoder::Bzip2(decoder) => decoder.into_inner(),
         };
         io::copy(&mut inner, &mut io::sink())?;
         Ok(inner.into_inner())
@@ -100,6 +123,8 @@ impl<R: Read> Read for Decoder<R> {
             Decoder::Plain(inner) => inner.read(buf),
             Decoder::Gzip(inner) => inner.read(buf).map_err(|error| explain("gzip", error)),
             Decoder::Zstd(inner) => inner.read(buf).map_err(|error| explain("zstd", error)),
+            Decoder::Xz(inner) => inner.read(buf).map_err(|error| explain("xz", error)),
+            Decoder::Bzip2(inner) => inner.read(buf).map_err(|error| explain("bzip2", error)),
         }
     }
 }
@@ -132,6 +157,8 @@ impl<W: Write> Encoder<W> {
             Format::Plain => Encoder::Plain(inner),
             Format::Gzip => Encoder::Gzip(flate2::GzBuilder::new().write(inner, flate2::Compression::new(4))),
             Format::Zstd => Encoder::Zstd(zstd::stream::write::Encoder::new(inner, 3)?),
+            Format::ZstdHigh => Encoder::Zstd(zstd::stream::write::Encoder::new(inner, 15)?),
+            Format::Xz | Format::Bzip2 => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 

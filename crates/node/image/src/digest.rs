@@ -18,6 +18,18 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// The digest of a file's content.
+    pub(crate) fn of_file(path: &std::path::Path) -> crate::Result<Self> {
+        let mut file = std::fs::File::open(path).map_err(crate::Error::io("open", path))?;
+        let (mut hasher, mut buffer) = (Hasher::default(), vec![0; 64 << 10]);
+        loop {
+            match file.read(&mut buffer).map_err(crate::Error::io("read", path))? {
+                0 => return Ok(hasher.finish()),
+                read => hasher.update(&buffer[..read]),
+            }
+        }
+    }
+
     /// The 64 hex digits, without the algorithm.
     pub fn hex(&self) -> String {
         const HEX: &[u8; 16] = b"0123456789abcdef";

@@ -85,7 +85,7 @@ impl Import<'_> {
         if format == Format::Plain {
             return self.plain(file, &head);
         }
-        if self.looks_like_archive(&file)? {
+        if !format.is_for_layers() || self.looks_like_archive(&file)? {
             let unpacked = self.spool(Decoder::new(&file).map_err(Error::io("read", self.path))?)?;
             let file = File::open(&unpacked).map_err(Error::io("open", &unpacked))?;
             let head = compress::head(&file).map_err(Error::io("read", &unpacked))?;
@@ -96,7 +96,8 @@ impl Import<'_> {
 
     fn plain(&self, file: File, head: &[u8]) -> Result<Vec<ImageSummary>> {
         if !crate::tar::reader::looks_like_header(head) {
-            let reason = "neither a tar archive (plain, gzip or zstd), a docker archive, nor an OCI layout";
+            let reason =
+                "neither a tar archive (plain, gzip, zstd, xz or bzip2), a docker archive, nor an OCI layout";
             return Err(Error::archive(self.path, reason));
         }
         let copy = file.try_clone().map_err(Error::io("open", self.path))?;

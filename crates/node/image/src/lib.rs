@@ -50,8 +50,8 @@ pub use analyze::{
 };
 pub use auth::{Auth, Credentials};
 pub use build::{
-    BuildEvent, BuildOptions, BuildOutput, BuildResult, Compression, OutputKind, RunMount, RunMountSource,
-    RunNetwork, RunOutput, RunRequest, RunStep, RunStepError, SecretSource,
+    BuildEvent, BuildOptions, BuildOutput, BuildResult, CacheTo, Compression, OutputKind, RunMount,
+    RunMountSource, RunNetwork, RunOutput, RunRequest, RunStep, RunStepError, SecretSource,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, RegistryFailure, Result};
@@ -68,4 +68,6 @@ pub use rootfs::{ResolvedUser, RootfsPlan};
 pub use service::{
     DiskUsage, History, Holder, ImageDetails, ImageSummary, Images, LayerDetails, Pruned, Removed,
 };
-pub use slim::{Cause, Removed as SlimRemoved, RemovedDirectory, RemovedFile, SlimOptions, SlimPlan, health};
+pub use slim::{
+    Cause, Remaining, Removed as SlimRemoved, RemovedDirectory, RemovedFile, SlimOptions, SlimPlan, health,
+};

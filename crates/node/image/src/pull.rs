@@ -1,6 +1,6 @@
 //! Pulling: resolve a reference at a registry (or its mirrors), download what is missing, unpack, name.
 
-mod download;
+pub(crate) mod download;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -101,6 +101,26 @@ pub(crate) async fn pull(images: &Images, reference: &str, options: PullOptions)
     outcome.map_err(|error| Arc::try_unwrap(error).unwrap_or_else(Error::Shared))
 }
 
+/// What an image at a registry is, and the place that has it. Its layers stay there.
+pub(crate) async fn peek(
+    images: &Images,
+    reference: &str,
+    options: &PullOptions,
+) -> Result<(Arc<Registry>, ImageInfo)> {
+    let reference = Reference::parse(reference)?;
+    let platform = options.platform.clone().unwrap_or_else(|| images.inner.store.options.platform.clone());
+    let pull = Pull { images: images.clone(), reference, platform, progress: Arc::new(|_| ()) };
+    let lease = Arc::new(images.blocking(|inner| inner.store.lease()).await?);
+    let mut last = None;
+    for registry in pull.endpoints(&options.credentials).await? {
+        match pull.info(&registry, &lease).await {
+            Ok((info, ..)) => return Ok((Arc::new(registry), info)),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::NotPresent { name: pull.reference.to_string() }))
+}
+
 /// Forgets a pull that nobody waits for any more, also when its caller is dropped: that ends the download.
 struct Waiter<'a> {
     images: &'a Images,
@@ -135,7 +155,7 @@ struct Pull {
 }
 
 impl Pull {
-    async fn run(&self, credentials: &Credentials) -> Result<ImageSummary> {
+    async fn endpoints(&self, credentials: &Credentials) -> Result<Vec<Registry>> {
         let options = &self.images.inner.store.options;
         let registries = options.registries.clone();
         let (limits, name) = (options.limits.clone(), self.reference.registry().to_owned());
@@ -143,9 +163,12 @@ impl Pull {
             let registries = registries.clone();
             move |_| Client::new(&registries, &limits, &name)
         });
-        let client = Arc::new(client.await?);
+        Ok(Registry::endpoints(&Arc::new(client.await?), &registries, &self.reference, credentials))
+    }
+
+    async fn run(&self, credentials: &Credentials) -> Result<ImageSummary> {
         let mut last = None;
-        for registry in Registry::endpoints(&client, &registries, &self.reference, credentials) {
+        for registry in self.endpoints(credentials).await? {
             match self.from(Arc::new(registry)).await {
                 Ok(image) => return Ok(image),
                 // A mirror that cannot serve the image is no reason to give up.
@@ -159,15 +182,22 @@ impl Pull {
         Err(last.unwrap_or_else(|| Error::NotPresent { name: self.reference.to_string() }))
     }
 
-    async fn from(&self, registry: Arc<Registry>) -> Result<ImageSummary> {
-        let (digest, manifest_bytes) = self.resolve(&registry).await?;
-        let lease = Arc::new(self.images.blocking(|inner| inner.store.lease()).await?);
+    /// What the image is, with the bytes of its manifest and its config.
+    async fn info(&self, registry: &Registry, lease: &Arc<Lease>) -> Result<(ImageInfo, Bytes, Bytes)> {
+        let (digest, manifest_bytes) = self.resolve(registry).await?;
         let manifest: Manifest = serde_json::from_slice(&manifest_bytes)
-            .map_err(|error| self.nonsense(&registry, format!("manifest {digest} is malformed: {error}")))?;
-        let config_bytes = self.config(&registry, &lease, &manifest.config).await?;
+            .map_err(|error| self.nonsense(registry, format!("manifest {digest} is malformed: {error}")))?;
+        let config_bytes = self.config(registry, lease, &manifest.config).await?;
         let limit = self.images.inner.store.options.limits.layers;
         let info = ImageInfo::new(digest, &manifest_bytes, &config_bytes, limit)
-            .map_err(|reason| self.nonsense(&registry, reason))?;
+            .map_err(|reason| self.nonsense(registry, reason))?;
+        Ok((info, manifest_bytes, config_bytes))
+    }
+
+    async fn from(&self, registry: Arc<Registry>) -> Result<ImageSummary> {
+        let lease = Arc::new(self.images.blocking(|inner| inner.store.lease()).await?);
+        let (info, manifest_bytes, config_bytes) = self.info(&registry, &lease).await?;
+        let digest = info.digest;
         let offered = info.file.platform();
         if !offered.architecture.is_empty() && !self.platform.accepts(&offered) {
             return Err(

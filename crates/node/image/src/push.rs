@@ -19,8 +19,9 @@ use crate::export::{Exported, exported};
 use crate::oci::{Descriptor, OCI_INDEX, OCI_MANIFEST};
 use crate::progress::{LayerState, Progress, ProgressFn, report};
 use crate::reference::Reference;
-use crate::registry::{Body, Call, Client, Registry, Retry, whole};
+use crate::registry::{Body, Call, Client, Refused, Registry, Retry, whole};
 use crate::service::Images;
+use crate::store::info::ImageInfo;
 use crate::store::lease::Lease;
 
 /// Bytes that are read at once.
@@ -67,6 +68,22 @@ pub(crate) async fn push(
     };
     let _: Lease = lease;
     result
+}
+
+/// Push one image that has no name here.
+pub(crate) async fn push_image(
+    images: &Images,
+    target: Reference,
+    info: Arc<ImageInfo>,
+    options: PushOptions,
+) -> Result<()> {
+    let image = Exported { names: Vec::new(), index: None, primary: info.clone(), images: vec![info] };
+    let cancel = options.cancel.clone();
+    let push = Push { images: images.clone(), target, options };
+    tokio::select! {
+        result = push.run(&image) => result.map(drop),
+        () = cancel.cancelled() => Err(Error::Cancelled { what: format!("pushing {}", push.target) }),
+    }
 }
 
 struct Push {
@@ -134,12 +151,17 @@ impl Push {
                     self.layer(blob, blob.size, state);
                     return Ok(());
                 }
-                Err(error) => retry.wait(error, None).await?,
+                Err(refused) => retry.again(refused).await?,
             }
         }
     }
 
-    async fn attempt(&self, registry: &Registry, blob: &Descriptor, action: &str) -> Result<LayerState> {
+    async fn attempt(
+        &self,
+        registry: &Registry,
+        blob: &Descriptor,
+        action: &str,
+    ) -> Result<LayerState, Refused> {
         let name = registry.repository();
         let empty = || whole("");
         let call =
@@ -154,7 +176,7 @@ impl Push {
         post.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         let response = registry.send_once(&begin, &post).await?;
         if response.status() != StatusCode::ACCEPTED {
-            return Err(registry.refusal(response, action).await);
+            return Err(registry.refused(response, action).await);
         }
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         let location = location.ok_or_else(|| {
@@ -185,12 +207,12 @@ impl Push {
         };
         let broken = upload.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(error) = broken {
-            return Err(Error::io("read", &upload.path)(error));
+            return Err(Error::io("read", &upload.path)(error).into());
         }
         let response = response?;
         match response.status() {
             StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => Ok(LayerState::Done),
-            _ => Err(registry.refusal(response, action).await),
+            _ => Err(registry.refused(response, action).await),
         }
     }
 
@@ -214,12 +236,10 @@ impl Push {
         let call = Call { method: Method::PUT, headers, body: &body, patient: false, action: &action };
         let mut retry = Retry::new(&self.images.inner.store.options.limits);
         loop {
-            let error = match registry.send_once(&uri, &call).await {
-                Ok(response) if response.status().is_success() => return Ok(()),
-                Ok(response) => registry.refusal(response, &action).await,
-                Err(error) => error,
-            };
-            retry.wait(error, None).await?;
+            match registry.succeed(&uri, &call).await {
+                Ok(_) => return Ok(()),
+                Err(refused) => retry.again(refused).await?,
+            }
         }
     }
 }

@@ -8,4 +8,4 @@ mod client;
 mod connect;
 mod token;
 
-pub(crate) use client::{Body, Call, Client, Registry, Retry, whole};
+pub(crate) use client::{Body, Call, Client, Refused, Registry, Retry, whole};

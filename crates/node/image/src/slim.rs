@@ -14,10 +14,10 @@ use serde::Serialize;
 pub use categories::Cause;
 
 use crate::analyze::visible;
-use crate::build::Compression;
 use crate::build::context::covers;
 use crate::build::output::write_image;
 use crate::build::stage::commit;
+use crate::compress::Format;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layers::meta;
@@ -66,19 +66,30 @@ pub struct SlimPlan {
     pub causes: BTreeMap<Cause, Removed>,
     /// Directories that lose most, the largest first.
     pub directories: Vec<RemovedDirectory>,
+    /// What stays, by whose it is, the largest first.
+    pub remaining: Vec<Remaining>,
     /// Every file that goes.
     pub removed: Vec<RemovedFile>,
     /// Everything that stays.
     #[serde(skip)]
     keep: BTreeSet<PathBuf>,
-    #[serde(skip)]
-    lowers: Vec<PathBuf>,
 }
 
 /// A sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Removed {
     /// Files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What stays of a package, or of a directory that no package brought.
+#[derive(Clone, Debug, Serialize)]
+pub struct Remaining {
+    /// `manager:package`, or a directory.
+    pub of: String,
+    /// Its files.
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
@@ -114,8 +125,7 @@ pub(crate) fn plan(inner: &Inner, options: &SlimOptions) -> Result<SlimPlan> {
     let lease = inner.store.lease()?;
     inner.store.protect(&lease, info.content())?;
     let snapshots = inner.ensure_snapshots(&info)?;
-    let lowers: Vec<PathBuf> =
-        snapshots.iter().rev().map(|hex| inner.store.snapshot_dir(hex).join("fs")).collect();
+    let lowers = lowers(inner, &snapshots);
     let tree = Tree::read(&lowers, inner.store.options.limits.entries)?;
     let packages = Packages::read(&tree)?;
     let reached = reached(&tree, &packages, &info.config, options)?;
@@ -139,29 +149,50 @@ pub(crate) fn plan(inner: &Inner, options: &SlimOptions) -> Result<SlimPlan> {
     if hidden > 0 {
         causes.entry(Cause::Hidden).or_default().bytes = hidden;
     }
-    let mut links = BTreeSet::new();
-    let kept = keep.iter().filter_map(|path| tree.get(path)).filter(|node| node.metadata.is_file());
-    let (mut kept_bytes, mut kept_files) = (0, 0);
-    for node in kept {
-        kept_files += 1;
-        if node.identity().is_none_or(|file| links.insert(file)) {
-            kept_bytes += node.size();
-        }
-    }
+    let remaining = remaining(&tree, &packages, &keep);
     Ok(SlimPlan {
         image: target.reference,
         digest: info.digest,
         layers: info.manifest.layers.len(),
         compressed: info.manifest.layers.iter().map(|layer| layer.size).sum(),
         bytes: stored,
-        kept_bytes,
-        kept_files,
+        kept_bytes: remaining.iter().map(|what| what.bytes).sum(),
+        kept_files: remaining.iter().map(|what| what.files).sum(),
+        remaining,
         causes,
         directories: directories(&tree, &keep, &removed),
         removed,
         keep,
-        lowers,
     })
+}
+
+/// Directories of an image's layers, top first.
+fn lowers(inner: &Inner, snapshots: &[String]) -> Vec<PathBuf> {
+    snapshots.iter().rev().map(|hex| inner.store.snapshot_dir(hex).join("fs")).collect()
+}
+
+fn remaining(tree: &Tree, packages: &Packages, keep: &BTreeSet<PathBuf>) -> Vec<Remaining> {
+    let mut links = BTreeSet::new();
+    let mut sums: BTreeMap<String, Removed> = BTreeMap::new();
+    for path in keep {
+        let Some(node) = tree.get(path).filter(|node| node.metadata.is_file()) else { continue };
+        let of = match packages.owner.get(path) {
+            Some(at) => format!("{}:{}", packages.all[*at].manager, packages.all[*at].name),
+            None => {
+                let dirs: Vec<&Path> = path.ancestors().skip(1).collect();
+                dirs[dirs.len().saturating_sub(4)].display().to_string()
+            }
+        };
+        let sum = sums.entry(of).or_default();
+        sum.files += 1;
+        if node.identity().is_none_or(|file| links.insert(file)) {
+            sum.bytes += node.size();
+        }
+    }
+    let mut all: Vec<Remaining> =
+        sums.into_iter().map(|(of, sum)| Remaining { of, files: sum.files, bytes: sum.bytes }).collect();
+    all.sort_by(|left, right| right.bytes.cmp(&left.bytes).then_with(|| left.of.cmp(&right.of)));
+    all
 }
 
 /// Everything that leads from what runs.
@@ -172,7 +203,7 @@ fn reached(
     options: &SlimOptions,
 ) -> Result<BTreeSet<PathBuf>> {
     let path = config.env.iter().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or_default();
-    let mut reach = reach::Reach::new(tree, packages, path, options.seen.is_some())?;
+    let mut reach = reach::Reach::new(tree, packages, path, options.seen.as_deref())?;
     let cwd = PathBuf::from(&config.working_dir);
     reach.command(&[config.entrypoint.clone(), config.cmd.clone()].concat(), &cwd);
     for argv in options.commands.iter().chain(health(config).as_ref()) {
@@ -188,6 +219,10 @@ fn reached(
     }
     for path in options.seen.iter().flatten() {
         reach.add(path);
+        // Python opens the compiled file of a module, and will not without its source.
+        if let Some(source) = source(path) {
+            reach.add(&source);
+        }
     }
     for (path, node) in &tree.nodes {
         let mine = !packages.owner.contains_key(path) && node.metadata.is_file();
@@ -210,6 +245,13 @@ pub fn health(config: &ImageConfig) -> Option<Vec<String>> {
         }
         _ => None,
     }
+}
+
+/// Where the source of a compiled file of Python is.
+fn source(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name().and_then(|name| name.to_str()).filter(|_| compiled(path))?;
+    let stem = name.split('.').next().unwrap_or_default();
+    path.parent().and_then(Path::parent).map(|dir| dir.join(format!("{stem}.py")))
 }
 
 /// Python's compiled files go with their sources.
@@ -244,9 +286,8 @@ impl Decision<'_> {
             }
             return;
         }
-        let source = compiled(path).then(|| self.source(path));
-        let stays = match source {
-            Some(source) => source,
+        let stays = match source(path) {
+            Some(source) => self.reached.contains(&source),
             // Configuration is small, and who reads it is not always known.
             None => !owned || path.starts_with("/etc") || self.reached.contains(path),
         };
@@ -264,14 +305,6 @@ impl Decision<'_> {
         } else {
             self.remove(path, node, Cause::Unreachable);
         }
-    }
-
-    /// Whether the source of a compiled file stays.
-    fn source(&self, path: &Path) -> bool {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let stem = name.split('.').next().unwrap_or_default();
-        let source = path.parent().and_then(Path::parent).map(|dir| dir.join(format!("{stem}.py")));
-        source.is_some_and(|source| self.reached.contains(&source))
     }
 
     fn remove(&mut self, path: &Path, node: &Node, cause: Cause) {
@@ -332,11 +365,12 @@ pub(crate) fn write(inner: &Inner, plan: &SlimPlan, name: &str) -> Result<ImageS
     let lease = inner.store.lease()?;
     let original = inner.store.info(&plan.digest)?;
     inner.store.protect(&lease, original.content())?;
-    inner.ensure_snapshots(&original)?;
-    let tree = Tree::read(&plan.lowers, inner.store.options.limits.entries)?;
+    // As they are now: a layer may have been unpacked anew since the plan was made.
+    let snapshots = inner.ensure_snapshots(&original)?;
+    let tree = Tree::read(&lowers(inner, &snapshots), inner.store.options.limits.entries)?;
     let upper = lease.scratch_dir("slim")?;
     copy(&tree, &plan.keep, &upper)?;
-    let layer = commit(inner, &lease, &upper, Compression::Zstd.format(), None)?;
+    let layer = commit(inner, &lease, &upper, Format::ZstdHigh, None)?;
     let mut file = original.file.clone();
     let config: &mut ConfigJson = file.config.get_or_insert_default();
     config.labels.get_or_insert_default().insert("io.sampan.slim.from".into(), plan.digest.to_string());

@@ -215,18 +215,20 @@ fn collection_of_many() {
         tokio::time::sleep(Duration::from_millis(2100)).await;
         for collecting in [false, true] {
             let stop = Arc::new(AtomicBool::new(false));
-            let asking = [false, true].map(|push| tokio::spawn(ask(address, stop.clone(), push)));
-            if collecting {
-                let task = Task { grace: Some(Duration::from_secs(1)), pack: false };
-                let report = core.clean(task).await.unwrap();
-                assert_eq!((report.contents, report.links), (GARBAGE as usize, 0));
-                println!("{}", serde_json::to_string(&report).unwrap());
-            } else {
-                tokio::time::sleep(Duration::from_secs(5)).await;
-            }
-            stop.store(true, Ordering::Relaxed);
-            for (kind, task) in ["get", "push"].into_iter().zip(asking) {
-                let times = task.await.unwrap();
+            let work = async {
+                if collecting {
+                    let task = Task { grace: Some(Duration::from_secs(1)), pack: false };
+                    let report = core.clean(task).await.unwrap();
+                    assert_eq!((report.contents, report.links), (GARBAGE as usize, 0));
+                    println!("{}", serde_json::to_string(&report).unwrap());
+                } else {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+                stop.store(true, Ordering::Relaxed);
+            };
+            let (gets, pushes, ()) =
+                tokio::join!(ask(address, stop.clone(), false), ask(address, stop.clone(), true), work);
+            for (kind, times) in [("get", gets), ("push", pushes)] {
                 let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
                 println!(
                     "collecting {collecting}: {} of {kind}: median {:.2} ms, 99 % {:.2} ms, longest {:.2} ms",

@@ -16,6 +16,8 @@ const MAX_FILES: usize = 5_000_000;
 pub(crate) struct Source {
     pub(crate) tree: Layered,
     ignore: Vec<Rule>,
+    /// Owners are those of an image, and kept. Files of a context belong to root.
+    pub(crate) owned: bool,
     /// For messages: `the context`, or `stage two`.
     pub(crate) name: String,
 }
@@ -50,12 +52,13 @@ impl Source {
                 .map_err(|(line, reason)| Error::Dockerfile { file: path.clone(), line, reason })?,
             None => Vec::new(),
         };
-        Ok(Self { tree: Layered::new(&[dir.to_owned()]), ignore, name: "the build context".into() })
+        let tree = Layered::new(&[dir.to_owned()]);
+        Ok(Self { tree, ignore, owned: false, name: "the build context".into() })
     }
 
     /// The files of another stage or image.
     pub(crate) fn layers(lowers: &[PathBuf], name: &str) -> Self {
-        Self { tree: Layered::new(lowers), ignore: Vec::new(), name: name.to_owned() }
+        Self { tree: Layered::new(lowers), ignore: Vec::new(), owned: true, name: name.to_owned() }
     }
 
     /// The same without what `--exclude` names: from the root of the source, or from what was chosen.
@@ -190,7 +193,7 @@ fn clean(pattern: &str) -> Vec<String> {
 /// Patterns by themselves: a source of nothing that [`Source::ignored`] answers for.
 pub(crate) fn covers(patterns: &[String]) -> Result<Source, String> {
     let ignore = rules(&patterns.join("\n")).map_err(|(_, reason)| reason)?;
-    Ok(Source { tree: Layered::new(&[]), ignore, name: String::new() })
+    Ok(Source { tree: Layered::new(&[]), ignore, owned: false, name: String::new() })
 }
 
 /// A name as a pattern that means itself.
@@ -326,6 +329,7 @@ mod tests {
         let source = |text: &str| Source {
             tree: Layered::new(&[]),
             ignore: rules(text).unwrap(),
+            owned: false,
             name: String::new(),
         };
         let ignore = source("# c\n*.log\n**/node_modules\n/docs\n!docs/keep.md\na/**/b\n");

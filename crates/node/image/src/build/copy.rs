@@ -1,7 +1,6 @@
 //! `COPY` and `ADD`: files of a source tree go into a layer, as the layers below demand.
 
-use std::fs::{self, File, Metadata};
-use std::io;
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ pub(crate) struct Target<'a> {
     pub(crate) chmod: Option<&'a Chmod>,
 }
 
-/// A digest over names, modes and content, but not times or owners: what a step's result depends on.
+/// A digest over names, modes and content, and owners where they are kept, but not times: what a step's result depends on.
 pub(crate) fn digest(source: &Source, chosen: &[Chosen]) -> Result<Digest> {
     let mut hasher = Hasher::default();
     for item in chosen {
@@ -47,19 +46,12 @@ fn feed(hasher: &mut Hasher, source: &Source, found: &Found, visible: &Path, nam
         line.truncate(name.as_os_str().len());
         line.extend_from_slice(format!("\0{:o}\0", metadata.mode()).as_bytes());
     }
+    if source.owned {
+        line.extend_from_slice(format!("{}:{}\0", metadata.uid(), metadata.gid()).as_bytes());
+    }
     hasher.update(&line);
     if metadata.is_file() {
-        let mut file = File::open(place).map_err(Error::io("open", place))?;
-        let mut content = Hasher::default();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let read = io::Read::read(&mut file, &mut buffer).map_err(Error::io("read", place))?;
-            if read == 0 {
-                break;
-            }
-            content.update(&buffer[..read]);
-        }
-        hasher.update(content.finish().hex().as_bytes());
+        hasher.update(Digest::of_file(place)?.hex().as_bytes());
     } else if metadata.is_symlink() {
         hasher.update(fs::read_link(place).map_err(Error::io("read", place))?.as_os_str().as_bytes());
     } else if metadata.is_dir() {

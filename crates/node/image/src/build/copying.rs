@@ -9,6 +9,7 @@ use super::chmod::Chmod;
 use super::context::{Chosen, Source};
 use super::copy::{Target, digest};
 use super::expand::expand_text;
+use super::git::{self, Address};
 use super::parse::{Copy, Heredoc};
 use super::remote;
 use super::run::{Build, Here, normal};
@@ -28,11 +29,18 @@ struct Batch {
     unpack: bool,
 }
 
+/// What is known before it is fetched, and fetched only when the step is not remembered.
+enum Late {
+    Web(String, crate::Digest),
+    Git(Address, String),
+}
+
 /// Everything that one instruction says, with variables put in.
 struct Order {
     /// Patterns in `source`.
     patterns: Vec<String>,
     urls: Vec<String>,
+    repositories: Vec<Address>,
     exclude: Vec<String>,
     chmod: Option<Chmod>,
     chown: Option<String>,
@@ -62,25 +70,8 @@ impl Build {
             batches.push(batch);
         }
         let checksum = copy.checksum.as_ref().map(|word| self.expand(here, stage, word)).transpose()?;
-        let wanted = checksum.map(|text| remote::checksum(&text)).transpose();
-        let wanted = wanted.map_err(|reason| self.wrong(here.line, reason))?;
-        if wanted.is_some() && (order.urls.len() != 1 || copy.sources.len() != 1) {
-            let reason =
-                "ADD --checksum needs exactly one remote source (hint: ADD --checksum=sha256:… URL /x)";
-            return Err(self.wrong(here.line, reason));
-        }
-        // With a checksum, what it is is known before it is fetched.
-        let late = match &wanted {
-            Some(digest) => {
-                content.push_str(&format!("{} {digest}", remote::file_name(&order.urls[0])));
-                true
-            }
-            None => {
-                self.fetch(here, &order, copy, None, &mut content, &mut batches).await?;
-                false
-            }
-        };
-        let count = batches.iter().map(|batch| batch.chosen.len()).sum::<usize>() + usize::from(late);
+        let late = self.remotes(here, &order, copy, checksum, &mut content, &mut batches).await?;
+        let count = batches.iter().map(|batch| batch.chosen.len()).sum::<usize>() + late.len();
         if count > 1 && !order.into && !copy.parents {
             let to = &copy.target;
             return Err(self.wrong(
@@ -103,8 +94,8 @@ impl Build {
         let step = match step {
             Some(step) => step,
             None => {
-                if late {
-                    self.fetch(here, &order, copy, wanted, &mut content, &mut batches).await?;
+                for late in late {
+                    batches.push(self.fetch(late, copy).await?);
                 }
                 let lowers = if copy.link { Vec::new() } else { stage.lowers.clone() };
                 let (maker, cancel) = (self.maker(), self.options.cancel.clone());
@@ -131,13 +122,20 @@ impl Build {
         };
         let sources = all(&copy.sources)?;
         let remote = |source: &String| source.contains("://") || source.starts_with("git@");
-        let (urls, patterns): (Vec<String>, Vec<String>) = sources.into_iter().partition(remote);
-        if let Some(url) = urls.first() {
+        let (remote, patterns): (Vec<String>, Vec<String>) = sources.into_iter().partition(remote);
+        let (mut urls, mut repositories) = (Vec::new(), Vec::new());
+        for url in remote {
             if !copy.add {
                 let reason = format!("COPY does not fetch {url:?} (hint: ADD does)");
                 return Err(self.wrong(here.line, reason));
             }
-            remote::check(url).map_err(|reason| self.wrong(here.line, reason))?;
+            match Address::parse(&url) {
+                Some(address) => repositories.push(address.map_err(|why| self.wrong(here.line, why))?),
+                None => {
+                    remote::check(&url).map_err(|reason| self.wrong(here.line, reason))?;
+                    urls.push(url);
+                }
+            }
         }
         let to = self.expand(here, stage, &copy.target)?;
         let chmod = copy.chmod.as_ref().map(|word| self.expand(here, stage, word)).transpose()?;
@@ -145,6 +143,7 @@ impl Build {
         Ok(Order {
             patterns,
             urls,
+            repositories,
             exclude: all(&copy.exclude)?,
             chmod: chmod.map_err(|reason| self.wrong(here.line, reason))?,
             chown: copy.chown.as_ref().map(|word| self.expand(here, stage, word)).transpose()?,
@@ -217,41 +216,91 @@ impl Build {
                     chosen.extend(source.choose(name).map_err(|reason| Error::archive(name, reason))?);
                 }
                 let digest = digest(&source, &chosen)?;
-                Ok((Batch { source: Arc::new(source), chosen, unpack: false }, digest.to_string()))
+                let batch = Batch { source: Arc::new(source), chosen, unpack: false };
+                Ok((batch, digest.to_string()))
             })
             .await
     }
 
-    /// Remote sources as files.
-    async fn fetch(
+    /// What comes from elsewhere. What nothing is known of is fetched now; the rest is given back.
+    async fn remotes(
         &self,
         here: &Here<'_>,
         order: &Order,
         copy: &Copy,
-        wanted: Option<crate::Digest>,
+        checksum: Option<String>,
         content: &mut String,
         batches: &mut Vec<Batch>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Late>> {
+        if checksum.is_some() && (order.urls.len() + order.repositories.len() != 1 || copy.sources.len() != 1)
+        {
+            let reason =
+                "ADD --checksum needs exactly one remote source (hint: ADD --checksum=sha256:… URL /x)";
+            return Err(self.wrong(here.line, reason));
+        }
+        let mut late = Vec::new();
+        for address in &order.repositories {
+            let commit = address.resolve(self.git()).await?;
+            if let Some(wanted) =
+                checksum.as_ref().filter(|wanted| wanted.len() < 7 || !commit.starts_with(*wanted))
+            {
+                let reason = format!("the commit is {commit}, not --checksum={wanted}");
+                return Err(self.wrong(here.line, reason));
+            }
+            content.push_str(&address.key(&commit, copy.keep_git));
+            late.push(Late::Git(address.clone(), commit));
+        }
         for url in &order.urls {
             if remote::file_name(url).is_empty() && order.into {
                 let reason = format!("{url:?} names no file (hint: give a destination without / at its end)");
                 return Err(self.wrong(here.line, reason));
             }
-            let dir = remote::fetch(&self.images, &self.lease, url, wanted, &self.options.cancel).await?;
-            let (source, digest) = self
-                .images
-                .blocking(move |_| {
-                    let source = Source::layers(&[dir], "the download");
-                    let chosen = source.choose("*").map_err(|reason| Error::archive("download", reason))?;
-                    let digest = digest(&source, &chosen)?;
-                    Ok(((source, chosen), digest))
-                })
-                .await?;
-            content.push_str(&digest.to_string());
-            let unpack = copy.unpack.unwrap_or(false);
-            batches.push(Batch { source: Arc::new(source.0), chosen: source.1, unpack });
+            if let Some(text) = &checksum {
+                let digest = remote::checksum(text).map_err(|reason| self.wrong(here.line, reason))?;
+                content.push_str(&format!("{} {digest}", remote::file_name(url)));
+                late.push(Late::Web(url.clone(), digest));
+            } else {
+                let (batch, digest) = self.download(url, None, copy).await?;
+                content.push_str(&digest.to_string());
+                batches.push(batch);
+            }
         }
-        Ok(())
+        Ok(late)
+    }
+
+    fn git(&self) -> git::Client<'_> {
+        let agent = self.options.ssh.iter().find(|(id, _)| id == "default");
+        let agent = agent.map(|(_, socket)| socket.as_path());
+        git::Client { lease: &self.lease, agent, cancel: &self.options.cancel }
+    }
+
+    async fn fetch(&self, late: Late, copy: &Copy) -> Result<Batch> {
+        match late {
+            Late::Web(url, digest) => Ok(self.download(&url, Some(digest), copy).await?.0),
+            Late::Git(address, commit) => {
+                let dir = address.fetch(&self.images, self.git(), &commit, copy.keep_git).await?;
+                let source = Source::layers(&[dir], "the repository");
+                let chosen = source.choose("/").map_err(|reason| Error::archive("repository", reason))?;
+                Ok(Batch { source: Arc::new(source), chosen, unpack: false })
+            }
+        }
+    }
+
+    async fn download(
+        &self,
+        url: &str,
+        wanted: Option<crate::Digest>,
+        copy: &Copy,
+    ) -> Result<(Batch, crate::Digest)> {
+        let dir = remote::fetch(&self.images, &self.lease, url, wanted, &self.options.cancel).await?;
+        let unpack = copy.unpack.unwrap_or(false);
+        let read = self.images.blocking(move |_| {
+            let source = Source::layers(&[dir], "the download");
+            let chosen = source.choose("*").map_err(|reason| Error::archive("download", reason))?;
+            let digest = digest(&source, &chosen)?;
+            Ok((Batch { source: Arc::new(source), chosen, unpack }, digest))
+        });
+        read.await
     }
 }
 

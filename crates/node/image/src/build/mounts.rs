@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use sampan_daemon::Backoff;
 
 use super::context::Source;
 use super::copy::{Target, digest};
@@ -25,6 +27,8 @@ use crate::store::lock::open_lock;
 const MAX_SECRET: u64 = 500 << 10;
 /// Directories that one private cache may have at the same time.
 const MAX_PRIVATE: usize = 32;
+/// Before a cache that others hold is looked at for the second time.
+const WAIT: Duration = Duration::from_millis(20);
 
 /// Mounts of one step.
 #[derive(Default)]
@@ -50,11 +54,12 @@ impl Build {
     /// What is to be mounted, as far as the step's key needs it.
     pub(super) async fn mounts(&self, here: &Here<'_>, run: &Run, stage: &Stage) -> Result<Mounted> {
         let mut mounted = Mounted::default();
-        for mount in &run.mounts {
+        for (number, mount) in run.mounts.iter().enumerate() {
             let mut kind = mount.kind.clone();
             let target = match (&mount.target, &kind) {
                 (Some(word), _) => self.expand(here, stage, word)?,
                 (None, MountKind::Secret { id, .. }) => format!("/run/secrets/{id}"),
+                (None, MountKind::Ssh { .. }) => format!("/run/buildkit/ssh_agent.{number}"),
                 (None, _) => String::new(),
             };
             let target = normal(&stage.workdir().join(target));
@@ -76,7 +81,7 @@ impl Build {
                         source = Some(self.source(here, from).await?.0);
                     }
                 }
-                MountKind::Tmpfs { .. } | MountKind::Secret { .. } => {}
+                MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => {}
             }
             mounted.key.push(format!("{kind:?} {} {content}", target.display()));
             mounted.orders.push(Order { kind, target, source });
@@ -127,14 +132,25 @@ impl Build {
         }
         let mut dirs = BTreeMap::new();
         for (id, (sharing, rights, path, tree)) in wanted {
-            let cache = self.images.blocking({
-                let id = id.clone();
-                move |inner| {
+            // The kernel has no wait for a lock or a cancellation, whichever comes first: a cache that others hold is
+            // looked at again and again.
+            let mut backoff = Backoff::new(WAIT, WAIT * 16);
+            let (dir, lock) = loop {
+                let (id, path, tree) = (id.clone(), path.clone(), tree.clone());
+                let cache = self.images.blocking(move |inner| {
                     let seed = tree.as_ref().map(|tree| (&**tree, path.as_str()));
                     cache(&inner.store, &id, sharing, rights, seed)
+                });
+                if let Some(found) = cache.await? {
+                    break found;
                 }
-            });
-            let (dir, lock) = cache.await?;
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next_delay()) => {}
+                    () = self.options.cancel.cancelled() => {
+                        return Err(Error::Cancelled { what: "the build".into() });
+                    }
+                }
+            };
             locks.push(lock);
             dirs.insert(id, dir);
         }
@@ -161,6 +177,19 @@ impl Build {
                     (RunMountSource::Path(dir.clone()), read_only)
                 }
                 MountKind::Tmpfs { size } => (RunMountSource::Tmpfs { size }, false),
+                MountKind::Ssh { id, required, mode, owner } => {
+                    let Some((_, socket)) = self.options.ssh.iter().find(|(name, _)| *name == id) else {
+                        if required {
+                            let reason = format!("no SSH agent {id:?} was given (hint: --ssh {id}=SOCKET)");
+                            return Err(self.wrong(here.line, reason));
+                        }
+                        continue;
+                    };
+                    if !mounted.env.iter().any(|variable| variable.starts_with("SSH_AUTH_SOCK=")) {
+                        mounted.env.push(format!("SSH_AUTH_SOCK={}", target.display()));
+                    }
+                    (RunMountSource::Agent { socket: socket.clone(), mode, owner }, false)
+                }
                 MountKind::Secret { id, required, mode, owner, env } => {
                     let secret = self.options.secrets.iter().find(|(name, _)| *name == id);
                     let Some((_, secret)) = secret else {
@@ -225,34 +254,34 @@ fn bind(lease: &Lease, tree: &Source, path: &str, writable: bool) -> Result<Path
     copied().map_err(|error| error.to_string())
 }
 
-/// A cache's directory, and the lock that keeps it.
+/// A cache's directory, and the lock that keeps it; `None` when others hold it.
 fn cache(
     store: &Store,
     id: &str,
     sharing: Sharing,
     (mode, owner): (Option<u32>, (u32, u32)),
     seed: Option<(&Source, &str)>,
-) -> Result<(PathBuf, Flock<File>)> {
+) -> Result<Option<(PathBuf, Flock<File>)>> {
     let name = Digest::of(id.as_bytes()).hex();
     for number in 0..MAX_PRIVATE {
         let base =
             store.path("mounts").join(if number == 0 { name.clone() } else { format!("{name}-{number}") });
         let lock = base.with_extension("lock");
         let arg = match sharing {
-            Sharing::Shared => FlockArg::LockShared,
-            Sharing::Private => FlockArg::LockExclusiveNonblock,
-            Sharing::Locked => FlockArg::LockExclusive,
+            Sharing::Shared => FlockArg::LockSharedNonblock,
+            Sharing::Private | Sharing::Locked => FlockArg::LockExclusiveNonblock,
         };
         let guard = match take(&lock, arg)? {
             Some(guard) => guard,
-            None => continue,
+            None if sharing == Sharing::Private => continue,
+            None => return Ok(None),
         };
         // What was used last is forgotten last; a failure only makes it look older.
         let _ = guard.set_modified(std::time::SystemTime::now());
         if !base.is_dir() {
             make(store, &base, mode.unwrap_or(0o755), owner, seed)?;
         }
-        return Ok((base, guard));
+        return Ok(Some((base, guard)));
     }
     let what = format!("directories of the private cache {id:?} in use");
     Err(Error::Limit { what, limit: MAX_PRIVATE as u64, unit: "directories" })

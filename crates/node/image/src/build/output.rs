@@ -7,7 +7,7 @@ use super::context::Source;
 use super::copy::Target;
 use super::run::Build;
 use super::stage::Stage;
-use super::{BuildOutput, OutputKind};
+use super::{BuildOutput, CacheTo, OutputKind, shared};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::export::{self, ExportFormat, Exported};
@@ -30,6 +30,10 @@ impl Build {
         let mut stage = stage.clone();
         for (name, value) in &self.options.labels {
             stage.config.labels.get_or_insert_default().insert(name.clone(), value.clone());
+        }
+        if self.options.cache_to.contains(&CacheTo::Inline) {
+            let list = shared::list(&self.kept, &stage.layers);
+            stage.config.labels.get_or_insert_default().insert(shared::LABEL.into(), list);
         }
         let platform = stage.platform.clone().unwrap_or_else(Platform::host);
         let created = match self.options.source_date_epoch {

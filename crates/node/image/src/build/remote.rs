@@ -17,11 +17,6 @@ use crate::store::lease::Lease;
 
 /// Refuse what is not fetched.
 pub(super) fn check(url: &str) -> Result<(), String> {
-    let git = url.starts_with("git@") || url.starts_with("git://") || url.starts_with("ssh://");
-    if git || url.split(['#', '?']).next().is_some_and(|path| path.ends_with(".git")) {
-        let hint = "(hint: add git's own archive of it, or clone it before the build)";
-        return Err(format!("{url:?}: git repositories are not cloned by builds {hint}"));
-    }
     match url.parse::<Uri>() {
         Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() => Ok(()),
         _ => Err(format!("{url:?} cannot be fetched (hint: http://… or https://…)")),
@@ -111,7 +106,7 @@ mod tests {
             assert_eq!(file_name(url), name, "{url}");
             check(url).unwrap();
         }
-        for bad in ["git@h:x/y", "https://h/x.git#main", "ftp://h/x", "file:///etc/passwd", "http://"] {
+        for bad in ["ftp://h/x", "file:///etc/passwd", "http://"] {
             assert!(check(bad).unwrap_err().contains("hint"), "{bad}");
         }
         assert!(checksum("sha256:12").is_err() && checksum("md5:x").is_err());

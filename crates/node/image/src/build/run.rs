@@ -16,6 +16,7 @@ use super::copy::Target;
 use super::instruction::PREDEFINED;
 use super::parse::{Instruction, Line, trigger};
 use super::plan::Plan;
+use super::shared::{Imported, Kept};
 use super::stage::{Stage, commit};
 use super::{BuildEvent, BuildOptions};
 use crate::compress::Format;
@@ -46,6 +47,10 @@ pub(super) struct Build {
     pub(super) prefix: String,
     pub(super) cached: AtomicUsize,
     pub(super) used_args: Mutex<BTreeSet<String>>,
+    /// Steps that were done or remembered.
+    pub(super) kept: Kept,
+    /// Steps that others did.
+    pub(super) imported: Imported,
 }
 
 /// Stages that are done.
@@ -214,7 +219,6 @@ impl Build {
             (_, Some(pull)) => {
                 let mut pull = pull.clone();
                 pull.platform = Some(platform.clone());
-                pull.progress = pull.progress.or_else(|| self.options.progress.clone());
                 pull.cancel = self.options.cancel.clone();
                 match (self.images.pull(image, pull).await, other) {
                     (Ok(pulled), _) => pulled.digest,
@@ -282,6 +286,7 @@ impl Build {
             format: self.options.compression.format(),
             epoch: self.options.source_date_epoch,
             created: self.created(),
+            kept: self.kept.clone(),
         }
     }
 
@@ -304,7 +309,12 @@ impl Build {
         let (lease, cancel) = (self.lease.clone(), self.options.cancel.clone());
         let step =
             self.images.blocking(move |inner| Ok(cache::get(&inner.store, &lease, &key, &cancel))).await?;
-        if step.is_some() {
+        let step = match step {
+            None => self.ask_others(&key).await?,
+            step => step,
+        };
+        if let Some(step) = &step {
+            locked(&self.kept).insert(key, step.clone());
             self.cached.fetch_add(1, Ordering::Relaxed);
             self.say(BuildEvent::Cached { number: here.number });
         }
@@ -368,6 +378,7 @@ pub(super) struct Maker {
     format: Format,
     epoch: Option<i64>,
     created: String,
+    kept: Kept,
 }
 
 impl Maker {
@@ -376,6 +387,7 @@ impl Maker {
         let layer: Option<NewLayer> = commit(inner, &self.lease, upper, self.format, self.epoch)?;
         let step = Step { layer, created: self.created };
         cache::put(&inner.store, key, &step)?;
+        locked(&self.kept).insert(*key, step.clone());
         Ok(step)
     }
 }

@@ -129,6 +129,10 @@ fn unpack_stream<R: Read, W: Write>(
     let failed = |error| stream_error(name, "(stream)", TarError::Io(error));
     let decoder = Decoder::new(tee).map_err(failed)?;
     let format = decoder.format();
+    if !format.is_for_layers() {
+        let hint = "(hint: recompress it with gzip or zstd)";
+        return Err(Error::archive(name, format!("a layer in {format:?} cannot be carried {hint}")));
+    }
     let mut tar = TarReader::new(HashReader::new(decoder));
     let unpacked = unpack(&mut tar, files, name, &store.options.limits, cancel)?;
     let ended = tar.ended();

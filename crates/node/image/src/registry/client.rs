@@ -53,6 +53,19 @@ impl<'a> Call<'a> {
     }
 }
 
+/// Why an attempt failed.
+pub(crate) struct Refused {
+    pub(crate) error: Error,
+    /// The other side asked to wait that long.
+    pub(crate) wait: Option<Duration>,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, wait: None }
+    }
+}
+
 /// What all requests of one pull share.
 pub(crate) struct Client {
     http: legacy::Client<Connector, Body>,
@@ -150,12 +163,12 @@ impl Registry {
     pub(crate) async fn open(&self, uri: &Uri, action: &str) -> Result<Response<Incoming>> {
         let mut retry = Retry::new(&self.client.limits);
         loop {
-            let error = match self.follow(uri, None, &Call::get(&HeaderMap::new(), action)).await {
+            let refused = match self.follow(uri, None, &Call::get(&HeaderMap::new(), action)).await {
                 Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) => self.refusal(response, action).await,
-                Err(error) => error,
+                Ok(response) => self.refused(response, action).await,
+                Err(error) => error.into(),
             };
-            retry.wait(error, None).await?;
+            retry.again(refused).await?;
         }
     }
 
@@ -253,31 +266,31 @@ impl Registry {
     async fn get(&self, path: &str, headers: &HeaderMap, action: &str) -> Result<Response<Incoming>> {
         let mut retry = Retry::new(&self.client.limits);
         loop {
-            match self.attempt(path, headers, action).await {
+            let uri = self.uri(path, action)?;
+            match self.succeed(&uri, &Call::get(headers, action)).await {
                 Ok(response) => return Ok(response),
-                Err((error, wait)) => retry.wait(error, wait).await?,
+                Err(refused) => retry.again(refused).await?,
             }
         }
     }
 
-    async fn attempt(
-        &self,
-        path: &str,
-        headers: &HeaderMap,
-        action: &str,
-    ) -> Result<Response<Incoming>, (Error, Option<Duration>)> {
-        let uri = self.uri(path, action).map_err(|error| (error, None))?;
-        let call = Call::get(headers, action);
-        let response = self.send_once(&uri, &call).await.map_err(|error| (error, None))?;
+    /// Send once, with what it takes to get in; only success comes back.
+    pub(crate) async fn succeed(&self, uri: &Uri, call: &Call<'_>) -> Result<Response<Incoming>, Refused> {
+        let response = self.send_once(uri, call).await?;
         if response.status().is_success() {
             return Ok(response);
         }
+        Err(self.refused(response, call.action).await)
+    }
+
+    /// What an answer without success means, and how long the other side asks to wait.
+    pub(crate) async fn refused(&self, response: Response<Incoming>, action: &str) -> Refused {
         let wait = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
-        Err((self.refusal(response, action).await, wait))
+        Refused { error: self.refusal(response, action).await, wait }
     }
 
     /// Answer a challenge with each of the credentials in turn, then with none.
@@ -491,6 +504,11 @@ impl Retry {
     pub(crate) fn reset(&mut self) {
         self.left = self.attempts;
         self.backoff.reset();
+    }
+
+    /// As [`Retry::wait`].
+    pub(crate) async fn again(&mut self, refused: Refused) -> Result<()> {
+        self.wait(refused.error, refused.wait).await
     }
 
     /// Wait before the next attempt, or give the error back when there is none or it would be useless.

@@ -2,7 +2,7 @@
 //!
 //! In doubt a file stays. What no package manager brought is the application's own and stays always.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,67 @@ const LANGUAGES: [(&str, &[&str]); 7] = [
     ("lua", &["/usr/share/lua", "/usr/lib/x86_64-linux-gnu/lua"]),
 ];
 
+/// Directories of modules in directories of modules.
+const HOLD_MODULES: [&str; 4] = ["dist-packages", "site-packages", "node_modules", "vendor_perl"];
+/// Modules of Python that are loaded when something goes wrong, and that others load late.
+const PYTHON_ERRORS: [&str; 44] = [
+    "__future__.py",
+    "_strptime.py",
+    "argparse.py",
+    "ast.py",
+    "base64.py",
+    "calendar.py",
+    "collections",
+    "contextlib.py",
+    "copy.py",
+    "dataclasses.py",
+    "datetime.py",
+    "dis.py",
+    "email",
+    "encodings",
+    "enum.py",
+    "functools.py",
+    "gettext.py",
+    "hashlib.py",
+    "html",
+    "http",
+    "importlib",
+    "inspect.py",
+    "json",
+    "linecache.py",
+    "locale.py",
+    "logging",
+    "mimetypes.py",
+    "opcode.py",
+    "pickle.py",
+    "queue.py",
+    "random.py",
+    "re",
+    "shutil.py",
+    "socket.py",
+    "string.py",
+    "tempfile.py",
+    "textwrap.py",
+    "threading.py",
+    "token.py",
+    "tokenize.py",
+    "traceback.py",
+    "urllib",
+    "warnings.py",
+    "weakref.py",
+];
+/// Modules that convert between the encodings that everybody meets.
+const GCONV: [&str; 8] = [
+    "gconv-modules",
+    "gconv-modules.cache",
+    "ISO8859-1.so",
+    "ISO8859-15.so",
+    "CP1252.so",
+    "UTF-7.so",
+    "UTF-16.so",
+    "UTF-32.so",
+];
+
 /// The search.
 pub(super) struct Reach<'a> {
     tree: &'a Tree,
@@ -67,6 +128,9 @@ pub(super) struct Reach<'a> {
     library_dirs: Vec<PathBuf>,
     /// What was seen stands for what would be guessed.
     traced: bool,
+    seen: BTreeSet<PathBuf>,
+    /// Words that were looked at: scripts say the same ones again and again.
+    words_done: HashSet<String>,
     pub(super) keep: BTreeSet<PathBuf>,
     todo: Vec<PathBuf>,
     /// Data of packages: kept, but what their scripts name is not followed.
@@ -77,7 +141,12 @@ pub(super) struct Reach<'a> {
 }
 
 impl<'a> Reach<'a> {
-    pub(super) fn new(tree: &'a Tree, packages: &'a Packages, path: &str, traced: bool) -> Result<Self> {
+    pub(super) fn new(
+        tree: &'a Tree,
+        packages: &'a Packages,
+        path: &str,
+        seen: Option<&[PathBuf]>,
+    ) -> Result<Self> {
         let dirs = path.split(':').chain(PROGRAM_DIRS).filter(|dir| dir.starts_with('/'));
         let mut libraries: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
         for (file, node) in &tree.nodes {
@@ -94,7 +163,9 @@ impl<'a> Reach<'a> {
             programs: dirs.map(PathBuf::from).collect(),
             libraries,
             library_dirs: library_dirs(tree)?,
-            traced,
+            traced: seen.is_some(),
+            seen: seen.into_iter().flatten().cloned().collect(),
+            words_done: HashSet::new(),
             keep: BTreeSet::new(),
             todo: Vec::new(),
             data: BTreeSet::new(),
@@ -166,8 +237,9 @@ impl<'a> Reach<'a> {
         if name.contains('/') {
             return self.named(name);
         }
-        for dir in self.programs.clone() {
-            self.add(&dir.join(name));
+        for at in 0..self.programs.len() {
+            let path = self.programs[at].join(name);
+            self.add(&path);
         }
     }
 
@@ -190,10 +262,14 @@ impl<'a> Reach<'a> {
     fn words(&mut self, text: &str) {
         let fits = |c: char| c.is_ascii_alphanumeric() || "/._-+@~".contains(c);
         for word in text.split(|c| !fits(c)).filter(|word| !word.is_empty()) {
-            if word.starts_with('/') {
-                self.named(word.trim_end_matches('/'));
-            } else if !word.contains('/') && word.len() < 64 {
+            let program = !word.contains('/') && word.len() < 64;
+            if (!program && !word.starts_with('/')) || !self.words_done.insert(word.to_owned()) {
+                continue;
+            }
+            if program {
                 self.program(word);
+            } else {
+                self.named(word.trim_end_matches('/'));
             }
         }
     }
@@ -253,9 +329,7 @@ impl<'a> Reach<'a> {
             }
         }
         if needs.converts {
-            for dir in self.library_dirs.clone() {
-                self.add_all(&dir.join("gconv"));
-            }
+            self.conversions();
         }
         if self.traced {
             return;
@@ -277,15 +351,28 @@ impl<'a> Reach<'a> {
         }
     }
 
+    /// Modules that convert encodings: all, or what was seen and what the web is written in.
+    fn conversions(&mut self) {
+        for dir in self.library_dirs.clone() {
+            let dir = dir.join("gconv");
+            if !self.traced {
+                self.add_all(&dir);
+                continue;
+            }
+            for name in GCONV {
+                self.add(&dir.join(name));
+            }
+            self.add_all(&dir.join("gconv-modules.d"));
+        }
+    }
+
     fn library(&mut self, name: &str, first: &[PathBuf]) {
         if name.contains('/') {
             return self.add(Path::new(name));
         }
-        for dir in first.iter().chain(&self.library_dirs).cloned().collect::<Vec<_>>() {
-            let path = dir.join(name);
-            if self.tree.resolve(&path, true).is_some() {
-                return self.add(&path);
-            }
+        let found = first.iter().chain(&self.library_dirs).map(|dir| dir.join(name));
+        if let Some(path) = found.into_iter().find(|path| self.tree.resolve(path, true).is_some()) {
+            return self.add(&path);
         }
         for file in self.libraries.get(name).cloned().unwrap_or_default() {
             self.add(&file);
@@ -347,7 +434,42 @@ impl<'a> Reach<'a> {
                     })
                     .map(|(path, _)| path.clone())
                     .collect();
-                found.iter().for_each(|dir| self.add_all(dir));
+                for dir in found {
+                    if self.traced { self.used(&dir) } else { self.add_all(&dir) }
+                }
+            }
+        }
+    }
+
+    /// Of a language's libraries, the modules of which something was seen, each as a whole, and what reports errors.
+    fn used(&mut self, dir: &Path) {
+        let Some((dir, links)) = self.tree.resolve(dir, true) else { return };
+        self.keep.extend(links);
+        if !self.dirs_done.insert(dir.clone()) {
+            return;
+        }
+        let children: Vec<PathBuf> = self
+            .tree
+            .below(&dir)
+            .filter(|(path, _)| path.parent() == Some(&*dir))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for child in children {
+            let name = child.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let seen = self.seen.range(child.clone()..).next().is_some_and(|path| path.starts_with(&child));
+            if name == "lib-dynload" {
+                // Each module drags libraries along; those that were opened are kept already.
+                continue;
+            }
+            let holds_modules = HOLD_MODULES.contains(&name)
+                || name.starts_with('@')
+                || name.starts_with("python3")
+                || name.starts_with(|first: char| first.is_ascii_digit());
+            if holds_modules && self.tree.is_dir(&child) {
+                self.used(&child);
+            } else if seen || PYTHON_ERRORS.contains(&name) || name.ends_with("-info") {
+                self.add_all(&child);
+                self.add(&child);
             }
         }
     }

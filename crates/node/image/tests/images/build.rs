@@ -185,7 +185,7 @@ async fn mistakes_are_named_by_line() {
         ("FROM scratch\nCOPY busybox /x\nCOPY dir /x", 3, "not a directory in the image"),
         ("FROM scratch\nCOPY busybox /x\nCOPY busybox /x/y", 3, "not a directory in the image"),
         ("FROM scratch\nCOPY --chown=nobody busybox /x", 2, "/etc/passwd"),
-        ("FROM scratch\nADD https://x/y.git /", 2, "not cloned"),
+        ("FROM scratch\nADD ssh://-oProxyCommand=x/y /", 2, "no address of a repository"),
         ("FROM scratch\nCOPY http://x/y /", 2, "ADD does"),
         ("FROM scratch\nADD --checksum=sha256:12 http://localhost:1/y /", 2, "no checksum"),
         ("FROM scratch\nCOPY --chmod=9 busybox /", 2, "no mode"),

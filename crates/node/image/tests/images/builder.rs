@@ -28,7 +28,7 @@ impl RunStep for Chroot {
                 let target = format!("{}{}", step.merged.display(), mount.target.display());
                 let secret = secrets.path().join(at.to_string());
                 let source = match &mount.source {
-                    RunMountSource::Path(path) => path.clone(),
+                    RunMountSource::Path(path) | RunMountSource::Agent { socket: path, .. } => path.clone(),
                     RunMountSource::Tmpfs { .. } => {
                         mounts += &format!("mkdir -p {target}; mount -t tmpfs none {target};");
                         continue;

@@ -5,6 +5,7 @@ mod build;
 mod builder;
 mod crash;
 mod features;
+mod fetched;
 mod hostile;
 mod import;
 mod manage;

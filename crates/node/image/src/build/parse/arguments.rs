@@ -235,6 +235,7 @@ fn copy(
         parents: flags.switch("parents")?.unwrap_or(false),
         exclude: flags.all("exclude").map(str::to_owned).collect(),
         checksum: flags.get("checksum")?,
+        keep_git: flags.switch("keep-git-dir")?.unwrap_or(false),
         unpack: flags.switch("unpack")?,
     })
 }

@@ -95,6 +95,8 @@ pub(crate) struct Copy {
     pub(crate) exclude: Vec<String>,
     /// What a remote source must hash to.
     pub(crate) checksum: Option<String>,
+    /// Git's own files of a repository are kept.
+    pub(crate) keep_git: bool,
     /// Whether archives are unpacked; `ADD` says yes to local ones and no to remote ones.
     pub(crate) unpack: Option<bool>,
 }
@@ -124,6 +126,8 @@ pub(crate) enum MountKind {
     },
     /// A memory file system.
     Tmpfs { size: Option<u64> },
+    /// A socket that leads to the caller's SSH agent.
+    Ssh { id: String, required: bool, mode: u32, owner: (u32, u32) },
     /// A file that never gets into the image.
     Secret { id: String, required: bool, mode: u32, owner: (u32, u32), env: Option<String> },
 }

@@ -3,7 +3,7 @@
 use super::arguments::refuse_variable;
 use super::model::{Mount, MountKind, Sharing};
 
-const KINDS: &str = "bind, cache, tmpfs, secret";
+const KINDS: &str = "bind, cache, tmpfs, secret, ssh";
 
 /// Keys and values of one flag.
 struct Pairs<'a> {
@@ -31,7 +31,7 @@ pub(super) fn mount(text: &str) -> Result<Mount, String> {
     let kind = pairs.iter().find(|(key, _)| key == "type").and_then(|(_, value)| *value).unwrap_or("bind");
     let pairs = Pairs { kind, pairs };
     let target = pairs.text("target")?.map(str::to_owned);
-    if target.is_none() && kind != "secret" {
+    if target.is_none() && !matches!(kind, "secret" | "ssh") {
         return Err(format!("RUN: --mount=type={kind} needs a target (hint: target=/path)"));
     }
     let kind = match kind {
@@ -42,11 +42,7 @@ pub(super) fn mount(text: &str) -> Result<Mount, String> {
             MountKind::Tmpfs { size: pairs.text("size")?.map(size).transpose()? }
         }
         "secret" => pairs.secret()?,
-        "ssh" => {
-            return Err("RUN: --mount=type=ssh is not supported: no agent is forwarded into builds (hint: \
-                give a deploy key with --mount=type=secret)"
-                .into());
-        }
+        "ssh" => pairs.ssh()?,
         other => return Err(format!("RUN: --mount=type={other} is not known (hint: {KINDS})")),
     };
     Ok(Mount { kind, target })
@@ -129,6 +125,16 @@ impl<'a> Pairs<'a> {
             read_only: self.switch("readonly")?.unwrap_or(false),
             sharing,
             mode: self.number("mode", 8)?,
+            owner: self.owner()?,
+        })
+    }
+
+    fn ssh(&self) -> Result<MountKind, String> {
+        self.only(&["target", "id", "required", "mode", "uid", "gid"])?;
+        Ok(MountKind::Ssh {
+            id: self.text("id")?.unwrap_or("default").to_owned(),
+            required: self.switch("required")?.unwrap_or(false),
+            mode: self.number("mode", 8)?.unwrap_or(0o600),
             owner: self.owner()?,
         })
     }

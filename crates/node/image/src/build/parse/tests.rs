@@ -53,7 +53,7 @@ fn mistakes_have_a_line_and_a_hint() {
         ("FROM a\nONBUILD FROM x", 2, "FROM"),
         ("FROM a\nCOPY --chwon=1 a b", 2, "unknown flag --chwon (hint"),
         ("FROM a\nRUN --mount=type=cache x", 2, "needs a target"),
-        ("FROM a\nRUN --mount=type=ssh,target=/x x", 2, "ssh is not supported"),
+        ("FROM a\nRUN --mount=type=ssh,env=X x", 2, "has no \"env\""),
         ("FROM a\nRUN --mount=type=disk,target=/x x", 2, "not known (hint"),
         ("FROM a\nRUN --mount=type=tmpfs,target=/x,mode=1 x", 2, "has no \"mode\""),
         ("FROM a\nRUN --mount=type=cache,target=/x,sharing=all x", 2, "shared, private, locked"),
