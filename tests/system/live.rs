@@ -24,11 +24,13 @@ fn a_running_pod_gets_other_limits_and_another_container() {
         "live",
         "
   terminationGracePeriodSeconds: 0
+  volumes: [{name: tools, image: {reference: 'busybox:1', pullPolicy: IfNotPresent}}]
   containers:
   - name: calm
     image: busybox:1
     command: [sh, -c, 'exec sleep 98765']
     securityContext: {runAsUser: 1000}
+    volumeMounts: [{name: tools, mountPath: /tools}]
     resources: &some {requests: {cpu: 10m, memory: 16Mi}, limits: {cpu: 100m, memory: 32Mi}}
   - name: anew
     image: busybox:1
@@ -43,6 +45,9 @@ fn a_running_pod_gets_other_limits_and_another_container() {
         |name: &str| first.as_array().unwrap().iter().position(|status| status["name"] == name).unwrap();
     let (calm, anew) = (index("calm"), index("anew"));
     assert_eq!(first[calm]["allocatedResources"]["memory"], "16Mi");
+    // The files of an image, for reading only.
+    assert_eq!(c.k("exec live -c calm -- /tools/bin/busybox echo there").trim(), "there");
+    c.sh("kubectl exec live -c calm -- touch /tools/new").fails(&["Read-only file system"]);
     let resize = |patch: &str| c.sh(&format!("kubectl patch pod live --subresource resize -p '{patch}'"));
 
     // One gets more as it is, the other starts anew for it.

@@ -183,7 +183,7 @@ async fn sweep(ctx: &Arc<Context>, left: Left, known: HashSet<String>) {
     }
     let orphaned = left.files.into_iter().filter(|(uid, _)| !known.contains(uid)).collect();
     ctx.supervisor.blocking(move || remove_files(orphaned)).await;
-    release_images(ctx, left.holders).await;
+    release_images(ctx, left.holders, &known).await;
 }
 
 /// What is on disk, by uid. Only what looks like ours is taken: a pod's uid, or a log directory that ends in one.
@@ -221,14 +221,20 @@ fn remove_files(orphaned: Vec<(String, Leftover)>) {
 }
 
 /// Let go images that no container holds any more. Only holds of our form (64 hex digits) are ours.
-async fn release_images(ctx: &Arc<Context>, holders: Vec<String>) {
+async fn release_images(ctx: &Arc<Context>, holders: Vec<String>, known: &HashSet<String>) {
     let mut held: HashSet<String> = HashSet::new();
     for sandbox in ctx.options.runtime.pods() {
         let containers = sandbox.containers().await.unwrap_or_default();
         held.extend(containers.into_iter().map(|container| container.id));
     }
     let ours = |name: &String| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    for holder in holders.into_iter().filter(|holder| ours(holder) && !held.contains(holder)) {
+    // Images of volumes are held by their pod.
+    let orphaned = |holder: &String| {
+        let uid = holder.split_once('.').map(|(uid, _)| uid).filter(|uid| uuid::Uuid::try_parse(uid).is_ok());
+        uid.is_some_and(|uid| !known.contains(uid))
+    };
+    let stale = |holder: &String| (ours(holder) && !held.contains(holder)) || orphaned(holder);
+    for holder in holders.into_iter().filter(stale) {
         if let Err(error) = ctx.options.images.release(&holder).await {
             tracing::warn!(holder, %error, "stale image hold not released");
         }

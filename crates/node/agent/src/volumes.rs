@@ -64,6 +64,8 @@ pub enum PlanKind {
     Files(Payload),
     /// What a claim is bound to.
     Claimed(Kind),
+    /// What an image holds: its layers, uppermost first.
+    Image(Vec<PathBuf>),
 }
 
 /// A volume that is ready to be mounted into containers.
@@ -110,11 +112,15 @@ fn kind(pod: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<PlanKind, S
     if let Some(host) = &volume.host_path {
         return Ok(PlanKind::HostPath(host.clone()));
     }
+    if volume.image.is_some() {
+        let layers = sources.images.get(&volume.name).cloned();
+        return layers.map(PlanKind::Image).ok_or_else(|| "its image is not here".to_owned());
+    }
     if let Some(payload) = payload::payload(pod, volume, sources)? {
         return Ok(PlanKind::Files(payload));
     }
     Err("this kind of volume is not supported by this node (hint: persistentVolumeClaim, ephemeral, \
-         emptyDir, hostPath, configMap, secret, projected and downwardAPI are)"
+         emptyDir, hostPath, configMap, secret, projected, downwardAPI and image are)"
         .to_owned())
 }
 
@@ -153,6 +159,11 @@ fn make_one(dir: &Path, plan: &Plan) -> Result<Ready, String> {
                 mount_tmpfs(&path, None).map_err(text)?;
             }
             atomic::write(&path, payload, plan.fs_group).map_err(text)?;
+            Ok(Ready { path, read_only: true, makes_sub_paths: false, is_device: false })
+        }
+        PlanKind::Image(layers) => {
+            make_dir(&path, 0o755).map_err(text)?;
+            mount_layers(&path, layers).map_err(text)?;
             Ok(Ready { path, read_only: true, makes_sub_paths: false, is_device: false })
         }
         PlanKind::Claimed(kind) => {
@@ -247,6 +258,38 @@ fn mount_tmpfs(path: &Path, size: Option<u64>) -> std::io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(data.as_str()))?;
     Ok(())
+}
+
+/// Show the layers of an image, uppermost first, as one read-only tree.
+fn mount_layers(path: &Path, layers: &[PathBuf]) -> std::io::Result<()> {
+    if is_mounted(path)? {
+        return Ok(());
+    }
+    let none = None::<&str>;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    if let [only] = layers {
+        nix::mount::mount(Some(only), path, none, MsFlags::MS_BIND, none)?;
+        return Ok(nix::mount::mount(
+            none,
+            path,
+            none,
+            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags,
+            none,
+        )?);
+    }
+    let lower: Vec<String> = layers
+        .iter()
+        .map(|layer| layer.display().to_string().replace(':', "\\:").replace(',', "\\,"))
+        .collect();
+    let data = format!("lowerdir={}", lower.join(":"));
+    Ok(nix::mount::mount(Some("overlay"), path, Some("overlay"), flags, Some(data.as_str()))?)
+}
+
+/// Whether something is mounted exactly there, be it from the same file system.
+fn is_mounted(path: &Path) -> std::io::Result<bool> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let path = path.display().to_string().replace(' ', "\\040");
+    Ok(table.lines().any(|line| line.split(' ').nth(4) == Some(path.as_str())))
 }
 
 /// Give a directory to a group, so that files made in it belong to the group too.

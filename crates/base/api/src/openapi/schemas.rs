@@ -166,6 +166,13 @@ impl Writer<'_> {
         let mut out = self.shape(field.name, &field.shape);
         if let Some(text) = self.descriptions.of_field(owner, field.name) {
             out.insert("description".into(), text.into());
+        } else if field.name == "items" && owner.ends_with("List") {
+            // The source of descriptions has one type for all lists.
+            let mut resources = crate::kinds::resources().iter();
+            let listed = resources.find(|resource| list_name_of(resource).as_deref() == Some(owner));
+            if let Some(resource) = listed {
+                out.insert("description".into(), format!("List of {}.", resource.plural).into());
+            }
         }
         match &field.list {
             ListType::Unset => {}

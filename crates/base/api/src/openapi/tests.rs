@@ -99,6 +99,8 @@ fn operation_ids_are_distinct_and_version_2_is_whole() {
         }
     }
     assert!(whole["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+    let services = &whole["definitions"]["io.k8s.api.core.v1.ServiceList"]["properties"]["items"];
+    assert_eq!(services["description"], "List of services.");
 }
 
 /// With descriptions built in, they are there.

@@ -35,7 +35,10 @@ pub(super) fn autoscaler(out: &mut Errors, object: &Value) {
     if min.is_some_and(|min| max < min) {
         out.push(FieldError::invalid(&at, max, "must be greater than or equal to `minReplicas`"));
     }
-    reference(out, &path.child("scaleTargetRef"), get(spec, "scaleTargetRef"), false);
+    let target = get(spec, "scaleTargetRef");
+    // The only kind of the core group that can be scaled.
+    let core = text(target, "kind") == "ReplicationController";
+    reference(out, &path.child("scaleTargetRef"), target, core);
     metrics(out, &path.child("metrics"), spec, min);
     for way in ["scaleUp", "scaleDown"] {
         let rules = get(get(spec, "behavior"), way);

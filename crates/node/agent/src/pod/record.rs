@@ -27,6 +27,8 @@ pub struct PodRecord {
     pub containers: BTreeMap<String, ContainerRecord>,
     /// Set once the pod has failed as a whole (deadline, eviction, rejection): reason and message.
     pub failed: Option<(String, String)>,
+    /// Names under which it holds the images of its volumes.
+    pub image_holds: Vec<String>,
     /// What its containers were given, by name: what they ask for, unless a change does not fit here.
     pub allocated: BTreeMap<String, ResourceRequirements>,
     /// Why it has not got what it asks for: reason and message.

@@ -1,6 +1,7 @@
 //! The files of configMap, secret, downwardAPI and projected volumes, from what they refer to. Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, Pod, PodSpec, ServiceAccountTokenProjection, Volume, VolumeProjection,
@@ -39,6 +40,8 @@ pub struct Sources<'a> {
     pub facts: &'a Facts,
     /// Service account tokens by request.
     pub tokens: &'a HashMap<TokenKey, String>,
+    /// Layers of the images that volumes are made of, uppermost first, by volume.
+    pub images: &'a HashMap<String, Vec<PathBuf>>,
 }
 
 /// Every token that the pod's volumes need.

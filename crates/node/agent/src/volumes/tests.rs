@@ -37,7 +37,11 @@ fn pod(volumes: serde_json::Value) -> Pod {
 
 fn plans(pod: &Pod, objects: &Fixed) -> Result<Vec<Plan>, VolumeError> {
     let tokens = HashMap::from([(TokenKey { audience: String::new(), seconds: 3607 }, "tok".to_owned())]);
-    plan(pod, &Sources { objects, facts: &Facts::default(), tokens: &tokens }, &Claims::new())
+    plan(
+        pod,
+        &Sources { objects, facts: &Facts::default(), tokens: &tokens, images: &HashMap::new() },
+        &Claims::new(),
+    )
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use sampan_image::{Credentials, ErrorKind, PullOptions, RegistryFailure, RootfsPlan};
 use tokio_util::sync::CancellationToken;
 
@@ -12,19 +12,17 @@ use crate::events::Subject;
 use crate::objects::Snapshot;
 use crate::pod::env::Objects;
 
-/// Hold the container's image under its id, pulling it first where its policy says so.
+/// Hold an image under an id, pulling it first where the policy says so.
 pub async fn ensure(
     ctx: &Context,
     pod: &Pod,
-    container: &Container,
+    (image, policy): (&str, &str),
     id: &str,
     objects: &Snapshot,
     events: &Subject,
     cancel: &CancellationToken,
 ) -> Result<RootfsPlan, Failed> {
-    let image = container.image.as_deref().unwrap_or_default();
     let images = &ctx.options.images;
-    let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
     if policy != "Always" {
         match images.rootfs(image, id).await {
             Ok(plan) => {

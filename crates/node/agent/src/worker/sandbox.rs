@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Pod, PodSpec, ServiceAccount};
+use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod, PodSpec, ServiceAccount};
 use kube::Api;
 use kube::api::PostParams;
 use sampan_container::{IpcMode, Network, PidMode, PodSandbox, PodSandboxConfig};
 use sampan_daemon::clock;
 use sampan_network::{HostPort, Protocol};
+use tokio_util::sync::CancellationToken;
 
 use super::{Done, Stage, Worker};
 use crate::context::Context;
+use crate::events::Subject;
 use crate::objects::Snapshot;
 use crate::pod::env::Facts;
 use crate::pod::record::PodRecord;
@@ -102,8 +104,11 @@ impl Worker {
         self.volume_stage = Stage::Doing;
         let (ctx, pod, settled) = (self.ctx.clone(), self.pod.clone(), references.settled());
         let (tokens, old) = (self.tokens.clone(), self.volumes.clone());
+        let (events, cancel) = (self.events.clone(), self.cancel.clone());
+        let held = image_volumes(&pod).map(|(name, _)| image_hold(&self.record.uid, name)).collect();
+        self.record.image_holds = held;
         self.ops.push(Box::pin(async move {
-            let made = make_volumes(&ctx, &pod, settled, tokens).await;
+            let made = make_volumes(&ctx, &pod, settled, tokens, (&events, &cancel)).await;
             // Mounted volumes stay usable when they cannot be refreshed.
             Done::Volumes(match made {
                 Err(error) if refresh => {
@@ -235,11 +240,23 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
         .collect()
 }
 
+/// The volumes that are made of images, by name.
+fn image_volumes(pod: &Pod) -> impl Iterator<Item = (&str, &ImageVolumeSource)> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some((volume.name.as_str(), volume.image.as_ref()?)))
+}
+
+/// The name under which a pod holds the image of a volume: its uid comes first.
+fn image_hold(uid: &str, volume: &str) -> String {
+    format!("{uid}.{volume}")
+}
+
 async fn make_volumes(
     ctx: &Context,
     pod: &Pod,
     settled: impl Future<Output = Snapshot> + Send,
     tokens: HashMap<TokenKey, Token>,
+    (events, cancel): (&Subject, &CancellationToken),
 ) -> Result<Volumes, String> {
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
@@ -248,7 +265,16 @@ async fn make_volumes(
     let (tokens, claims) = (tokens?, claims.map_err(|error| error.to_string())?);
     let texts = tokens.iter().map(|(key, token)| (key.clone(), token.text.clone())).collect();
     let facts = Facts { allocatable: ctx.allocatable.clone(), ..Default::default() };
-    let sources = Sources { objects: &objects, facts: &facts, tokens: &texts };
+    let mut images = HashMap::new();
+    for (name, source) in image_volumes(pod) {
+        let reference = source.reference.as_deref().unwrap_or_default();
+        let image = (reference, source.pull_policy.as_deref().unwrap_or("IfNotPresent"));
+        let hold = image_hold(spec::uid(pod), name);
+        let made = super::image::ensure(ctx, pod, image, &hold, &objects, events, cancel).await;
+        let plan = made.map_err(|failed| format!("volume \"{name}\": {}", failed.message()))?;
+        images.insert(name.to_owned(), plan.lower_dirs);
+    }
+    let sources = Sources { objects: &objects, facts: &facts, tokens: &texts, images: &images };
     let plans = volumes::plan(pod, &sources, &claims).map_err(|error| error.to_string())?;
     let dir = ctx.pod_dir(spec::uid(pod));
     ctx.host_volumes.hold(spec::uid(pod), &plans);
@@ -325,6 +351,9 @@ pub async fn tear_down(
     }
     let dir = ctx.pod_dir(&uid);
     ctx.supervisor.blocking(move || volumes::remove(&dir)).await.map_err(|error| error.to_string())?;
+    for hold in &record.image_holds {
+        ctx.options.images.release(hold).await.map_err(|error| error.to_string())?;
+    }
     ctx.host_volumes.release(&uid);
     Ok(())
 }

@@ -53,6 +53,16 @@ pub enum Failed {
     Start(String, i32, String),
 }
 
+impl Failed {
+    /// What went wrong, in a sentence.
+    pub fn message(self) -> String {
+        match self {
+            Failed::Cancelled => "the pod is ending".to_owned(),
+            Failed::Pull(message) | Failed::Config(_, message) | Failed::Start(_, _, message) => message,
+        }
+    }
+}
+
 /// Runtime ids that a record knows.
 pub fn ids(record: &ContainerRecord) -> Vec<String> {
     let run = match &record.run {
@@ -222,8 +232,9 @@ fn rootfs_dir(ctx: &Context, pod: &Pod, id: &str) -> PathBuf {
 }
 
 async fn start(job: Job, objects: Snapshot) -> Result<Started, Failed> {
-    let plan = image::ensure(&job.ctx, &job.pod, &job.container, &job.id, &objects, &job.events, &job.cancel)
-        .await?;
+    let policy = job.container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
+    let image = (job.container.image.as_deref().unwrap_or_default(), policy);
+    let plan = image::ensure(&job.ctx, &job.pod, image, &job.id, &objects, &job.events, &job.cancel).await?;
     if job.cancel.is_cancelled() {
         job.release().await;
         return Err(Failed::Cancelled);

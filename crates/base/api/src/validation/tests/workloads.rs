@@ -320,3 +320,14 @@ fn schedules() {
         assert_eq!(check_schedule(schedule).unwrap_err().to_string(), message, "{schedule}");
     }
 }
+
+#[test]
+fn of_the_core_group_only_replication_controllers_scale() {
+    let scales = |version: &str, kind: &str| {
+        let spec = json!({ "maxReplicas": 3, "scaleTargetRef": { "apiVersion": version, "kind": kind, "name": "x" } });
+        create_errors("autoscaling", "HorizontalPodAutoscaler", json!({ "spec": spec }))
+    };
+    assert_eq!(scales("v1", "ReplicationController"), Vec::<String>::new());
+    assert_eq!(scales("apps/v1", "Deployment"), Vec::<String>::new());
+    assert_eq!(scales("v1", "Deployment").len(), 1);
+}
