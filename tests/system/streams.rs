@@ -42,6 +42,18 @@ fn logs_in_all_their_ways() {
     assert_eq!(c.k("logs shell side"), "beside\n");
     let all = c.k("logs shell --all-containers --prefix");
     assert!(all.contains("[pod/shell/main] up") && all.contains("[pod/shell/side] beside"), "{all}");
+    // Browsers read logs and run commands over WebSocket, in protocols that kubectl has left behind.
+    let upgrade = "-N -i --http1.1 --max-time 20 -H 'Connection: Upgrade' -H 'Upgrade: websocket' \
+                   -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='";
+    let raw = |protocol: &str, query: &str| {
+        let at = format!("'https://127.0.0.1:6443/api/v1/namespaces/default/pods/shell/{query}'");
+        c.curl(&format!("{upgrade} -H 'Sec-WebSocket-Protocol: {protocol}' {at}")).out
+    };
+    let log = raw("binary.k8s.io", "log?container=side");
+    assert!(log.starts_with("HTTP/1.1 101") && log.contains("beside\n"), "{log}");
+    assert!(raw("base64.binary.k8s.io", "log?container=side").contains("YmVzaWRlCg=="));
+    let said = raw("channel.k8s.io", "exec?container=side&stdout=1&stderr=1&command=echo&command=over+there");
+    assert!(said.contains("\u{1}over there\n") && !said.contains("Success"), "{said}");
     c.sh("kubectl logs shell -c nosuch").fails(&["container nosuch is not valid for pod shell"]);
 
     until("2000 lines", || {

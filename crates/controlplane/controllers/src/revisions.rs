@@ -35,7 +35,10 @@ pub(crate) struct Revisions {
 fn data(template: &PodTemplateSpec) -> Value {
     let mut template = json!(template);
     template["$patch"] = "replace".into();
-    json!({"spec": {"template": template}})
+    let mut data = json!({"spec": {"template": template}});
+    // Clients compare the bytes with what they make of the object, with every name in its place.
+    data.sort_all_objects();
+    data
 }
 
 /// The template that a revision holds.
@@ -168,4 +171,20 @@ pub(crate) async fn truncate(
         apis::delete(client, &**revision).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_what_clients_make_of_the_object() {
+        let template: PodTemplateSpec = serde_json::from_value(json!({
+            "spec": {"containers": [{"name": "c", "image": "i", "args": ["a"]}], "dnsPolicy": "Default"},
+            "metadata": {"labels": {"b": "2", "a": "1"}},
+        }))
+        .unwrap();
+        let expected = r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"a":"1","b":"2"}},"spec":{"containers":[{"args":["a"],"image":"i","name":"c"}],"dnsPolicy":"Default"}}}}"#;
+        assert_eq!(data(&template).to_string(), expected);
+    }
 }

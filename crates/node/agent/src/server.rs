@@ -161,7 +161,7 @@ async fn route(ctx: &Arc<Context>, request: Request<Incoming>) -> Response<Body>
         ["metrics", "resource"] if get => exposition::resource(ctx).await,
         ["metrics", "cadvisor"] if get => exposition::cadvisor(ctx).await,
         ["containerLogs", namespace, pod, container] if get => {
-            logs::serve(ctx, namespace, pod, container, &request)
+            logs::serve(ctx, namespace, pod, container, request)
         }
         ["exec" | "attach", namespace, pod, container] => {
             exec::serve(ctx, (namespace, pod, None, container), parts[0] == "attach", request).await

@@ -66,8 +66,8 @@ pub(crate) async fn connect(core: &Arc<Core>, call: &mut Call, what: &str) -> Re
             request.headers_mut().append(HeaderName::from_static(name), value.clone());
         }
     }
-    let to =
-        Target { node: node.clone(), authority: format!("{host}:{port}"), host, port, again: what == "log" };
+    let again = what == "log" && !call.headers.contains_key(header::UPGRADE);
+    let to = Target { node: node.clone(), authority: format!("{host}:{port}"), host, port, again };
     if let Ok(value) = HeaderValue::from_str(&to.authority) {
         request.headers_mut().insert(header::HOST, value);
     }

@@ -12,12 +12,19 @@ use hyper::body::{Frame, Incoming};
 use sampan_daemon::clock;
 use tokio::sync::{mpsc, watch};
 
+use super::upgrade::{self, Upgrade};
 use super::{Body, Query, text};
 use crate::context::{Context, View};
 use crate::logs::{self, Ended, LogOptions};
 use crate::pod::record::Run;
 use crate::pod::spec;
+use crate::streams::StreamError;
+use crate::streams::websocket::{Message, Reader, Writer};
 
+/// The sub-protocols of logs over WebSocket: as it is, and in base64.
+const WEBSOCKET_PROTOCOLS: &[&str] = &["binary.k8s.io", "base64.binary.k8s.io"];
+/// How long a client has to hang up.
+const LINGER: Duration = Duration::from_secs(5);
 /// Pieces waiting for a slow client.
 const QUEUE: usize = 8;
 
@@ -44,9 +51,9 @@ pub(super) fn serve(
     namespace: &str,
     pod: &str,
     container: &str,
-    request: &Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<Body> {
-    let query = Query::of(request);
+    let query = Query::of(&request);
     let options = match options(&query) {
         Ok(options) => options,
         Err(message) => return text(StatusCode::UNPROCESSABLE_ENTITY, message),
@@ -59,6 +66,11 @@ pub(super) fn serve(
         Ok(found) => found,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
+    let upgrade = request.headers().contains_key(http::header::UPGRADE);
+    let upgrade = match upgrade.then(|| upgrade::accept(&mut request, WEBSOCKET_PROTOCOLS, &[])).transpose() {
+        Ok(upgrade) => upgrade,
+        Err(refusal) => return *refusal,
+    };
     let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
     let ended = RunEnded { view: entry.view.clone(), container: container.to_owned(), run };
     ctx.supervisor.spawn("logs", async move {
@@ -68,10 +80,48 @@ pub(super) fn serve(
             let _ = sender.send(message.into()).await;
         }
     });
+    if let Some(upgrade) = upgrade {
+        let Upgrade { protocol, on, response, .. } = upgrade;
+        ctx.supervisor.spawn("logs-websocket", async move {
+            if let Err(error) = over_websocket(on, receiver, protocol.starts_with("base64")).await {
+                tracing::debug!(%error, "logs: connection");
+            }
+        });
+        return response;
+    }
     let frames = futures::stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|bytes| (bytes, receiver))
     });
     Response::new(BodyExt::boxed(StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes))))))
+}
+
+/// The log in messages; ends when the client leaves.
+async fn over_websocket(
+    on: hyper::upgrade::OnUpgrade,
+    mut receiver: mpsc::Receiver<Bytes>,
+    base64: bool,
+) -> Result<(), StreamError> {
+    let Some(io) = upgrade::connection(on).await else { return Ok(()) };
+    let (read, write) = tokio::io::split(io);
+    let (mut reader, mut writer) = (Reader::new(tokio::io::BufReader::new(read)), Writer::new(write));
+    // Nothing that a client says changes a log.
+    let mut left = std::pin::pin!(async {
+        while let Ok(Some(Message::Data(_) | Message::Ping(_))) = reader.next().await {}
+    });
+    loop {
+        tokio::select! {
+            () = &mut left => return Ok(()),
+            piece = receiver.recv() => match piece {
+                Some(bytes) if base64 => writer.base64(&[], &bytes).await?,
+                Some(bytes) => writer.binary(&[], &bytes).await?,
+                None => break,
+            },
+        }
+    }
+    writer.close(1000, "").await?;
+    // Let the client read everything and hang up first.
+    let _ = tokio::time::timeout(LINGER, left).await;
+    Ok(())
 }
 
 fn options(query: &Query) -> Result<LogOptions, String> {

@@ -273,7 +273,7 @@ async fn run_websocket<IO: AsyncRead + AsyncWrite + Unpin + Send>(
                 writer.pong(&payload).await?;
             }
             message = outgoing.recv() => match message {
-                Some((channel, data)) if form.base64 => writer.text(channel, &data).await?,
+                Some((channel, data)) if form.base64 => writer.base64(&[b'0' + channel], &data).await?,
                 Some((channel, data)) => writer.binary(&[channel], &data).await?,
                 None => break,
             },

@@ -123,10 +123,10 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         self.frame(2, prefix, data).await
     }
 
-    /// Send one text message: the channel as a digit, then the data in base64.
-    pub async fn text(&mut self, channel: u8, data: &[u8]) -> Result<(), StreamError> {
+    /// Send one text message: `prefix`, then the data in base64.
+    pub async fn base64(&mut self, prefix: &[u8], data: &[u8]) -> Result<(), StreamError> {
         let encoded = base64::engine::general_purpose::STANDARD.encode(data);
-        self.frame(1, &[b'0' + channel], encoded.as_bytes()).await
+        self.frame(1, prefix, encoded.as_bytes()).await
     }
 
     /// Answer a ping.
