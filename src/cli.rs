@@ -11,10 +11,12 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod image;
+mod rebalance;
 mod registry;
 pub(crate) use image::{
     Access, Analyze, Build, Compression, Image, Network, ProgressStyle, Pull, Push, Slim,
 };
+pub(crate) use rebalance::{Aim, Continuous, Rebalance};
 pub(crate) use registry::{Registry, RegistryAt, RegistryServe};
 
 /// A complete container service in one binary.
@@ -302,6 +304,12 @@ pub(crate) struct PlaneArgs {
     pub(crate) authentication_config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) oidc: Oidc,
+    #[command(flatten)]
+    pub(crate) rebalance: Continuous,
+    /// Offer to batch pods what others asked for and do not use, up to these parts of a node, and evict them beyond the
+    /// others: cpu=65,memory=65,evict-cpu=90,evict-memory=85, of which any may be left out. [default: nothing is offered]
+    #[arg(long, value_name = "BOUNDS")]
+    pub(crate) overcommit: Option<sampan_controllers::Overcommit>,
 }
 
 /// `sampan store …`
@@ -593,46 +601,6 @@ fn parse_copies(text: &str) -> Result<(u32, String), String> {
         return Err("at most 100000 nodes".to_owned());
     }
     Ok((count, node.to_owned()))
-}
-
-/// What a rebalancing is after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Aim {
-    /// No node much fuller than the others.
-    Even,
-    /// As many nodes without pods as possible; they are cordoned first.
-    Empty,
-}
-
-/// `sampan rebalance`
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Rebalance {
-    /// Only show each move, what it gains and what it costs.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// What to aim at.
-    #[arg(long, value_enum, default_value_t = Aim::Even)]
-    pub(crate) aim: Aim,
-    /// Moves at most.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub(crate) moves: usize,
-    /// Cost at most. A move costs 1, more for pods of high priority and those that have just started.
-    #[arg(long, value_name = "COST", default_value_t = 40.0)]
-    pub(crate) cost: f64,
-    /// Gain that a unit of cost must bring, in hundredths of a node.
-    #[arg(long, value_name = "GAIN", default_value_t = 1.0)]
-    pub(crate) least_gain: f64,
-    /// With --aim even: how much fuller than the mean a node may be, in percent.
-    #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
-    pub(crate) tolerance: f64,
-    /// Do it again every so many seconds, until Ctrl-C; the bounds hold for each time.
-    #[arg(long, value_name = "SECONDS", conflicts_with = "dry_run", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) every: Option<u64>,
-    /// The KubeSchedulerConfiguration that the scheduler follows. [default: its default profile]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) scheduler_config: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) output: Output,
 }
 
 #[cfg(test)]

@@ -52,6 +52,10 @@ pub(crate) struct Settings {
     pub(crate) encryption: Option<std::path::PathBuf>,
     /// How pods are placed.
     pub(crate) scheduler: sampan_controllers::SchedulerConfig,
+    /// Whether and how pods are moved to where they run better.
+    pub(crate) rebalance: Option<sampan_controllers::Rebalance>,
+    /// Whether and up to which bounds batch pods get what others do not use.
+    pub(crate) overcommit: Option<sampan_controllers::Overcommit>,
     /// An `AuthenticationConfiguration`: who is believed besides ourselves.
     pub(crate) authentication: Option<serde_json::Value>,
     /// The secret that servers of one cluster have in common.
@@ -151,6 +155,8 @@ impl ControlPlane {
         options.ca = Some(identity.ca.clone());
         options.server_names = tls::names(&identity.api.issued().cert_pem)?;
         options.scheduler = settings.scheduler.clone();
+        options.rebalance.clone_from(&settings.rebalance);
+        options.overcommit = settings.overcommit;
         options.cluster_info = Some(identity::cluster_info(&identity, &place.joins_at)?);
         options.pod_network = Some(addresses.pod_cidr.to_string().parse().map_err(anyhow::Error::msg)?);
         let elected = if opened.shared {

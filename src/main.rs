@@ -15,6 +15,7 @@ mod issuers;
 mod join;
 mod local;
 mod manage;
+mod metrics;
 mod node;
 mod platform;
 mod plot;

@@ -56,6 +56,8 @@ pub(super) fn settings(options: &PlaneArgs) -> Result<Settings> {
         audit: audit(options)?,
         encryption: options.encryption_provider_config.clone(),
         scheduler: scheduler_config::read(options.scheduler_config.as_deref())?,
+        rebalance: super::rebalance::continuous(&options.rebalance),
+        overcommit: options.overcommit,
         authentication: crate::issuers::configuration(
             options.authentication_config.as_deref(),
             &options.oidc,

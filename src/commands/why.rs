@@ -15,7 +15,7 @@ use sampan_planner::scheduler::{Budget, Candidate, Cluster, Explanation, FilterS
 use sampan_planner::volumes::{filter::VolumeFilter, listed::Listed, matching::Taken, placement::Unready};
 use serde::Serialize;
 
-use crate::{cli::Why, instance::Instance, local, scheduler_config, terminal};
+use crate::{cli::Why, instance::Instance, local, metrics, scheduler_config, terminal};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -31,6 +31,9 @@ struct Answer {
     preemption: Option<String>,
 }
 
+/// Reasons of events that are about where pods are.
+const TOLD: [&str; 5] = ["Scheduled", "FailedScheduling", "Preempted", "TaintManagerEviction", "Rebalanced"];
+
 pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
     let name = match options.object.split_once('/') {
         Some(("pod" | "pods" | "po", name)) => name,
@@ -41,10 +44,20 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
     let client = local::client(&instance)?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), &options.namespace);
     let Some(pod) = pods.get_opt(name).await? else {
+        let told = gone(&client, &options.namespace, name).await?;
+        if !told.is_empty() {
+            let answer = Gone { pod: format!("{}/{name}", options.namespace), events: told };
+            terminal::print(options.output.output, &answer, || answer.text())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         bail!("there is no pod {name} in namespace {} (hint: -n NAMESPACE)", options.namespace);
     };
     let profiles = scheduler_config::read(options.scheduler_config.as_deref())?.profiles;
     let (mut cluster, all) = read(&client, profiles).await?;
+    if cluster.reads_usage() {
+        let (of_nodes, of_pods) = metrics::read(&client, &all).await?;
+        cluster.observe(&of_nodes, of_pods);
+    }
     let uid = pods::uid(&pod.metadata).to_owned();
     cluster.remove_pod(&uid);
     let mut unbound = pod.clone();
@@ -69,7 +82,8 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
         }
         Err(refusal) => refusal,
     });
-    let events = events(&client, &options.namespace, &uid).await?;
+    let mut events = events(&client, &options.namespace, &uid).await?;
+    events.extend(before(&client, &pod).await?);
     let answer = answer(&pod, explanation, preemption, events);
     terminal::print(options.output.output, &answer, || text(&answer))?;
     Ok(ExitCode::SUCCESS)
@@ -129,20 +143,58 @@ async fn read(client: &kube::Client, profiles: Vec<Profile>) -> Result<(Cluster,
     Ok((cluster, known))
 }
 
+/// Why a pod that is gone has gone.
+#[derive(Serialize)]
+struct Gone {
+    pod: String,
+    events: Vec<String>,
+}
+
+impl Gone {
+    fn text(&self) -> String {
+        let told: String = self.events.iter().map(|told| format!("  {told}\n")).collect();
+        format!("{} is gone\n{told}", self.pod)
+    }
+}
+
+/// What was told about pods of that name.
+async fn gone(client: &kube::Client, namespace: &str, name: &str) -> Result<Vec<String>> {
+    let about = ListParams::default().fields(&format!("involvedObject.kind=Pod,involvedObject.name={name}"));
+    Ok(telling(Api::<Event>::namespaced(client.clone(), namespace).list(&about).await?.items))
+}
+
+/// Why the pod was made in place of one that was moved: its owner was told shortly before it was made.
+async fn before(client: &kube::Client, pod: &Pod) -> Result<Vec<String>> {
+    let Some(owner) = pods::controller(&pod.metadata) else { return Ok(Vec::new()) };
+    let about = ListParams::default().fields(&format!("involvedObject.uid={},reason=Rebalanced", owner.uid));
+    let events =
+        Api::<Event>::namespaced(client.clone(), &pod.namespace().unwrap_or_default()).list(&about).await?;
+    let made = pods::created(&pod.metadata);
+    let shortly = |event: &Event| {
+        let at = event.last_timestamp.as_ref().map(|t| made.duration_since(t.0).as_secs());
+        at.is_some_and(|passed| (-5..=300).contains(&passed))
+    };
+    let told = events.items.into_iter().filter(shortly).filter_map(|event| event.message);
+    Ok(told.map(|message| format!("made anew: {message}")).collect())
+}
+
 async fn events(client: &kube::Client, namespace: &str, uid: &str) -> Result<Vec<String>> {
     let about = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
-    let events = Api::<Event>::namespaced(client.clone(), namespace).list(&about).await?;
+    Ok(telling(Api::<Event>::namespaced(client.clone(), namespace).list(&about).await?.items))
+}
+
+/// What of events is about where pods are.
+fn telling(events: Vec<Event>) -> Vec<String> {
     let mut told: Vec<(String, String)> = Vec::new();
     for event in events {
         let reason = event.reason.unwrap_or_default();
-        if matches!(reason.as_str(), "Scheduled" | "FailedScheduling" | "Preempted" | "TaintManagerEviction")
-        {
+        if TOLD.contains(&reason.as_str()) {
             let when = event.last_timestamp.map(|t| t.0.to_string()).unwrap_or_default();
             told.push((when, format!("{reason}: {}", event.message.unwrap_or_default())));
         }
     }
     told.sort();
-    Ok(told.into_iter().map(|(_, text)| text).collect())
+    told.into_iter().map(|(_, text)| text).collect()
 }
 
 fn answer(pod: &Pod, explanation: Explanation, preemption: Option<String>, events: Vec<String>) -> Answer {

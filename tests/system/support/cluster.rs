@@ -31,9 +31,14 @@ pub struct Cluster {
 impl Cluster {
     /// Up, with the image `busybox:1`, and the default service account made.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with further options of `up`.
+    pub fn start_with(options: &[&str]) -> Self {
         let cluster = Self::prepare();
         cluster.import();
-        cluster.up();
+        cluster.up_with(options);
         cluster
     }
 
@@ -64,7 +69,11 @@ impl Cluster {
 
     /// `sampan up --detach`, until pods can be made in the default namespace.
     pub fn up(&self) {
-        self.sampan(&["up", "--detach", "--node-name", "node-a"]).ok();
+        self.up_with(&[]);
+    }
+
+    fn up_with(&self, options: &[&str]) {
+        self.sampan(&[&["up", "--detach", "--node-name", "node-a"], options].concat()).ok();
         until("the default service account", || {
             let account = self.get("/api/v1/namespaces/default/serviceaccounts/default");
             if account["kind"] == "ServiceAccount" { Ok(()) } else { Err(account.to_string()) }

@@ -78,6 +78,11 @@ impl Recorder {
         self.record(reference(object), true, reason, message);
     }
 
+    /// Records that all is well with an object of any kind.
+    pub fn tell(&self, object: ObjectReference, reason: &str, message: String) {
+        self.record(object, false, reason, message);
+    }
+
     /// Records that something is wrong with an object of any kind.
     pub fn about(&self, object: ObjectReference, reason: &str, message: String) {
         self.record(object, true, reason, message);

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use crate::cache::Caches;
 use crate::events::Recorder;
 use crate::informer::{Change, Key};
+use crate::usage::Usage;
 use crate::volumes::Binder;
 use claims::Volumes;
 use extender::{Extender, Verdict};
@@ -118,7 +119,13 @@ impl Drop for Taken {
 }
 
 impl Scheduler {
-    pub fn new(config: Config, client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
+    pub fn new(
+        config: Config,
+        client: Client,
+        caches: Arc<Caches>,
+        events: &Recorder,
+        usage: &Usage,
+    ) -> Arc<Self> {
         let names = config.profiles.iter().map(|p| p.name.clone()).collect();
         let state =
             State { cluster: Cluster::with_profiles(config.profiles), queue: Queue::new(config.patience) };
@@ -142,6 +149,12 @@ impl Scheduler {
         this.caches.namespaces.on(move |change| own.namespace_changed(change));
         let own = this.clone();
         this.caches.budgets.on(move |change| own.budget_changed(change));
+        if this.lock().cluster.reads_usage() {
+            let own = this.clone();
+            usage.on(move |look| {
+                own.change(|state, _| state.cluster.observe(&look.nodes, look.pods.clone()));
+            });
+        }
         let own = this.clone();
         this.caches.pods.on(move |change| own.pod_changed(change));
         this

@@ -11,6 +11,7 @@ use sampan_daemon::{Supervisor, tls};
 use sampan_planner::autoscaler;
 use sampan_planner::election::Terms;
 use sampan_planner::ipam::Block;
+use sampan_planner::overcommit::Bounds;
 use sampan_planner::scheduler::config::Config;
 use tokio::sync::watch;
 
@@ -32,13 +33,16 @@ use crate::job::Jobs;
 use crate::leader::{self, Election, Leadership};
 use crate::namespace::Namespaces;
 use crate::node::Nodes;
+use crate::overcommit::Overcommit;
 use crate::podgc::PodGc;
 use crate::protection::Protection;
 use crate::quota::Quotas;
+use crate::rebalancer::{Rebalance, Rebalancer};
 use crate::replicaset::ReplicaSets;
 use crate::scheduler::Scheduler;
 use crate::serviceaccount::{Accounts, Tokens};
 use crate::statefulset::StatefulSets;
+use crate::usage::Usage;
 use crate::volumes::{Classes, Ephemeral, Volumes};
 use crate::worker;
 
@@ -69,6 +73,12 @@ pub struct Options {
     pub pod_network: Option<Block>,
     /// How HorizontalPodAutoscalers are treated.
     pub autoscaler: autoscaler::Settings,
+    /// How often nodes are asked what they use, when something is decided by that.
+    pub usage_every: Duration,
+    /// Whether and how pods are moved to where they run better.
+    pub rebalance: Option<Rebalance>,
+    /// Whether and up to which bounds nodes offer to batch pods what others asked for and do not use.
+    pub overcommit: Option<Bounds>,
     /// What is to run.
     pub parts: Parts,
 }
@@ -102,6 +112,9 @@ impl Options {
             pod_network: None,
             parts: Parts::All,
             autoscaler: autoscaler::Settings::default(),
+            usage_every: Duration::from_secs(15),
+            rebalance: None,
+            overcommit: None,
         }
     }
 }
@@ -161,31 +174,24 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     }
     let supervisor = supervisor.child("controllers");
     let caches = Arc::new(Caches::new());
-    let Options {
-        client,
-        scheduler_client,
-        ca_pem,
-        ca,
-        server_names,
-        cluster_info,
-        scheduler,
-        node_grace,
-        finished_pods,
-        zoneinfo,
-        pod_network,
-        parts,
-        autoscaler,
-    } = options;
+    let Options { client, ca_pem, parts, .. } = options.clone();
     let events = Recorder::start(&supervisor, client.clone());
 
     // Handlers are registered before the watches begin, so that they hear of every object.
-    let scheduler = (parts != Parts::Controllers)
-        .then(|| Scheduler::new(scheduler, scheduler_client, caches.clone(), &events));
+    let usage = Usage::new(client.clone(), caches.clone(), options.usage_every);
+    let rebalancer = options.rebalance.map(|settings| {
+        let how = (settings, options.scheduler.profiles.clone());
+        Rebalancer::new(client.clone(), caches.clone(), &events, how, &usage)
+    });
+    let overcommit = Overcommit::new(client.clone(), caches.clone(), &events, options.overcommit, &usage);
+    let scheduler = (parts != Parts::Controllers).then(|| {
+        Scheduler::new(options.scheduler, options.scheduler_client, caches.clone(), &events, &usage)
+    });
     let replica_sets = ReplicaSets::<ReplicaSet>::new(client.clone(), caches.clone(), &events);
     let controllers = ReplicaSets::<ReplicationController>::new(client.clone(), caches.clone(), &events);
     let budgets = Budgets::new(client.clone(), caches.clone(), &events);
     let stale_marks = StaleMarks::new(client.clone(), caches.clone());
-    let autoscalers = Autoscalers::new(client.clone(), caches.clone(), &events, autoscaler);
+    let autoscalers = Autoscalers::new(client.clone(), caches.clone(), &events, options.autoscaler);
     let deployments = Deployments::new(client.clone(), caches.clone(), &events);
     let endpoints = ServiceEndpoints::new(client.clone(), caches.clone());
     let mirroring = Mirroring::new(client.clone(), caches.clone(), &events);
@@ -193,13 +199,13 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let accounts = Accounts::new(client.clone(), caches.clone(), ca_pem.clone());
     let tokens = Tokens::new(client.clone(), caches.clone(), ca_pem);
     let jobs = Jobs::new(client.clone(), caches.clone(), &events);
-    let cron_jobs = CronJobs::new(client.clone(), caches.clone(), &events, zoneinfo);
+    let cron_jobs = CronJobs::new(client.clone(), caches.clone(), &events, options.zoneinfo);
     let stateful_sets = StatefulSets::new(client.clone(), caches.clone(), &events);
     let daemon_sets = DaemonSets::new(client.clone(), caches.clone(), &events);
-    let nodes = Nodes::new(client.clone(), caches.clone(), &events, node_grace);
-    let ipam = pod_network.map(|network| Ipam::new(client.clone(), caches.clone(), &events, network));
+    let nodes = Nodes::new(client.clone(), caches.clone(), &events, options.node_grace);
+    let ipam = options.pod_network.map(|network| Ipam::new(client.clone(), caches.clone(), &events, network));
     let evictions = Evictions::new(client.clone(), caches.clone(), &events);
-    let pod_gc = PodGc::new(client.clone(), caches.clone(), finished_pods);
+    let pod_gc = PodGc::new(client.clone(), caches.clone(), options.finished_pods);
     let cluster_roles = ClusterRoles::new(client.clone(), caches.clone());
     let quotas = Quotas::new(client.clone(), caches.clone());
     let protection = Protection::new(client.clone(), caches.clone());
@@ -211,14 +217,15 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         freed.0.freed_in(namespace);
         freed.1.freed_in(namespace);
     });
-    let certificates = Certificates::new(client.clone(), caches.clone(), ca, server_names);
-    let bootstrap = Bootstrap::new(client.clone(), caches.clone(), cluster_info);
+    let certificates = Certificates::new(client.clone(), caches.clone(), options.ca, options.server_names);
+    let bootstrap = Bootstrap::new(client.clone(), caches.clone(), options.cluster_info);
     caches.run(&supervisor, &client);
 
     let (done, ready) = watch::channel(false);
     let inner = supervisor.clone();
     supervisor.spawn("start", async move {
         caches.synced().await;
+        usage.run(&inner);
         worker::run(&inner, "accounts", 4, accounts);
         worker::run(&inner, "tokens", 2, tokens);
         scheduler.into_iter().for_each(|scheduler| scheduler.run(&inner));
@@ -247,6 +254,8 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "storage-classes", 1, classes);
         worker::run(&inner, "certificates", 4, certificates);
         worker::run(&inner, "bootstrap", 1, bootstrap);
+        worker::run(&inner, "overcommit", 4, overcommit);
+        rebalancer.into_iter().for_each(|rebalancer| rebalancer.run(&inner));
         done.send_replace(true);
         garbage.watch(&inner).await;
         worker::run(&inner, "garbage", 16, garbage);
@@ -261,14 +270,16 @@ fn start_scheduler(options: Options, supervisor: &Supervisor) -> Handle {
     let supervisor = supervisor.child("scheduler");
     let caches = Arc::new(Caches::new());
     // The scheduler's user reads what the scheduler needs; the caches hold more, as the controllers' does.
-    let Options { client, scheduler_client, scheduler, .. } = options;
+    let Options { client, scheduler_client, scheduler, usage_every, .. } = options;
     let events = Recorder::start(&supervisor, client.clone());
-    let scheduler = Scheduler::new(scheduler, scheduler_client, caches.clone(), &events);
+    let usage = Usage::new(client.clone(), caches.clone(), usage_every);
+    let scheduler = Scheduler::new(scheduler, scheduler_client, caches.clone(), &events, &usage);
     caches.run(&supervisor, &client);
     let (done, ready) = watch::channel(false);
     let inner = supervisor.clone();
     supervisor.spawn("start", async move {
         caches.synced().await;
+        usage.run(&inner);
         scheduler.run(&inner);
         done.send_replace(true);
         std::future::pending::<()>().await;

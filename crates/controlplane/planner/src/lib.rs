@@ -7,6 +7,8 @@
 //! - [`rollout`]: what Deployments, ReplicaSets, Jobs, StatefulSets, DaemonSets and CronJobs do next.
 //! - [`autoscaler`]: how many replicas a workload needs, by what is measured of it.
 //! - [`volumes`]: which claim gets which volume.
+//! - [`overcommit`]: what may be promised twice, and who leaves when it was too much.
+//! - [`usage`]: what is really used, its peaks, and what is foreseen.
 //! - [`zones`]: how fast silent nodes are emptied.
 //! - [`election`]: who leads when several want to. [`ipam`]: which part of the pods' network a node gets.
 //! - [`selector`] and [`quantity`]: the two small languages that all of them read.
@@ -15,6 +17,7 @@ pub mod autoscaler;
 pub mod disruption;
 pub mod election;
 pub mod ipam;
+pub mod overcommit;
 pub mod packing;
 pub mod pods;
 pub mod quantity;
@@ -24,5 +27,6 @@ pub mod rollout;
 pub mod scheduler;
 pub mod selector;
 pub mod simulator;
+pub mod usage;
 pub mod volumes;
 pub mod zones;

@@ -2,12 +2,17 @@
 //!
 //! A [`Plan`] is a list of moves, each with its gain and its cost, within bounds that whoever asks sets. It never breaks
 //! a disruption budget, moves only pods that something makes anew, and only to nodes that pass the scheduler's filters as
-//! things are after the moves before it. Two aims:
+//! things are after the moves before it. Three aims:
 //!
 //! - [`Aim::Empty`]: as many nodes without pods as possible, so that they can be taken away. The nodes to be emptied are
 //!   to be cordoned first: a scheduler that spreads would fill them again.
 //! - [`Aim::Even`]: no node much fuller than the others; a move's target is the node that the scheduler would choose.
+//! - [`Aim::Cool`]: no node of which more is used, by measurement and for some time, than is good for it.
+//!
+//! Pods of a gang stay where their gang would be torn.
 
+mod cool;
+mod pace;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -17,9 +22,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use snapshot::Snapshot;
+pub use pace::Pace;
+pub use snapshot::{Snapshot, may_move};
 
-use crate::scheduler::{Cluster, PodInfo, Resources};
+use crate::scheduler::{Cluster, GroupName, PodInfo, Resources};
+
+/// Why a pod that is in the plan is not moved again.
+const MOVES: &str = "it moves already";
 
 /// What a plan is after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -29,6 +38,8 @@ pub enum Aim {
     Empty,
     /// Evenly used nodes.
     Even,
+    /// No hot nodes.
+    Cool,
 }
 
 /// Bounds of a plan.
@@ -42,18 +53,33 @@ pub struct Bounds {
     pub least_gain: f64,
     /// [`Aim::Even`]: how much fuller than the mean a node may be, in hundredths.
     pub tolerance: f64,
+    /// [`Aim::Cool`]: of how much CPU and memory may be used, in hundredths.
+    pub hot: (f64, f64),
+    /// Pods of one owner that are moved at most.
+    pub per_owner: usize,
+    /// Pods that started so many seconds ago, or less, stay.
+    pub settled: i64,
     /// Now, in seconds since 1970: how long a pod has been running makes it dearer or cheaper to move.
     pub now: i64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { moves: 100, cost: 200.0, least_gain: 1.0, tolerance: 10.0, now: 0 }
+        Self {
+            moves: 100,
+            cost: 200.0,
+            least_gain: 1.0,
+            tolerance: 10.0,
+            hot: (80.0, 90.0),
+            per_owner: usize::MAX,
+            settled: 0,
+            now: 0,
+        }
     }
 }
 
 /// A pod that may be moved.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Movable {
     /// Its uid.
     pub uid: String,
@@ -61,6 +87,21 @@ pub struct Movable {
     pub budgets: Vec<usize>,
     /// When it started, in seconds since 1970.
     pub started: Option<i64>,
+    /// The uid of what makes it anew.
+    pub owner: String,
+    /// Why it must stay for now, if it must.
+    pub held: Option<&'static str>,
+}
+
+/// A node that was not emptied, and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stays {
+    /// The node.
+    pub node: String,
+    /// How many pods would have to be moved.
+    pub pods: usize,
+    /// The first reason that was found.
+    pub why: String,
 }
 
 /// One move.
@@ -84,6 +125,14 @@ pub struct Move {
     pub why: String,
 }
 
+impl Move {
+    /// In words, for an Event about the pod.
+    pub fn words(&self) -> String {
+        let Self { from, why, to, .. } = self;
+        format!("Moved off node {from}: {why}; as things are, {to} suits it better")
+    }
+}
+
 /// What to do, in this order.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Plan {
@@ -91,6 +140,8 @@ pub struct Plan {
     pub moves: Vec<Move>,
     /// Nodes that are empty afterwards and were not before.
     pub emptied: Vec<String>,
+    /// With [`Aim::Empty`], the nodes that stay in use.
+    pub stays: Vec<Stays>,
     /// The fullest node's use before and after, in percent of its scarcest resource.
     pub fullest_pct: (f64, f64),
     /// Why pods stay that would have been moved, and how many.
@@ -105,6 +156,9 @@ struct Planning<'a> {
     plan: Plan,
     spent: f64,
     moved: BTreeSet<Box<str>>,
+    /// How many of each owner, and of each gang, move.
+    of_owner: BTreeMap<String, usize>,
+    of_gang: BTreeMap<GroupName, u32>,
     /// Why a pod stays that was looked at, by its uid: the last reason that was found.
     kept: BTreeMap<Box<str>, &'static str>,
 }
@@ -120,12 +174,15 @@ pub fn plan(cluster: &mut Cluster, aim: Aim, movable: &[Movable], allowed: &[i64
             plan: Plan::default(),
             spent: 0.0,
             moved: BTreeSet::new(),
+            of_owner: BTreeMap::new(),
+            of_gang: BTreeMap::new(),
             kept: BTreeMap::new(),
         };
         planning.plan.fullest_pct.0 = planning.fullest();
         match aim {
             Aim::Empty => planning.empty(),
             Aim::Even => planning.even(),
+            Aim::Cool => planning.cool(),
         }
         planning.plan.fullest_pct.1 = planning.fullest();
         for (_, why) in planning.kept.iter().filter(|(uid, _)| !planning.moved.contains(*uid)) {
@@ -163,7 +220,24 @@ impl Planning<'_> {
     fn price(&self, pod: &PodInfo, allowed: &[i64]) -> Result<f64, &'static str> {
         let Some(movable) = self.movable.get(pod.uid()) else { return Err("nothing would make it anew") };
         if self.moved.contains(pod.uid()) {
-            return Err("it moves already");
+            return Err(MOVES);
+        }
+        if let Some(why) = movable.held {
+            return Err(why);
+        }
+        if self.of_owner.get(&movable.owner).is_some_and(|moved| *moved >= self.bounds.per_owner) {
+            return Err("another pod of its owner moves");
+        }
+        if movable.started.is_some_and(|started| {
+            self.bounds.settled > 0 && self.bounds.now - started <= self.bounds.settled
+        }) {
+            return Err("it has just started");
+        }
+        if let Some(gang) = pod.group() {
+            let moves = self.of_gang.get(gang).copied().unwrap_or(0);
+            if self.cluster.placed_of(gang) <= gang.min.saturating_add(moves) {
+                return Err("its gang would be torn");
+            }
         }
         if movable.budgets.iter().any(|budget| allowed.get(*budget).is_some_and(|left| *left < 1)) {
             return Err("a disruption budget allows no more");
@@ -180,6 +254,26 @@ impl Planning<'_> {
             if let Some(left) = allowed.get_mut(*budget) {
                 *left -= 1;
             }
+        }
+    }
+
+    /// Takes a move into the plan.
+    fn made(&mut self, pod: &PodInfo, step: Move) {
+        if let Some(movable) = self.movable.get(pod.uid()) {
+            Self::charge(&mut self.allowed, movable);
+        }
+        self.spent += step.cost;
+        self.count(pod);
+        self.plan.moves.push(step);
+    }
+
+    fn count(&mut self, pod: &PodInfo) {
+        self.moved.insert(pod.uid().into());
+        if let Some(movable) = self.movable.get(pod.uid()) {
+            *self.of_owner.entry(movable.owner.clone()).or_default() += 1;
+        }
+        if let Some(gang) = pod.group() {
+            *self.of_gang.entry(gang.clone()).or_default() += 1;
         }
     }
 
@@ -211,16 +305,21 @@ impl Planning<'_> {
                 closed.insert(name);
                 continue;
             }
+            let before = (self.of_owner.clone(), self.of_gang.clone(), self.moved.clone());
             match self.evacuate(&name, &there, &closed) {
                 Ok((moves, allowed, cost)) => {
                     self.spent += cost;
                     self.allowed = allowed;
-                    self.moved.extend(moves.iter().map(|m| m.uid.as_str().into()));
                     self.plan.moves.extend(moves);
                     self.plan.emptied.push(name.clone());
                     closed.insert(name);
                 }
-                Err(why) => there.iter().for_each(|pod| self.keep(pod, why)),
+                Err(why) => {
+                    (self.of_owner, self.of_gang, self.moved) = before;
+                    let said = if why == MOVES { "it takes pods of nodes that are emptied" } else { why };
+                    self.plan.stays.push(Stays { node: name, pods: there.len(), why: said.to_owned() });
+                    there.iter().for_each(|pod| self.keep(pod, why));
+                }
             }
         }
     }
@@ -239,6 +338,7 @@ impl Planning<'_> {
         let mut prices = Vec::new();
         for pod in there {
             prices.push(self.price(pod, &allowed)?);
+            self.count(pod);
             if let Some(movable) = self.movable.get(pod.uid()) {
                 Self::charge(&mut allowed, movable);
             }
@@ -352,12 +452,8 @@ impl Planning<'_> {
         let Some(pod) = there.iter().find(|pod| pod.uid() == step.uid) else { return false };
         self.cluster.remove_pod(pod.uid());
         self.cluster.assume(pod.unbound(), &step.to);
-        if let Some(movable) = self.movable.get(pod.uid()) {
-            Self::charge(&mut self.allowed, movable);
-        }
-        self.spent += step.cost;
-        self.moved.insert(step.uid.as_str().into());
-        self.plan.moves.push(step);
+        let pod = pod.clone();
+        self.made(&pod, step);
         debug_assert!(self.fullness_of(from) <= full);
         true
     }

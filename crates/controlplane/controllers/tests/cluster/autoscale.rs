@@ -88,7 +88,7 @@ async fn start() -> (Cluster, Arc<Metrics>, tempfile::TempDir) {
 }
 
 /// Creates an object of any kind without namespaces.
-async fn make(cluster: &Cluster, api_version: &str, kind: &str, plural: &str, object: Value) {
+pub async fn make(cluster: &Cluster, api_version: &str, kind: &str, plural: &str, object: Value) {
     let api = dynamic(cluster, api_version, kind, plural, None);
     let object: DynamicObject = serde_json::from_value(object).unwrap();
     api.create(&PostParams::default(), &object).await.unwrap();

@@ -24,5 +24,6 @@ mod quotas;
 mod roles;
 mod scale;
 mod scheduling;
+mod usage;
 mod volumes;
 mod workloads;

@@ -1,11 +1,14 @@
 //! A cluster's objects as a plan needs them.
 
+use std::collections::{BTreeMap, HashMap};
+
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::{Aim, Bounds, Movable, Plan, plan};
 use crate::pods;
 use crate::scheduler::{Budget, Cluster, Profile};
+use crate::usage::{NodeUsage, PodUsage};
 
 /// With `false`, the pod is never moved.
 const MAY_MOVE: &str = "sampan.io/may-move";
@@ -51,10 +54,28 @@ impl Snapshot {
                 uid: pods::uid(&pod.metadata).to_owned(),
                 budgets: budgets.iter().enumerate().filter_map(covers).collect(),
                 started: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0.as_second()),
+                owner: pods::controller(&pod.metadata).map(|owner| owner.uid.clone()).unwrap_or_default(),
+                held: None,
             });
         }
         let allowed = budgets.iter().map(|b| b.allowed.into()).collect();
         Self { cluster, movable, allowed }
+    }
+
+    /// Takes in what is measured, without which no node is hot.
+    pub fn observe(&mut self, nodes: &BTreeMap<String, NodeUsage>, pods: HashMap<Box<str>, PodUsage>) {
+        self.cluster.follow_usage();
+        self.cluster.observe(nodes, pods);
+    }
+
+    /// Has pods stay for a reason.
+    pub fn hold(&mut self, why: impl Fn(&Movable) -> Option<&'static str>) {
+        self.movable.iter_mut().for_each(|movable| movable.held = why(movable));
+    }
+
+    /// The pods that may be moved.
+    pub fn movable(&self) -> impl Iterator<Item = &Movable> {
+        self.movable.iter()
     }
 
     /// Plans.
@@ -64,7 +85,7 @@ impl Snapshot {
 }
 
 /// Whether something makes the pod anew elsewhere, and it loses nothing by that which was on its node.
-fn may_move(pod: &Pod) -> bool {
+pub fn may_move(pod: &Pod) -> bool {
     let meta = &pod.metadata;
     let made_anew =
         pods::controller(meta).is_some_and(|owner| !matches!(owner.kind.as_str(), "DaemonSet" | "Node"));

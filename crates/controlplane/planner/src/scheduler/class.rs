@@ -23,6 +23,7 @@ use super::score::{self, Use};
 use super::status::Status;
 use super::taints::Welcome;
 use super::world::World;
+use crate::usage::Amount;
 
 /// Nodes that agree in all that depends on other nodes, by the score of their own resources.
 #[derive(Debug, Clone, Default)]
@@ -230,7 +231,7 @@ impl Class {
             }
             key[1] = self.affinity.score(&world.nodes, node);
             key[2] = self.held_images(&world.nodes, node);
-            let score = self.own_score(&world.nodes, node);
+            let score = self.own_score(world, node);
             self.enter(node, &key, score);
         } else {
             self.nodes[node].status = status;
@@ -259,6 +260,16 @@ impl Class {
             let clash = |taken: &super::pod::HostPort| self.shape.ports.iter().any(|p| p.conflicts(taken));
             if taken.into_iter().any(clash) {
                 return Status::PORTS;
+            }
+        }
+        // Before room is looked at: nobody is to make others leave a node that takes no pods all the same.
+        if filters.load_aware
+            && !self.shape.of_daemon
+            && let Some(load) = &world.load
+        {
+            let status = load.judge(node, &self.profile.load, nodes);
+            if !status.is_ok() {
+                return status;
             }
         }
         if !filters.resources_fit {
@@ -342,8 +353,8 @@ impl Class {
         i64::try_from(at).unwrap_or(-1)
     }
 
-    fn own_score(&self, nodes: &Nodes, node: usize) -> i64 {
-        let weights = &self.profile.weights;
+    fn own_score(&self, world: &World, node: usize) -> i64 {
+        let (weights, nodes) = (&self.profile.weights, &world.nodes);
         let mut total = 0;
         if weights.resources_fit > 0 {
             let uses = self.scored.iter().filter_map(|s| usage(s, nodes, node, true));
@@ -351,6 +362,12 @@ impl Class {
         }
         if weights.balanced_allocation > 0 && !self.balanced.is_empty() {
             total += weights.balanced_allocation * self.balance(nodes, node);
+        }
+        if weights.load_aware > 0
+            && let Some(load) = &world.load
+        {
+            let asked = Amount::new(self.shape.nonzero.0, self.shape.nonzero.1);
+            total += weights.load_aware * load.score(node, &self.profile.load, asked, nodes);
         }
         total
     }

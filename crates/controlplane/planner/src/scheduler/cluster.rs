@@ -87,7 +87,7 @@ impl Cluster {
     /// An empty cluster that decides by these profiles. A pod that names none of them is decided by the first.
     pub fn with_profiles(profiles: Vec<Profile>) -> Self {
         let profiles = if profiles.is_empty() { vec![Profile::new("default-scheduler")] } else { profiles };
-        Self {
+        let mut cluster = Self {
             world: World::default(),
             classes: Classes::new(Purpose::Choose),
             fits: Classes::new(Purpose::Fit),
@@ -99,7 +99,11 @@ impl Cluster {
             gangs: HashMap::new(),
             budgets: BTreeMap::new(),
             undo: None,
+        };
+        if cluster.profiles.iter().any(|profile| profile.reads_usage()) {
+            cluster.follow_usage();
         }
+        cluster
     }
 
     /// Adds or updates a node; returns what may fit now that did not before.
@@ -116,6 +120,7 @@ impl Cluster {
     pub fn remove_node(&mut self, name: &str) {
         let Some(slot) = self.world.nodes.find(name) else { return };
         self.world.nodes.kill(slot);
+        self.world.load.iter_mut().for_each(|load| load.forget(slot));
         self.world.touch(slot);
         self.world.nodes.release(slot);
     }
@@ -199,6 +204,7 @@ impl Cluster {
             nodes.pods[slot].swap_remove(at);
         }
         nodes.charge(slot, &pod, -1);
+        self.world.load.iter_mut().for_each(|load| load.charge(slot, &pod, -1));
         nodes.gpus[slot].charge(pod.shape.gpu, &pod.devices, -1);
         for port in &pod.shape.ports {
             if let Some(at) = nodes.ports[slot].iter().position(|p| p == port) {
@@ -240,6 +246,7 @@ impl Cluster {
         }
         let nodes = &mut self.world.nodes;
         nodes.charge(slot, &pod, 1);
+        self.world.load.iter_mut().for_each(|load| load.charge(slot, &pod, 1));
         nodes.gpus[slot].charge(pod.shape.gpu, &pod.devices, 1);
         nodes.ports[slot].extend(pod.shape.ports.iter().cloned());
         nodes.pods[slot].push(pod.clone());

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::affinity::NodeAffinity;
+use super::load::LoadAware;
 use super::pack::Packing;
 use super::profile::{FilterSet, Profile, Strategy, Weighted, Weights};
 use super::queue::Patience;
@@ -241,7 +242,7 @@ const POINTS: [&str; 13] = [
     "postBind",
 ];
 
-const PLUGINS: [&str; 22] = [
+const PLUGINS: [&str; 23] = [
     "SchedulingGates",
     "PrioritySort",
     "NodeUnschedulable",
@@ -264,17 +265,18 @@ const PLUGINS: [&str; 22] = [
     "GangScheduling",
     "NodeDeclaredFeatures",
     "Fragmentation",
+    "LoadAware",
 ];
 
 /// Collects everything that is wrong.
-struct Errors(Vec<String>);
+pub(super) struct Errors(Vec<String>);
 
 impl Errors {
-    fn at(&mut self, path: &str, problem: impl std::fmt::Display) {
+    pub(super) fn at(&mut self, path: &str, problem: impl std::fmt::Display) {
         self.0.push(format!("{path}: {problem}"));
     }
 
-    fn read<T: DeserializeOwned>(&mut self, path: &str, value: Value) -> Option<T> {
+    pub(super) fn read<T: DeserializeOwned>(&mut self, path: &str, value: Value) -> Option<T> {
         match serde_json::from_value(value) {
             Ok(read) => Some(read),
             Err(error) => {
@@ -463,6 +465,7 @@ fn filter_slot<'a>(filters: &'a mut FilterSet, plugin: &str) -> Option<&'a mut b
         "VolumeZone" => &mut filters.volume_zone,
         "PodTopologySpread" => &mut filters.topology_spread,
         "InterPodAffinity" => &mut filters.inter_pod_affinity,
+        "LoadAware" => &mut filters.load_aware,
         _ => return None,
     })
 }
@@ -477,6 +480,7 @@ pub(super) fn weight_slot<'a>(weights: &'a mut Weights, plugin: &str) -> Option<
         "InterPodAffinity" => (&mut weights.inter_pod_affinity, default.inter_pod_affinity),
         "NodeResourcesBalancedAllocation" => (&mut weights.balanced_allocation, default.balanced_allocation),
         "ImageLocality" => (&mut weights.image_locality, default.image_locality),
+        "LoadAware" => (&mut weights.load_aware, 1),
         _ => return None,
     })
 }
@@ -595,6 +599,7 @@ fn arguments(errors: &mut Errors, path: &str, profile: &mut Profile, config: Plu
             let Some(args) = errors.read::<SpreadArgs>(&path, args) else { return };
             spread_defaults(errors, &path, profile, args);
         }
+        "LoadAware" => profile.load = LoadAware::parse(errors, &path, args).unwrap_or_default(),
         "DefaultPreemption" | "VolumeBinding" | "DynamicResources" | "GangScheduling" => {}
         other => errors.at(&path, format!("plugin {other:?} takes no arguments")),
     }
@@ -700,6 +705,7 @@ mod tests {
             inter_pod_affinity: 0,
             balanced_allocation: 0,
             image_locality: 0,
+            load_aware: 0,
         };
         assert_eq!(profile.weights, weights);
         assert_eq!(profile.filters, FilterSet { node_ports: false, ..FilterSet::default() });

@@ -201,6 +201,9 @@ fn of_status(status: Status) -> &'static str {
         }
         Status::AFFINITY => "change the pod's nodeSelector or node affinity, or label a node to match it",
         Status::PORTS => "use another hostPort, or wait until the pod that holds it ends",
+        Status::HOT_CPU | Status::HOT_MEMORY => {
+            "wait until less is used there (kubectl top node), move pods off it, or raise usageThresholds of LoadAware"
+        }
         _ => "free room there, ask for less, or add a node",
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Shape {
     pub group: Option<GroupName>,
     /// The claims that it mounts: pods with different ones wait for different things.
     pub claims: Box<[Box<str>]>,
+    /// One of those that run on each node.
+    pub of_daemon: bool,
 }
 
 /// The label that makes a pod a member of a gang.
@@ -236,6 +238,7 @@ fn shape(pod: &Pod, spec: &PodSpec) -> Shape {
         images: images(spec),
         group: group(pod, spec, namespace),
         claims: pods::claims(pod).map(Into::into).collect(),
+        of_daemon: pods::controller(&pod.metadata).is_some_and(|owner| owner.kind == "DaemonSet"),
         labels: Arc::new(labels),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::affinity::NodeAffinity;
+use super::load::LoadAware;
 use super::pack::Packing;
 use super::spread::Constraint;
 use crate::packing::Measure;
@@ -44,6 +45,8 @@ pub struct Weights {
     pub balanced_allocation: i64,
     /// Images that are there already.
     pub image_locality: i64,
+    /// What is really used; off unless a profile switches it on.
+    pub load_aware: i64,
 }
 
 impl Default for Weights {
@@ -56,6 +59,7 @@ impl Default for Weights {
             inter_pod_affinity: 2,
             balanced_allocation: 1,
             image_locality: 1,
+            load_aware: 0,
         }
     }
 }
@@ -87,6 +91,8 @@ pub struct FilterSet {
     pub topology_spread: bool,
     /// `InterPodAffinity`.
     pub inter_pod_affinity: bool,
+    /// `LoadAware`; off unless a profile switches it on.
+    pub load_aware: bool,
 }
 
 impl Default for FilterSet {
@@ -104,6 +110,7 @@ impl Default for FilterSet {
             volume_zone: true,
             topology_spread: true,
             inter_pod_affinity: true,
+            load_aware: false,
         }
     }
 }
@@ -135,6 +142,8 @@ pub struct Profile {
     pub preemption: bool,
     /// Whether nodes are chosen by what a pod would spoil there. Scores then hold only what pods wish for.
     pub packing: Option<Packing>,
+    /// How what is really used is read, where `LoadAware` takes part.
+    pub load: LoadAware,
     pub(super) added_affinity: NodeAffinity,
     pub(super) default_spread: Vec<Constraint>,
     /// Nodes without a label that a default constraint names take part all the same.
@@ -158,6 +167,7 @@ impl Profile {
             ignore_preferred_of_existing: false,
             preemption: true,
             packing: None,
+            load: LoadAware::default(),
             added_affinity: NodeAffinity::default(),
             default_spread: Constraint::system_defaults(),
             system_spread: true,
@@ -185,6 +195,7 @@ impl Profile {
         self.packing = Some(packing);
         let weights = &mut self.weights;
         (weights.resources_fit, weights.balanced_allocation, weights.image_locality) = (0, 0, 0);
+        weights.load_aware = 0;
         self.default_spread.clear();
         self.system_spread = false;
     }
@@ -205,11 +216,17 @@ impl Profile {
             inter_pod_affinity: 0,
             balanced_allocation: 0,
             image_locality: 0,
+            load_aware: 0,
         };
         let mut needs = Self { weights: none, resources: Vec::new(), balanced: Vec::new(), ..self.clone() };
         needs.added_affinity.forget_wishes();
         needs.default_spread.retain(|c| c.hard);
         needs
+    }
+
+    /// Whether it reads what is measured of nodes.
+    pub fn reads_usage(&self) -> bool {
+        self.filters.load_aware || self.weights.load_aware > 0
     }
 
     /// Whether an extended resource is left unchecked.

@@ -35,8 +35,10 @@ impl Hints {
     pub const MEMBER: Self = Self(1 << 8);
     /// An extender might think otherwise by now: whether the pod would fit is not sure.
     pub const EXTENDER: Self = Self(1 << 9);
+    /// What a node uses changed.
+    pub const NODE_USAGE: Self = Self(1 << 10);
     /// How many kinds there are.
-    pub(super) const KINDS: usize = 10;
+    pub(super) const KINDS: usize = 11;
 
     /// Nothing helps.
     pub const fn none() -> Self {
@@ -90,6 +92,7 @@ pub struct Unschedulable {
 }
 
 const FIT: Hints = Hints::NODE_ALLOCATABLE.union(Hints::POD_GONE);
+const HOT: Hints = Hints::NODE_USAGE.union(FIT);
 
 /// Why nodes of that status do not take pods of the class.
 pub(super) fn of_status(class: &Class, world: &World, status: Status) -> Vec<Reason> {
@@ -102,6 +105,12 @@ pub(super) fn of_status(class: &Class, world: &World, status: Status) -> Vec<Rea
         Status::PORTS => {
             let text = "node(s) didn't have free ports for the requested pod ports";
             vec![Reason::new(text, Hints::POD_GONE)]
+        }
+        Status::HOT_CPU => {
+            vec![Reason::new("node(s) cpu usage exceeded the threshold", HOT)]
+        }
+        Status::HOT_MEMORY => {
+            vec![Reason::new("node(s) memory usage exceeded the threshold", HOT)]
         }
         fit if fit.is_fit() => {
             let pods = fit.has_too_many_pods().then_some(Reason::new("Too many pods", FIT));
@@ -119,6 +128,7 @@ fn hints_of(status: Status) -> Hints {
         Status::CORDONED | Status::UNTOLERATED => Hints::NODE_TAINTS,
         Status::AFFINITY => Hints::NODE_LABELS,
         Status::PORTS => Hints::POD_GONE,
+        Status::HOT_CPU | Status::HOT_MEMORY => HOT,
         _ => FIT,
     }
 }

@@ -20,6 +20,10 @@ impl Status {
     pub const UNTOLERATED: Self = Self(3 << KIND);
     pub const AFFINITY: Self = Self(4 << KIND);
     pub const PORTS: Self = Self(5 << KIND);
+    /// More CPU is used there than a profile allows.
+    pub const HOT_CPU: Self = Self(6 << KIND);
+    /// More memory is.
+    pub const HOT_MEMORY: Self = Self(7 << KIND);
     /// There is no such node.
     pub const GONE: Self = Self(u64::MAX);
 

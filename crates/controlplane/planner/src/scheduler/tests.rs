@@ -7,6 +7,7 @@ use super::*;
 
 mod differential;
 mod liveness;
+mod load;
 mod reference;
 mod upkeep;
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::interpod::Namespaces;
 use super::labelsets::{LabelSets, Terms};
+use super::load::Load;
 use super::nodes::Nodes;
 
 /// Which nodes changed, in order. Whoever lags too far behind looks at all of them instead.
@@ -48,6 +49,8 @@ pub(super) struct World {
     pub terms: Terms,
     pub namespaces: Namespaces,
     pub log: Log,
+    /// What nodes really use, when a profile reads it.
+    pub load: Option<Box<Load>>,
     /// Changes when every class must start over.
     pub epoch: u64,
 }

@@ -8,6 +8,9 @@ use super::spec;
 
 /// Smallest and largest cgroup v1 CPU shares.
 const SHARES: (i64, i64) = (2, 262_144);
+/// Thousandths of a CPU, and bytes, that a node lends to batch pods: what others asked for and do not use.
+const BATCH_CPU: &str = "sampan.io/batch-cpu";
+const BATCH_MEMORY: &str = "sampan.io/batch-memory";
 /// CPU accounting period, microseconds.
 const PERIOD: i64 = 100_000;
 
@@ -19,14 +22,21 @@ pub fn resources(wanted: Option<&ResourceRequirements>) -> Resources {
         let map = if limits { wanted.limits.as_ref() } else { wanted.requests.as_ref() };
         map?.get(name).cloned()
     };
+    let batch = |name: &str| find(true, name).as_ref().and_then(spec::units).filter(|amount| *amount > 0);
     let cpu_limit = find(true, "cpu").as_ref().and_then(spec::milli).filter(|milli| *milli > 0);
     let cpu_request = find(false, "cpu").as_ref().and_then(spec::milli).or(cpu_limit).unwrap_or(0);
+    // A batch pod is held to what it was lent, and has the least weight all the same: it gets what others leave.
+    let cpu_limit = cpu_limit.or_else(|| batch(BATCH_CPU));
     let shares = (cpu_request * 1024 / 1000).clamp(SHARES.0, SHARES.1);
     Resources {
         cpu_shares: u64::try_from(shares).ok(),
         cpu_quota: cpu_limit.map(|milli| (milli * PERIOD / 1000).max(1000)),
         cpu_period: cpu_limit.and(u64::try_from(PERIOD).ok()),
-        memory_limit: find(true, "memory").as_ref().and_then(spec::units).filter(|bytes| *bytes > 0),
+        memory_limit: find(true, "memory")
+            .as_ref()
+            .and_then(spec::units)
+            .filter(|bytes| *bytes > 0)
+            .or_else(|| batch(BATCH_MEMORY)),
         ..Resources::default()
     }
 }
@@ -182,5 +192,12 @@ mod tests {
             (Some(256), Some(50_000), Some(64 << 20))
         );
         assert_eq!(resources(None).cpu_shares, Some(2));
+        let lent = json!({"sampan.io/batch-cpu": "500", "sampan.io/batch-memory": "67108864"});
+        let lent = serde_json::from_value(json!({"requests": lent, "limits": lent})).unwrap();
+        let got = resources(Some(&lent));
+        assert_eq!(
+            (got.cpu_shares, got.cpu_quota, got.memory_limit),
+            (Some(2), Some(50_000), Some(64 << 20))
+        );
     }
 }
