@@ -7,10 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
 use sampan_container::{
     ContainerConfig, ContainerState, ExecConfig, LogConfig, PodSandbox, PodSandboxConfig, Rootfs, User,
-    signal_number,
+    mount_overlay, signal_number,
 };
 use sampan_image::RootfsPlan;
 
@@ -197,12 +197,8 @@ impl Trial<'_> {
 }
 
 fn overlay(lowers: &[PathBuf], dir: &Path) -> Result<Mounted> {
-    let lower: Vec<String> = lowers.iter().map(|dir| dir.display().to_string()).collect();
-    let (upper, work, merged) = (dir.join("upper"), dir.join("work"), dir.join("merged"));
-    let data =
-        format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
-    mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(data.as_str()))
-        .with_context(|| format!("mount the image on {}", merged.display()))?;
+    let merged = dir.join("merged");
+    mount_overlay(lowers, &dir.join("upper"), &dir.join("work"), &merged)?;
     Ok(Mounted(merged))
 }
 

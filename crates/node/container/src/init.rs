@@ -11,6 +11,8 @@ mod rootfs;
 mod terminal;
 mod user;
 
+pub use rootfs::mount_overlay;
+
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Component;
 

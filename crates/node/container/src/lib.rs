@@ -58,6 +58,7 @@ pub use config::{
     Resources, Rlimit, Rootfs, RunConfig, Seccomp, TerminalSize, User,
 };
 pub use error::{Error, Result};
+pub use init::mount_overlay;
 pub use runtime::{AdoptedSandbox, Events, Options, Runtime};
 pub use sandbox::PodSandbox;
 pub use session::{AttachSession, ExecControl, ExecProcess, ExecSession, Run, Stream};

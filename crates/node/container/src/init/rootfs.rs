@@ -32,14 +32,7 @@ pub(super) fn enter(rootfs: &Rootfs, point: &Path) -> Result<()> {
         }
         Rootfs::Overlay { lower, upper, work, options } => {
             let layers = Layers { lower, upper: upper.as_deref().zip(work.as_deref()), options };
-            match layers.new_mount() {
-                Ok(tree) => attach_at(&tree, point)?,
-                // Kernels before 6.5 do not take layers one by one, and values are short.
-                Err(first) if matches!(first.raw_os_error(), Some(libc::EINVAL) | None) => {
-                    layers.classic_mount(point).map_err(|_| Error::os(what, first))?;
-                }
-                Err(error) => return Err(Error::os(what, error)),
-            }
+            layers.mount(point, what)?;
         }
     }
     let failed = |what: &'static str| move |error: nix::Error| Error::os(what, error.into());
@@ -48,6 +41,15 @@ pub(super) fn enter(rootfs: &Rootfs, point: &Path) -> Result<()> {
     pivot_root(".", ".").map_err(failed("pivot_root into the root file system"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(failed("unmount the host's root"))?;
     chdir("/").map_err(failed("enter the root file system"))
+}
+
+/// Mount directories over each other, top first, on a directory. What is written goes to `upper`; `work` lies beside it.
+///
+/// # Errors
+/// The kernel refuses, most likely for a directory that is not there or lies on a file system that cannot be an upper one.
+pub fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, point: &Path) -> Result<()> {
+    let layers = Layers { lower, upper: Some((upper, work)), options: &[] };
+    layers.mount(point, format!("mount an overlay on {}", point.display()))
 }
 
 fn describe(rootfs: &Rootfs) -> String {
@@ -74,6 +76,17 @@ struct Layers<'a> {
 }
 
 impl Layers<'_> {
+    fn mount(&self, point: &Path, what: String) -> Result<()> {
+        match self.new_mount() {
+            Ok(tree) => attach_at(&tree, point),
+            // Kernels before 6.5 do not take layers one by one, and values are short.
+            Err(first) if matches!(first.raw_os_error(), Some(libc::EINVAL) | None) => {
+                self.classic_mount(point).map_err(|_| Error::os(what, first))
+            }
+            Err(error) => Err(Error::os(what, error)),
+        }
+    }
+
     fn new_mount(&self) -> std::io::Result<OwnedFd> {
         let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
         let mut options: Vec<(&str, Option<Vec<u8>>)> =
