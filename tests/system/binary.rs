@@ -193,7 +193,7 @@ fn images_are_looked_into_and_made_smaller() {
          && cp /usr/share/doc/x/big /gone && echo a > /usr/lib/tool/a && echo b > /usr/lib/tool/b && echo c > /usr/lib/tool/c\nRUN rm /gone\n\
          COPY <<EOF /var/lib/dpkg/status\nPackage: tool\nStatus: install ok installed\nVersion: 1\nEOF\n\
          COPY <<EOF /var/lib/dpkg/info/tool.list\n/usr/lib/tool/a\n/usr/lib/tool/b\n/usr/lib/tool/c\nEOF\n\
-         ENV NAME=a\nSTOPSIGNAL SIGKILL\nHEALTHCHECK CMD test -e /ready\nCMD [\"sh\", \"-c\", \"cat /usr/lib/tool/$NAME > /ready; exec sleep 1000\"]\n",
+         ENV NAME=a\nSTOPSIGNAL SIGKILL\nHEALTHCHECK CMD test -e /ready\nCMD [\"sh\", \"-c\", \"cat /usr/lib/tool/$NAME > /made && mv /made /ready; exec sleep 1000\"]\n",
     );
     c.sampan(&["image", "build", "-t", "app:1", "."]).ok();
     let ran = c.sampan(&["image", "analyze", "app:1", "-o", "json"]).ok();
