@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
-/// Longest line kept together; a longer one is handed out in parts.
+/// Longest entry of a log file: the shim writes parts of 16 KiB. What is longer is not ours, and left out.
 const MAX_LINE: usize = 256 * 1024;
 
 /// What to read.

@@ -207,8 +207,12 @@ struct Query(HashMap<String, Vec<String>>);
 
 impl Query {
     fn of(request: &Request<Incoming>) -> Self {
+        Self::parse(request.uri().query().unwrap_or_default())
+    }
+
+    fn parse(query: &str) -> Self {
         let mut map: HashMap<String, Vec<String>> = HashMap::new();
-        for pair in request.uri().query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             map.entry(decode(name)).or_default().push(decode(value));
         }

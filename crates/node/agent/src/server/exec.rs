@@ -61,7 +61,7 @@ pub(super) async fn serve(
         let ended = match carrier {
             Carrier::WebSocket => {
                 let (session, driver) = remote::over_websocket(io, job.wanted, &protocol);
-                drive(job, session, driver).await
+                drive(driver, run(job, session)).await
             }
             Carrier::Spdy => {
                 let (mut connection, driver) = spdy::connect(io, MAX_STREAMS);
@@ -71,8 +71,7 @@ pub(super) async fn serve(
                         Err(error) => tracing::debug!(%error, "exec: streams"),
                     }
                 };
-                let (driven, ()) = tokio::join!(driver.run(), run);
-                driven
+                drive(driver.run(), run).await
             }
         };
         if let Err(error) = ended {
@@ -82,10 +81,17 @@ pub(super) async fn serve(
     response
 }
 
-/// Run the command beside the connection; when the client leaves, the command's streams end.
-async fn drive<E>(job: Job, session: Session, driver: impl Future<Output = Result<(), E>>) -> Result<(), E> {
-    let (driven, ()) = tokio::join!(driver, run(job, session));
-    driven
+/// Runs the command beside the connection. When the client leaves, the command's streams end, and nobody waits for the
+/// command any more: one that says nothing and never ends would be waited for for ever.
+async fn drive<E>(
+    driver: impl Future<Output = Result<(), E>>,
+    run: impl Future<Output = ()>,
+) -> Result<(), E> {
+    let mut driver = std::pin::pin!(driver);
+    tokio::select! {
+        driven = &mut driver => driven,
+        () = run => driver.await,
+    }
 }
 
 fn prepare(
@@ -302,5 +308,28 @@ async fn pump_out(from: Option<Stream>, to: Option<Output>) {
         if count == 0 || to.send(Bytes::copy_from_slice(&buffer[..count])).await.is_err() {
             break;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_leaves_ends_the_wait_for_a_command_that_says_nothing() {
+        let (near, far) = tokio::io::duplex(4096);
+        let wanted = Wanted { stdin: true, stdout: true, stderr: true, tty: false };
+        let (session, driver) = remote::over_websocket(near, wanted, "v5.channel.k8s.io");
+        let (held, mut released) = tokio::sync::oneshot::channel::<()>();
+        let silent = async move {
+            let (_session, _held) = (session, held);
+            std::future::pending::<()>().await;
+        };
+        let driven = tokio::spawn(drive(driver, silent));
+        assert!(released.try_recv().is_err());
+        drop(far);
+        // Whether the goodbye could still be written does not matter.
+        let _ = driven.await.unwrap();
+        assert!(released.await.is_err(), "what the session held is released");
     }
 }

@@ -132,7 +132,8 @@ fn options(query: &Query) -> Result<LogOptions, String> {
         }
     };
     let since = match (number("sinceSeconds")?, query.get("sinceTime").filter(|text| !text.is_empty())) {
-        (Some(seconds), _) => Some(clock::now() - Duration::from_secs(seconds as u64)),
+        // So long ago that no clock knows it: from the beginning.
+        (Some(seconds), _) => clock::now().checked_sub(Duration::from_secs(seconds as u64)).ok(),
         (None, Some(time)) => Some(time.parse().map_err(|_| format!("invalid sinceTime: {time:?}"))?),
         (None, None) => None,
     };
@@ -182,4 +183,22 @@ fn locate(ctx: &Context, view: &View, container: &str, previous: bool) -> Result
         return Err(format!("container \"{container}\" in pod \"{name}\" is waiting to start: {hint}"));
     }
     Ok((ctx.log_path(&view.pod, container, runs), runs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(query: &str) -> Result<LogOptions, String> {
+        options(&Query::parse(query))
+    }
+
+    #[test]
+    fn what_is_asked_for_may_be_nonsense() {
+        assert_eq!(of("sinceSeconds=9223372036854775807&tailLines=3").unwrap().since, None);
+        let since = of("sinceSeconds=60").unwrap().since.unwrap();
+        assert!(since < clock::now());
+        assert!(of("sinceSeconds=-1").is_err() && of("tailLines=x").is_err() && of("sinceTime=now").is_err());
+        assert_eq!(of("limitBytes=7&stream=Stderr").unwrap().stream, Some("stderr"));
+    }
 }

@@ -65,7 +65,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             if opcode >= 8 && (length > 125 || !fin) {
                 return Err(StreamError::Protocol("WebSocket control frame is too long or fragmented"));
             }
-            if length + self.partial.len() > MAX_MESSAGE {
+            if length.saturating_add(self.partial.len()) > MAX_MESSAGE {
                 return Err(StreamError::Limit("WebSocket message is larger than 1 MiB"));
             }
             let mut mask = [0u8; 4];
@@ -197,6 +197,10 @@ mod tests {
         assert!(matches!(Reader::new(&unmasked[..]).next().await, Err(StreamError::Protocol(_))));
         let huge = [0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0];
         assert!(matches!(Reader::new(&huge[..]).next().await, Err(StreamError::Limit(_))));
+        // A length that together with what came before is more than a number holds.
+        let mut wrapping = masked(0x02, b"twelve bytes");
+        wrapping.extend([0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xf8, 0, 0, 0, 0]);
+        assert!(matches!(Reader::new(wrapping.as_slice()).next().await, Err(StreamError::Limit(_))));
     }
 
     #[tokio::test]
