@@ -3,7 +3,7 @@
 //! with [`Mirror::reach`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::{
         Arc, PoisonError, RwLock,
@@ -29,12 +29,49 @@ pub(crate) struct Mirror<T> {
     prefix: Bytes,
     parse: Parse<T>,
     objects: RwLock<Arc<Objects<T>>>,
+    /// Where objects are looked for by something else than their keys. Taken after `objects`.
+    groups: Option<Groups<T>>,
     /// Everything up to this revision has been seen.
     seen: watch::Sender<Revision>,
     /// The last revision at which something changed.
     changed: watch::Sender<Revision>,
     /// The last revision at which this server wrote something.
     written: Arc<AtomicI64>,
+}
+
+/// The keys of objects by what they have in common.
+struct Groups<T> {
+    of: fn(&T) -> &str,
+    keys: RwLock<HashMap<Box<str>, BTreeSet<Bytes>>>,
+}
+
+impl<T> Groups<T> {
+    fn new(of: fn(&T) -> &str) -> Self {
+        Self { of, keys: RwLock::default() }
+    }
+
+    /// An object took the place of another.
+    fn change(&self, key: &Bytes, old: Option<&T>, new: Option<&T>) {
+        let (old, new) = (old.map(self.of), new.map(self.of));
+        if old == new {
+            return;
+        }
+        let mut groups = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = old
+            && let Some(keys) = groups.get_mut(old)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                groups.remove(old);
+            }
+        }
+        if let Some(new) = new {
+            match groups.get_mut(new) {
+                Some(keys) => drop(keys.insert(key.clone())),
+                None => drop(groups.insert(new.into(), BTreeSet::from([key.clone()]))),
+            }
+        }
+    }
 }
 
 /// A mirror that lags further behind than this is looked at as it is.
@@ -74,10 +111,35 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         supervisor: &Supervisor,
         parse: impl Fn(&KeyValue) -> Option<T> + Send + Sync + 'static,
     ) -> sampan_store::Result<Arc<Self>> {
+        Self::start(prefix, store, supervisor, Box::new(parse), None).await
+    }
+
+    /// The same, for objects that are looked for by what `of` says of them: see [`Mirror::any_of`].
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) async fn open_grouped(
+        prefix: &str,
+        store: Arc<dyn Store>,
+        supervisor: &Supervisor,
+        parse: impl Fn(&KeyValue) -> Option<T> + Send + Sync + 'static,
+        of: fn(&T) -> &str,
+    ) -> sampan_store::Result<Arc<Self>> {
+        Self::start(prefix, store, supervisor, Box::new(parse), Some(Groups::new(of))).await
+    }
+
+    async fn start(
+        prefix: &str,
+        store: Arc<dyn Store>,
+        supervisor: &Supervisor,
+        parse: Parse<T>,
+        groups: Option<Groups<T>>,
+    ) -> sampan_store::Result<Arc<Self>> {
         let mirror = Arc::new(Self {
             prefix: Bytes::copy_from_slice(prefix.as_bytes()),
-            parse: Box::new(parse),
+            parse,
             objects: RwLock::default(),
+            groups,
             seen: watch::Sender::new(0),
             changed: watch::Sender::new(0),
             written: Arc::default(),
@@ -119,6 +181,18 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         within.any(|object| is(object))
     }
 
+    /// Whether any object of a group whose key begins with `prefix` is such a one. What is in no group is not looked at.
+    /// Holds back changes meanwhile: be short.
+    pub(crate) fn any_of(&self, group: &str, prefix: &[u8], mut is: impl FnMut(&T) -> bool) -> bool {
+        let Some(groups) = &self.groups else { return self.any(prefix, is) };
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        let groups = groups.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(keys) = groups.get(group) else { return false };
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let mut within = keys.range::<[u8], _>(from).take_while(|key| key.starts_with(prefix));
+        within.any(|key| objects.get(key).is_some_and(|object| is(object)))
+    }
+
     /// Tells the revision of each change; the current one counts as seen.
     pub(crate) fn changes(&self) -> watch::Receiver<Revision> {
         self.changed.subscribe()
@@ -144,8 +218,15 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         let range = Range { start: self.prefix.clone(), end: end.clone(), ..Range::default() };
         let response = store.range(range).await?;
         let parsed = response.kvs.iter().filter_map(|kv| Some((kv.key.clone(), Arc::new((self.parse)(kv)?))));
-        let objects = Arc::new(parsed.collect());
-        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = objects;
+        let objects: Objects<T> = parsed.collect();
+        {
+            let mut guard = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(groups) = &self.groups {
+                groups.keys.write().unwrap_or_else(PoisonError::into_inner).clear();
+                objects.iter().for_each(|(key, object)| groups.change(key, None, Some(object)));
+            }
+            *guard = Arc::new(objects);
+        }
         self.changed.send_replace(response.revision);
         self.seen.send_replace(response.revision);
         store.watch(self.prefix.clone(), end, response.revision + 1, true).await
@@ -159,9 +240,14 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 // Copied only while somebody still looks at the state before.
                 let objects = Arc::make_mut(&mut guard);
                 for event in batch.events.iter() {
-                    match (self.parse)(&event.kv).filter(|_| !event.deleted) {
-                        Some(object) => drop(objects.insert(event.kv.key.clone(), Arc::new(object))),
-                        None => drop(objects.remove(&event.kv.key)),
+                    let key = &event.kv.key;
+                    let new = (self.parse)(&event.kv).filter(|_| !event.deleted).map(Arc::new);
+                    let old = match &new {
+                        Some(object) => objects.insert(key.clone(), object.clone()),
+                        None => objects.remove(key),
+                    };
+                    if let Some(groups) = &self.groups {
+                        groups.change(key, old.as_deref(), new.as_deref());
                     }
                 }
                 drop(guard);
@@ -212,6 +298,45 @@ mod tests {
         assert_eq!(before.len(), 1, "who looks at the state before keeps it");
         assert!(mirror.get(b"/a/x").is_none());
         assert_eq!(mirror.get(b"/a/y").map(|n| *n), Some(2));
+        supervisor.shutdown(Duration::from_secs(5)).await;
+    }
+
+    #[tokio::test]
+    async fn what_has_something_in_common_is_found_by_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let supervisor = Supervisor::new();
+        let store: Arc<dyn Store> =
+            Arc::new(embedded::Embedded::open(embedded::Options::new(dir.path())).unwrap());
+        let put = |key: &'static str, value: &'static str| Op::Put {
+            key: key.into(),
+            value: value.into(),
+            lease: 0,
+        };
+        commit(&*store, put("/a/n/x", "red 1")).await;
+        let parse = |kv: &KeyValue| Some(std::str::from_utf8(&kv.value).ok()?.to_owned());
+        // The mirror keeps `String`s and hands them out as they are.
+        #[allow(clippy::ptr_arg)]
+        fn colour(text: &String) -> &str {
+            text.split(' ').next().unwrap_or_default()
+        }
+        let mirror = Mirror::open_grouped("/a/", store.clone(), &supervisor, parse, colour).await.unwrap();
+        let found = |group: &str, prefix: &str, text: &str| {
+            mirror.any_of(group, prefix.as_bytes(), |object| {
+                assert_eq!(colour(object), group, "others are not looked at");
+                object == text
+            })
+        };
+        assert!(found("red", "/a/n/", "red 1") && !found("red", "/a/o/", "red 1"));
+        assert!(!found("blue", "/a/n/", "red 1"));
+        commit(&*store, put("/a/n/x", "blue 1")).await;
+        commit(&*store, put("/a/o/y", "red 2")).await;
+        let last = commit(&*store, put("/a/o/z", "red 3")).await;
+        assert!(mirror.reach(last, Duration::from_secs(10)).await);
+        assert!(found("blue", "/a/n/", "blue 1") && !found("red", "/a/n/", "red 1"));
+        assert!(found("red", "/a/", "red 3") && !found("red", "/a/n/", "red 3"));
+        let last = commit(&*store, Op::Delete { key: "/a/n/x".into() }).await;
+        assert!(mirror.reach(last, Duration::from_secs(10)).await);
+        assert!(!found("blue", "/a/", "blue 1"));
         supervisor.shutdown(Duration::from_secs(5)).await;
     }
 }

@@ -261,17 +261,24 @@ impl Graph {
             volumes: Mirror::open(VOLUMES, store.clone(), supervisor, relations::volume).await?,
             attachments: Mirror::open(ATTACHMENTS, store.clone(), supervisor, relations::attached).await?,
             slices: Mirror::open(SLICES, store.clone(), supervisor, relations::attached).await?,
-            pods: Mirror::open(PODS, store.clone(), supervisor, move |kv| interner.pod(kv)).await?,
+            pods: Mirror::open_grouped(
+                PODS,
+                store.clone(),
+                supervisor,
+                move |kv| interner.pod(kv),
+                |pod: &Pod| &pod.node,
+            )
+            .await?,
         };
         core.written.register(&graph.pods);
         core.written.register(&graph.volumes);
         Ok(graph)
     }
 
-    /// Whether a pod of the node needs the object. Looks through the pods of one namespace, without copying.
+    /// Whether a pod of the node needs the object. Looks through the node's pods of one namespace, without copying.
     fn any_pod(&self, node: &str, namespace: &str, kind: Needed, name: &str) -> bool {
         let prefix = format!("{PODS}{namespace}/");
-        self.pods.any(prefix.as_bytes(), |pod| &*pod.node == node && pod.needs(kind, name))
+        self.pods.any_of(node, prefix.as_bytes(), |pod| pod.needs(kind, name))
     }
 
     fn needed(&self, ask: &Ask<'_>, kind: Needed) -> bool {
