@@ -8,7 +8,7 @@
 mod metrics;
 mod target;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::apis;
 use crate::cache::Caches;
 use crate::error::Result;
 use crate::events::Recorder;
-use crate::informer::{Change, Key};
+use crate::informer::{Change, Key, of_namespace};
 use crate::queue::Queue;
 use crate::replicaset::refs;
 use crate::worker::Reconciler;
@@ -107,10 +107,9 @@ impl Autoscalers {
         let others = known.iter().filter(|(other, known)| {
             *other != key
                 && other.namespace == key.namespace
-                && known
-                    .selector
-                    .as_ref()
-                    .is_some_and(|selector| pods.iter().any(|pod| selects(selector, pod)))
+                && known.selector.as_ref().is_some_and(|selector| {
+                    pods.iter().any(|pod| selects(selector, pod.metadata.labels.as_ref()))
+                })
         });
         let mut all: Vec<String> = others.map(|(other, _)| other.to_string()).collect();
         all.push(key.to_string());
@@ -120,9 +119,7 @@ impl Autoscalers {
 
     fn pods_of(&self, namespace: &str, target: &Target) -> Vec<Arc<Pod>> {
         let Some(selector) = &target.selector else { return Vec::new() };
-        let mut pods = self.caches.pods.in_namespace(namespace);
-        pods.retain(|pod| selects(selector, pod));
-        pods
+        self.caches.pods.selected(&of_namespace(namespace), |labels| selects(selector, labels))
     }
 
     /// Looks at a target that was found, and sets its size.
@@ -162,10 +159,10 @@ impl Autoscalers {
     }
 }
 
-fn selects(selector: &LabelSelector, pod: &Pod) -> bool {
-    match &pod.metadata.labels {
+fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
+    match labels {
         Some(labels) => selector.matches(labels),
-        None => selector.matches(&std::collections::BTreeMap::new()),
+        None => selector.matches(&BTreeMap::new()),
     }
 }
 

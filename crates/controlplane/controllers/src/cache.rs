@@ -1,6 +1,7 @@
 //! The caches that all controllers share: one informer per kind.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -26,6 +27,7 @@ use sampan_planner::{pods, volumes};
 use serde::de::DeserializeOwned;
 
 use crate::informer::{Informer, Rules};
+use crate::whole::Whole;
 
 /// The label by which slices belong to a Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -144,6 +146,30 @@ fn index_volume(volume: &PersistentVolume) -> Vec<String> {
     entries
 }
 
+/// The index entry of Services by a label that they select: one of theirs, of which the pods that they select have all.
+pub(crate) fn selects_label(namespace: &str, name: &str, value: &str) -> String {
+    format!("selects/{namespace}/{name}={value}")
+}
+
+/// The index entry of what has an address: nodes, and Services with one of their own.
+pub(crate) fn at_address(ip: IpAddr) -> String {
+    format!("address/{}", ip.to_canonical())
+}
+
+fn index_service(service: &Service) -> Vec<String> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    let label = spec.selector.iter().flatten().next();
+    let label = label.map(|(name, value)| selects_label(namespace, name, value));
+    let all = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
+    label.into_iter().chain(all.filter_map(|ip| ip.parse().ok()).map(at_address)).collect()
+}
+
+fn index_node(node: &Node) -> Vec<String> {
+    let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    all.filter_map(|entry| entry.address.parse().ok()).map(at_address).collect()
+}
+
 fn index_slice(slice: &EndpointSlice) -> Vec<String> {
     let service = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME));
     let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
@@ -257,10 +283,10 @@ impl Caches {
         }
         Self {
             pods: Arc::new(Informer::new(Rules { slim: slim_pod, index: index_pod }).packing(WHOLE_PODS)),
-            nodes: plain(),
+            nodes: Arc::new(Informer::new(Rules { slim: |_| {}, index: index_node })),
             leases: plain(),
             namespaces: plain(),
-            services: plain(),
+            services: Arc::new(Informer::new(Rules { slim: |_| {}, index: index_service })),
             slices: Arc::new(Informer::new(Rules { slim: |_| {}, index: index_slice })),
             endpoints: plain(),
             accounts: plain(),
@@ -372,7 +398,7 @@ fn follow<K>(
     supervisor: &Supervisor,
     name: &'static str,
     cache: &Arc<Informer<K>>,
-    api: Api<K>,
+    api: Api<Whole<K>>,
     config: Config,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,

@@ -21,7 +21,7 @@ use sampan_planner::pods;
 use serde_json::json;
 
 use crate::apis;
-use crate::cache::{Caches, of_service};
+use crate::cache::{Caches, at_address, of_service};
 use crate::error::{Context, Error, Result, gone_is_fine};
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
@@ -124,7 +124,7 @@ impl Certificates {
         // Read, not looked up: the node may have come a moment ago.
         let node = apis::cluster::<Node>(&self.client).get_opt(name).await;
         let Some(node) = node.during(|| format!("reading node {name}"))? else { return Ok(()) };
-        if let Some(foreign) = self.taken(name).refusal(&request, &node) {
+        if let Some(foreign) = self.taken(name, &request).refusal(&request, &node) {
             tracing::warn!(node = name, "asks for a certificate as {foreign}: left to you");
             return Ok(());
         }
@@ -138,17 +138,22 @@ impl Certificates {
         self.condition(csr, "approval", condition).await
     }
 
-    /// What belongs to others than this node.
-    fn taken(&self, node: &str) -> Taken {
+    /// What belongs to others than this node, of what is asked for.
+    fn taken(&self, node: &str, request: &tls::Request) -> Taken {
         let mut taken = Taken::default();
         taken.servers(self.server_names.iter().map(String::as_str));
         for slice in self.caches.slices.indexed(&of_service("default", "kubernetes")) {
             let all = slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
             taken.servers(all.map(String::as_str));
         }
-        self.caches.services.all().iter().for_each(|service| taken.service(service));
-        let nodes = self.caches.nodes.all();
-        nodes.iter().filter(|other| pods::name(&other.metadata) != node).for_each(|other| taken.node(other));
+        for entry in request.ips.iter().map(|ip| at_address(*ip)) {
+            self.caches.services.indexed(&entry).iter().for_each(|service| taken.service(service));
+            let nodes = self.caches.nodes.indexed(&entry);
+            nodes
+                .iter()
+                .filter(|other| pods::name(&other.metadata) != node)
+                .for_each(|other| taken.node(other));
+        }
         taken
     }
 

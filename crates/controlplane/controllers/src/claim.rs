@@ -117,7 +117,7 @@ where
     if deleting || selector.is_everything() {
         return Ok(claimed);
     }
-    let mut orphans = cache.indexed(&orphans_in(namespace));
+    let mut orphans = cache.selected(&orphans_in(namespace), |labels| selector.matches(labels));
     orphans.retain(|object| object.meta().deletion_timestamp.is_none() && matches(object));
     // The cache may be behind: an owner that is being deleted adopts nothing.
     if orphans.is_empty() || !is_alive(client, owner).await? {

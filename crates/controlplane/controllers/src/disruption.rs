@@ -22,7 +22,7 @@ use crate::apis;
 use crate::cache::Caches;
 use crate::error::Result;
 use crate::events::Recorder;
-use crate::informer::{Change, Key};
+use crate::informer::{Change, Key, of_namespace};
 use crate::queue::Queue;
 use crate::replicaset::{refs, until};
 use crate::worker::Reconciler;
@@ -57,6 +57,9 @@ impl Budgets {
         this.caches.replica_sets.on(move |change| own.scaled(change.object().metadata.namespace.as_deref()));
         let own = this.clone();
         this.caches.stateful_sets.on(move |change| own.scaled(change.object().metadata.namespace.as_deref()));
+        let own = this.clone();
+        let controllers = &this.caches.replication_controllers;
+        controllers.on(move |change| own.scaled(change.object().metadata.namespace.as_deref()));
         this
     }
 
@@ -165,8 +168,8 @@ impl Reconciler for Budgets {
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(budget) = self.caches.budgets.get(key) else { return Ok(None) };
         let selector = selector_of(&budget);
-        let mut selected = self.caches.pods.in_namespace(&key.namespace);
-        selected.retain(|pod| selector.matches(pod.metadata.labels.as_ref()));
+        let selected =
+            self.caches.pods.selected(&of_namespace(&key.namespace), |labels| selector.matches(labels));
         if selected.is_empty() {
             self.events.normal(&*budget, "NoPods", "No matching pods found".to_owned());
         }

@@ -20,9 +20,9 @@ use sampan_planner::selector::Selector;
 use self::backends::{Backend, Family};
 pub(crate) use self::mirroring::Mirroring;
 use crate::apis;
-use crate::cache::{Caches, SERVICE_NAME, of_service, on_node};
-use crate::error::{Context, Result, code};
-use crate::informer::{Change, Key};
+use crate::cache::{Caches, SERVICE_NAME, of_service, on_node, selects_label};
+use crate::error::{Context, Result, namespace_ends};
+use crate::informer::{Change, Key, of_namespace};
 use crate::queue::Queue;
 use crate::worker::Reconciler;
 
@@ -50,8 +50,9 @@ impl ServiceEndpoints {
         this.caches.slices.on(move |change| own.slice_changed(change));
         let own = this.clone();
         this.caches.endpoints.on(move |change| {
-            if matches!(change, Change::Deleted(_)) {
-                own.queue.add(Key::of(&change.object().metadata));
+            let key = Key::of(&change.object().metadata);
+            if matches!(change, Change::Deleted(_)) && own.caches.services.get(&key).is_some() {
+                own.queue.add(key);
             }
         });
         let own = this.clone();
@@ -66,12 +67,21 @@ impl ServiceEndpoints {
         {
             return;
         }
+        self.enqueue_services_of(pod);
+        if let Some(old) = old.filter(|old| old.metadata.labels != pod.metadata.labels) {
+            self.enqueue_services_of(old);
+        }
+    }
+
+    /// The Services that select the pod are looked at.
+    fn enqueue_services_of(&self, pod: &Pod) {
+        let labels = pod.metadata.labels.as_ref();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        for service in self.caches.services.in_namespace(namespace) {
-            let Some(selector) = selector_of(&service) else { continue };
-            let matches = |pod: &Arc<Pod>| selector.matches(pod.metadata.labels.as_ref());
-            if matches(pod) || old.is_some_and(matches) {
-                self.queue.add(Key::of(&service.metadata));
+        for (name, value) in labels.into_iter().flatten() {
+            for service in self.caches.services.indexed(&selects_label(namespace, name, value)) {
+                if selector_of(&service).is_some_and(|selector| selector.matches(labels)) {
+                    self.queue.add(Key::of(&service.metadata));
+                }
             }
         }
     }
@@ -85,12 +95,7 @@ impl ServiceEndpoints {
             return;
         }
         for pod in self.caches.pods.indexed(&on_node(pods::name(&node.metadata))) {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            for service in self.caches.services.in_namespace(namespace) {
-                if selector_of(&service).is_some_and(|s| s.matches(pod.metadata.labels.as_ref())) {
-                    self.queue.add(Key::of(&service.metadata));
-                }
-            }
+            self.enqueue_services_of(&pod);
         }
     }
 
@@ -145,8 +150,8 @@ impl ServiceEndpoints {
             None => api.create(&params, &wanted).await,
         };
         match result {
-            // The namespace goes away and takes no new objects.
-            Err(error) if code(&error) == 403 => Ok(()),
+            // The namespace goes away and takes no new objects. What forbids it otherwise may pass.
+            Err(error) if namespace_ends(&error) => Ok(()),
             other => {
                 self.caches.endpoints.absorb(other.during(|| format!("writing Endpoints {key}"))?);
                 Ok(())
@@ -198,8 +203,9 @@ impl Reconciler for ServiceEndpoints {
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(service) = self.caches.services.get(key) else {
+            // Whoever filled them: they go with their Service. Others of such a name are no Service's.
             if let Some(left) = self.caches.endpoints.get(key)
-                && left.metadata.labels.as_ref().is_some_and(|l| l.contains_key(legacy::MANAGED_BY))
+                && pods::annotation(&left.metadata, mirroring::LEADER).is_none()
             {
                 apis::delete(&self.client, &*left).await?;
             }
@@ -209,8 +215,8 @@ impl Reconciler for ServiceEndpoints {
         if service.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
-        let mut pods = self.caches.pods.in_namespace(&key.namespace);
-        pods.retain(|pod| selector.matches(pod.metadata.labels.as_ref()));
+        let pods =
+            self.caches.pods.selected(&of_namespace(&key.namespace), |labels| selector.matches(labels));
         let zones = self.zones(&pods);
         let families = backends::families(&service);
         let backends = backends::of(&service, &pods, &families, &zones);

@@ -96,12 +96,14 @@ impl Garbage {
         gone_is_fine(result).during(|| format!("patching {id}"))
     }
 
-    async fn delete(&self, id: &Identity, meta: &ObjectMeta, policy: PropagationPolicy) -> Result<()> {
-        let preconditions = Preconditions {
-            uid: Some(id.uid.to_string()),
-            // Somebody may adopt it this very moment.
-            resource_version: meta.resource_version.clone(),
-        };
+    async fn delete(
+        &self,
+        id: &Identity,
+        resource_version: Option<String>,
+        policy: PropagationPolicy,
+    ) -> Result<()> {
+        // Somebody may adopt it this very moment.
+        let preconditions = Preconditions { uid: Some(id.uid.to_string()), resource_version };
         let params = DeleteParams { propagation_policy: Some(policy), ..DeleteParams::default() };
         let result = self.api(id)?.delete(&id.name, &params.preconditions(preconditions)).await;
         gone_is_fine(result).during(|| format!("deleting {id}"))
@@ -128,6 +130,14 @@ impl Garbage {
         if node.deleting || node.owners.is_empty() {
             return Ok(());
         }
+        let certain = self.graph().certain_garbage(&node);
+        if let Some(version) = certain {
+            match self.delete(&node.id, Some(version.to_string()), PropagationPolicy::Background).await {
+                // It has changed: it is read and judged.
+                Err(error) if error.is_race() => {}
+                done => return done,
+            }
+        }
         let Some(meta) = self.live(&node.id).await? else {
             let work = self.graph().gone(uid);
             self.enqueue(work);
@@ -150,11 +160,11 @@ impl Garbage {
     }
 
     async fn delete_dependents(&self, node: &Node) -> Result<()> {
-        let blocking = self.graph().blocking(&node.id.uid);
-        if blocking.is_empty() {
+        let (blocking, idle) = self.graph().blocking(&node.id.uid);
+        if blocking == 0 {
             return self.remove_finalizer(&node.id, FOREGROUND).await;
         }
-        for uid in blocking {
+        for uid in idle {
             self.queue.add(Work::Collect(uid));
         }
         Ok(())
@@ -194,7 +204,7 @@ impl Garbage {
         } else {
             PropagationPolicy::Background
         };
-        self.delete(&node.id, meta, policy).await
+        self.delete(&node.id, meta.resource_version.clone(), policy).await
     }
 
     /// Two that wait for each other would wait for ever: a dependent that deletes its own no longer blocks.

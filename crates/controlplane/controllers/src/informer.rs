@@ -14,6 +14,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::whole::Whole;
+
 /// Namespace and name; the namespace is empty for cluster wide objects.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
@@ -84,8 +86,8 @@ type Handler<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
 
 /// How objects are kept that were not heard of for a while.
 struct Packing<K> {
-    pack: fn(&K) -> Option<Box<[u8]>>,
-    unpack: fn(&[u8]) -> Option<K>,
+    pack: fn(&K) -> Option<Box<str>>,
+    unpack: fn(&str) -> Option<K>,
     /// So many of those heard of last are kept as they are.
     whole: usize,
 }
@@ -106,21 +108,37 @@ struct State<K> {
     /// What is kept whole, by the point at which it was heard of last; empty where nothing is packed.
     whole: BTreeMap<u64, Arc<Key>>,
     heard: u64,
+    /// Labels of packed objects: many have the same.
+    labels: HashSet<Arc<Labels>>,
 }
+
+/// So many different labels of packed objects are known again.
+const LABELS: usize = 4096;
 
 /// An object in the cache.
 enum Kept<K> {
     /// As it is, heard of at that point.
     Whole(Arc<K>, u64),
-    /// Its JSON: a fifth of the memory, read again when somebody asks for it.
-    Packed(Box<[u8]>),
+    /// Its JSON: a fifth of the memory, read again when somebody asks for it; and its labels, by which most are passed over.
+    Packed(Box<str>, Option<Arc<Labels>>),
+}
+
+pub(crate) type Labels = BTreeMap<String, String>;
+
+impl<K: Resource> Kept<K> {
+    fn labels(&self) -> Option<&Labels> {
+        match self {
+            Self::Whole(object, _) => object.meta().labels.as_ref(),
+            Self::Packed(_, labels) => labels.as_deref(),
+        }
+    }
 }
 
 impl<K> Kept<K> {
     fn get(&self, packing: Option<&Packing<K>>) -> Option<Arc<K>> {
         match self {
             Self::Whole(object, _) => Some(object.clone()),
-            Self::Packed(bytes) => (packing?.unpack)(bytes).map(Arc::new),
+            Self::Packed(text, _) => (packing?.unpack)(text).map(Arc::new),
         }
     }
 }
@@ -131,7 +149,7 @@ where
 {
     pub fn new(rules: Rules<K>) -> Self {
         let (objects, index) = (HashMap::new(), HashMap::new());
-        let state = State { objects, index, whole: BTreeMap::new(), heard: 0 };
+        let state = State { objects, index, whole: BTreeMap::new(), heard: 0, labels: HashSet::new() };
         Self {
             rules,
             packing: None,
@@ -147,8 +165,8 @@ where
         K: Serialize,
     {
         self.packing = Some(Packing {
-            pack: |object| serde_json::to_vec(object).ok().map(Vec::into_boxed_slice),
-            unpack: |bytes| serde_json::from_slice(bytes).ok(),
+            pack: |object| serde_json::to_string(object).ok().map(String::into_boxed_str),
+            unpack: |text| serde_json::from_str(text).ok(),
             whole,
         });
         self
@@ -185,7 +203,16 @@ where
 
     /// The objects of a namespace.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.indexed(&namespace_entry(namespace))
+        self.indexed(&of_namespace(namespace))
+    }
+
+    /// The objects under an index entry whose labels are such ones.
+    pub fn selected(&self, entry: &str, selects: impl Fn(Option<&Labels>) -> bool) -> Vec<Arc<K>> {
+        let state = self.read();
+        let keys = state.index.get(entry);
+        let objects = keys.into_iter().flatten().filter_map(|key| state.objects.get(key));
+        let selected = objects.filter(|kept| selects(kept.labels()));
+        selected.filter_map(|kept| kept.get(self.packing.as_ref())).collect()
     }
 
     /// Returns once the first complete list is in the cache.
@@ -195,14 +222,14 @@ where
     }
 
     /// Follows the API for ever.
-    pub async fn run(&self, api: Api<K>, config: watcher::Config) {
+    pub async fn run(&self, api: Api<Whole<K>>, config: watcher::Config) {
         let mut events = std::pin::pin!(watcher(api, config).default_backoff());
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => listed.clear(),
                 // Taken in one by one: all at once they would need far more memory than the cache does.
-                Ok(Event::InitApply(object)) => {
+                Ok(Event::InitApply(Whole(object))) => {
                     listed.insert(Key::of(object.meta()));
                     self.apply(self.slimmed(object));
                 }
@@ -210,8 +237,11 @@ where
                     self.retain(&std::mem::take(&mut listed));
                     self.synced.send_replace(true);
                 }
-                Ok(Event::Apply(object)) => self.apply(self.slimmed(object)),
-                Ok(Event::Delete(object)) => self.delete(self.slimmed(object)),
+                Ok(Event::Apply(Whole(object))) => self.apply(self.slimmed(object)),
+                Ok(Event::Delete(Whole(object))) => {
+                    let object = self.slimmed(object);
+                    self.delete(&Key::of(object.meta()), Some(object));
+                }
                 Err(error) => {
                     tracing::debug!(kind = %K::kind(&()), "watch will be repeated: {error}");
                 }
@@ -237,7 +267,7 @@ where
 
     fn entries(&self, key: &Key, object: &K) -> Vec<String> {
         let mut entries = (self.rules.index)(object);
-        entries.push(namespace_entry(&key.namespace));
+        entries.push(of_namespace(&key.namespace));
         entries
     }
 
@@ -279,34 +309,26 @@ where
         }
     }
 
-    fn delete(&self, object: K) {
-        let key = Key::of(object.meta());
+    /// An object is gone; its last state, where that is known, is that of the event and not the one in the cache.
+    fn delete(&self, key: &Key, last: Option<K>) {
         let known = {
             let mut state = self.write();
-            let known = state.remove(&key);
-            if let Some((key, kept)) = &known {
-                let object = kept.get(self.packing.as_ref());
-                let entries = object.map(|object| self.entries(key, &object)).unwrap_or_default();
-                state.reindex(key, &entries, &[]);
-            }
-            known
+            let Some((key, kept)) = state.remove(key) else { return };
+            let object = kept.get(self.packing.as_ref());
+            let entries = object.as_ref().map(|object| self.entries(&key, object)).unwrap_or_default();
+            state.reindex(&key, &entries, &[]);
+            object
         };
-        // The last state is that of the event, not the one that was cached.
-        if known.is_some() {
-            self.tell(&Change::Deleted(&Arc::new(object)));
+        if let Some(object) = last.map(Arc::new).or(known) {
+            self.tell(&Change::Deleted(&object));
         }
     }
 
     /// A list was complete: what was not in it is gone.
     fn retain(&self, listed: &HashSet<Key>) {
-        let gone: Vec<Arc<K>> = {
-            let state = self.read();
-            let missing = state.objects.iter().filter(|(key, _)| !listed.contains(&***key));
-            missing.filter_map(|(_, kept)| kept.get(self.packing.as_ref())).collect()
-        };
-        for object in gone {
-            self.delete((*object).clone());
-        }
+        let gone: Vec<Arc<Key>> =
+            self.read().objects.keys().filter(|key| !listed.contains(&***key)).cloned().collect();
+        gone.iter().for_each(|key| self.delete(key, None));
     }
 }
 
@@ -316,7 +338,7 @@ fn is_older(a: &ObjectMeta, b: &ObjectMeta) -> bool {
     a.uid == b.uid && version(a).zip(version(b)).is_some_and(|(a, b)| a < b)
 }
 
-impl<K> State<K> {
+impl<K: Resource> State<K> {
     /// Keeps an object, and packs those that nothing was heard of for the longest time.
     fn insert(&mut self, key: &Arc<Key>, object: Arc<K>, packing: Option<&Packing<K>>) {
         self.heard += 1;
@@ -330,9 +352,10 @@ impl<K> State<K> {
             let Some((_, key)) = self.whole.pop_first() else { return };
             if let Some(kept) = self.objects.get_mut(&key)
                 && let Kept::Whole(object, _) = kept
-                && let Some(bytes) = (packing.pack)(object)
+                && let Some(text) = (packing.pack)(object)
             {
-                *kept = Kept::Packed(bytes);
+                let labels = object.meta().labels.as_ref().map(|labels| intern(&mut self.labels, labels));
+                *kept = Kept::Packed(text, labels);
             }
         }
     }
@@ -360,7 +383,21 @@ impl<K> State<K> {
     }
 }
 
-fn namespace_entry(namespace: &str) -> String {
+/// The same labels as those of objects before, if there were any.
+fn intern(known: &mut HashSet<Arc<Labels>>, labels: &Labels) -> Arc<Labels> {
+    if let Some(labels) = known.get(labels) {
+        return labels.clone();
+    }
+    if known.len() >= LABELS {
+        known.clear();
+    }
+    let labels = Arc::new(labels.clone());
+    known.insert(labels.clone());
+    labels
+}
+
+/// The index entry of all objects of a namespace.
+pub(crate) fn of_namespace(namespace: &str) -> String {
     format!("namespace/{namespace}")
 }
 
@@ -405,7 +442,7 @@ mod tests {
         }
         let packed = || {
             let state = informer.read();
-            let packed = state.objects.iter().filter(|(_, kept)| matches!(kept, Kept::Packed(_)));
+            let packed = state.objects.iter().filter(|(_, kept)| matches!(kept, Kept::Packed(..)));
             let mut names: Vec<String> = packed.map(|(key, _)| key.name.clone()).collect();
             names.sort();
             names
@@ -417,7 +454,7 @@ mod tests {
         assert_eq!(packed(), ["b", "c"]);
         // An older state of a packed object is not believed; the same changes nothing.
         informer.apply(object("b", "b", "0"));
-        informer.delete(object("b", "b", "3"));
+        informer.delete(&Key::new("ns", "b"), Some(object("b", "b", "3")));
         assert!(informer.get(&Key::new("ns", "b")).is_none() && informer.indexed("b").is_empty());
         list(&informer, vec![object("a", "a", "2"), object("d", "d", "1")]);
         assert_eq!(informer.all().len(), 2);
@@ -436,7 +473,7 @@ mod tests {
         for version in 2..20 {
             informer.apply(object("a", "a", &version.to_string()));
         }
-        informer.delete(object("b", "b", "20"));
+        informer.delete(&Key::new("ns", "b"), Some(object("b", "b", "20")));
         informer.apply(object("c", "c", "21"));
         let state = informer.read();
         assert!(state.objects.values().all(|kept| matches!(kept, Kept::Whole(..))));

@@ -1,13 +1,13 @@
 //! Gives each node its part of the pods' network (`spec.podCIDR`), unless it came with one.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Patch, PatchParams};
-use sampan_planner::ipam::{self, Block};
+use sampan_planner::ipam::{Block, Pool};
 use sampan_planner::pods;
 use serde_json::json;
 
@@ -29,49 +29,82 @@ pub(crate) struct Ipam {
     client: Client,
     caches: Arc<Caches>,
     events: Recorder,
-    cluster: Block,
-    /// Given, but not yet seen in the cache.
-    given: Mutex<HashMap<String, Block>>,
+    state: Mutex<State>,
     queue: Queue<Key>,
+}
+
+/// What is taken, kept up to date node by node: looking at all of them for each new one would not do for thousands.
+struct State {
+    pool: Pool,
+    /// The block of each node; one that was just given is here before the cache knows of it.
+    blocks: HashMap<String, Block>,
+    /// Nodes for which there was none.
+    waiting: HashSet<String>,
+}
+
+impl State {
+    fn set(&mut self, name: &str, block: Option<Block>) {
+        let old = match block {
+            Some(block) => {
+                self.pool.take(&block);
+                self.blocks.insert(name.to_owned(), block)
+            }
+            None => self.blocks.remove(name),
+        };
+        if let Some(old) = old {
+            self.pool.release(&old);
+        }
+    }
 }
 
 impl Ipam {
     pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder, cluster: Block) -> Arc<Self> {
         let events = events.of("cidrAllocator");
-        let this =
-            Arc::new(Self { client, caches, events, cluster, given: Mutex::default(), queue: Queue::new() });
+        let pool = Pool::new(cluster, NODE_PREFIX);
+        let state = Mutex::new(State { pool, blocks: HashMap::new(), waiting: HashSet::new() });
+        let this = Arc::new(Self { client, caches, events, state, queue: Queue::new() });
         let own = this.clone();
         this.caches.nodes.on(move |change| own.changed(change));
         this
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn changed(&self, change: &Change<'_, Node>) {
         let node = change.object();
+        let name = pods::name(&node.metadata);
         if let Change::Deleted(_) = change {
-            self.given.lock().unwrap_or_else(PoisonError::into_inner).remove(pods::name(&node.metadata));
+            let mut state = self.state();
+            state.waiting.remove(name);
+            state.set(name, None);
             // Its block may be what others wait for.
-            for other in self.caches.nodes.all() {
-                if block_of(&other).is_none() {
-                    self.queue.add(Key::of(&other.metadata));
-                }
+            for other in std::mem::take(&mut state.waiting) {
+                self.queue.add(Key::new("", &other));
             }
-        } else if block_of(node).is_none() {
-            self.queue.add(Key::of(&node.metadata));
+            return;
+        }
+        match block_of(node) {
+            Some(block) => self.state().set(name, Some(block)),
+            None => self.queue.add(Key::of(&node.metadata)),
         }
     }
 
     /// Chooses a block and remembers it, in one step: no two nodes are given the same.
-    fn choose(&self, name: &str) -> Option<Block> {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(block) = given.get(name) {
+    fn choose(&self, key: &Key) -> Option<Block> {
+        let mut state = self.state();
+        if let Some(block) = state.blocks.get(&key.name) {
             return Some(*block);
         }
-        let nodes = self.caches.nodes.all();
-        let mut taken: Vec<Block> = nodes.iter().filter_map(|node| block_of(node)).collect();
-        taken.extend(given.values());
-        let block = ipam::free(&self.cluster, NODE_PREFIX, &taken)?;
-        given.insert(name.to_owned(), block);
-        Some(block)
+        // One that is gone would keep its block for ever.
+        self.caches.nodes.get(key)?;
+        let block = state.pool.free();
+        match block {
+            Some(_) => state.set(&key.name, block),
+            None => drop(state.waiting.insert(key.name.clone())),
+        }
+        block
     }
 }
 
@@ -91,7 +124,7 @@ impl Reconciler for Ipam {
         if block_of(&node).is_some() {
             return Ok(None);
         }
-        let Some(block) = self.choose(&key.name) else {
+        let Some(block) = self.choose(key) else {
             let note = format!("Node {} status is now: CIDRNotAvailable", key.name);
             self.events.warning(&*node, "CIDRNotAvailable", note);
             return Ok(Some(AGAIN));
@@ -105,7 +138,6 @@ impl Reconciler for Ipam {
         let patched = api.patch(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
         let patched = patched.during(|| format!("giving node {} its block", key.name))?;
         self.caches.nodes.absorb(patched);
-        self.given.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.name);
         Ok(None)
     }
 }

@@ -44,6 +44,7 @@ mod serviceaccount;
 mod statefulset;
 mod usage;
 mod volumes;
+mod whole;
 mod worker;
 
 pub use error::{Error, Result};

@@ -3,7 +3,7 @@
 //! The taint that has pods evicted is given to one node of a zone at a time ([`sampan_planner::zones`]).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,10 @@ pub(crate) struct Nodes {
     unready: Mutex<HashMap<String, Instant>>,
     /// No node of the cluster was ready at the last look.
     all_lost: AtomicBool,
+    /// Grows with each change of how many nodes of a zone are ready.
+    balance: AtomicU64,
+    /// Those numbers, at such a point. Counted when somebody asks, and not for each of thousands of nodes that are lost together.
+    zones: Mutex<(u64, Arc<HashMap<String, Count>>)>,
 }
 
 impl Nodes {
@@ -68,6 +72,8 @@ impl Nodes {
             turns: Mutex::new(HashMap::new()),
             unready: Mutex::new(HashMap::new()),
             all_lost: AtomicBool::new(false),
+            balance: AtomicU64::new(1),
+            zones: Mutex::default(),
         });
         let own = this.clone();
         this.caches.nodes.on(move |change| own.node_changed(change));
@@ -85,6 +91,11 @@ impl Nodes {
         let name = pods::name(&node.metadata);
         if is_ready(node) || matches!(change, Change::Deleted(_)) {
             self.unready.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        }
+        let counted = |node: &Node| (is_ready(node), zone(node));
+        let is_same = matches!(change, Change::Updated { old, new } if counted(old) == counted(new));
+        if !is_same {
+            self.balance.fetch_add(1, Ordering::SeqCst);
         }
         match change {
             Change::Deleted(_) => {
@@ -120,9 +131,23 @@ impl Nodes {
             let now = Instant::now();
             self.signs().values_mut().for_each(|sign| *sign = now);
         }
-        for name in self.unready.lock().unwrap_or_else(PoisonError::into_inner).keys() {
-            self.queue.add_after(Key::new("", name), self.grace / 8);
+        self.queue.add_after(all_unready(), self.grace / 8);
+    }
+
+    /// How many nodes of each zone are ready.
+    fn zones(&self) -> Arc<HashMap<String, Count>> {
+        // Before the cache is read: what changes from now on counts as not seen.
+        let at = self.balance.load(Ordering::SeqCst);
+        let mut known = self.zones.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != at {
+            let mut zones: HashMap<String, Count> = HashMap::new();
+            for node in self.caches.nodes.all() {
+                let count = zones.entry(zone(&node)).or_default();
+                if is_ready(&node) { count.ready += 1 } else { count.silent += 1 }
+            }
+            *known = (at, Arc::new(zones));
         }
+        known.1.clone()
     }
 
     fn unready_since(&self, name: &str) -> Instant {
@@ -132,11 +157,7 @@ impl Nodes {
 
     /// Whether the node may be given the taint that empties it; how long to wait where it is a matter of time.
     fn may_empty(&self, node: &Node) -> Turn {
-        let mut zones: HashMap<String, Count> = HashMap::new();
-        for node in self.caches.nodes.all() {
-            let count = zones.entry(zone(&node)).or_default();
-            if is_ready(&node) { count.ready += 1 } else { count.silent += 1 }
-        }
+        let zones = self.zones();
         let zone = zone(node);
         let own = zones.get(&zone).copied().unwrap_or_default();
         // Those that fall silent together are heard of one after the other: only then it shows how many they are.
@@ -150,7 +171,7 @@ impl Nodes {
         if all_lost {
             return Turn::Never;
         }
-        let Some(rate) = zones::rate(own, zones.into_values()) else { return Turn::NotNow };
+        let Some(rate) = zones::rate(own, zones.values().copied()) else { return Turn::NotNow };
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         match turns.get(&zone).filter(|at| **at > now) {
@@ -273,7 +294,7 @@ impl Nodes {
         if !is_emptied {
             return self.may_empty(node);
         }
-        let nobody = self.caches.nodes.all().iter().all(|node| !is_ready(node));
+        let nobody = self.zones().values().all(|count| count.ready == 0);
         self.all_lost.store(nobody, Ordering::SeqCst);
         if nobody { Turn::Never } else { Turn::Now }
     }
@@ -305,6 +326,11 @@ fn ready(node: &Node) -> Option<&NodeCondition> {
 
 fn is_ready(node: &Node) -> bool {
     ready(node).is_some_and(|c| c.status == "True")
+}
+
+/// The key that stands for all nodes that are not ready: no node is called that.
+fn all_unready() -> Key {
+    Key::new("", "")
 }
 
 /// Region and zone of a node.
@@ -389,6 +415,12 @@ impl Reconciler for Nodes {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
+        if *key == all_unready() {
+            for name in self.unready.lock().unwrap_or_else(PoisonError::into_inner).keys() {
+                self.queue.add(Key::new("", name));
+            }
+            return Ok(None);
+        }
         let Some(node) = self.caches.nodes.get(key) else { return Ok(None) };
         let silence = self.silence(&key.name);
         if silence >= self.grace && !is_lost(&node) {

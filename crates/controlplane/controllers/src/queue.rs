@@ -37,7 +37,7 @@ struct State<K> {
     failures: HashMap<K, u32>,
     /// Keys that rest, by the end of it.
     resting: BTreeMap<(Instant, u64), K>,
-    rests: HashMap<K, (Instant, u64)>,
+    rests: HashSet<K>,
     serial: u64,
 }
 
@@ -57,7 +57,7 @@ impl<K: Hash + Eq + Clone> Queue<K> {
             timer_of: HashMap::new(),
             failures: HashMap::new(),
             resting: BTreeMap::new(),
-            rests: HashMap::new(),
+            rests: HashSet::new(),
             serial: 0,
         };
         Self { state: Mutex::new(state), wake: Notify::new() }
@@ -115,12 +115,15 @@ impl<K: Hash + Eq + Clone> Queue<K> {
     pub fn done(&self, key: &K) {
         let mut state = self.lock();
         state.working.remove(key);
-        let rests = state.rests.contains_key(key);
-        if !rests && state.dirty.contains(key) {
-            state.ready.push_back(key.clone());
-            drop(state);
-            self.wake.notify_one();
+        if !state.dirty.contains(key) {
+            return;
         }
+        if !state.rests.contains(key) {
+            state.ready.push_back(key.clone());
+        }
+        // The end of its rest may be what is due next.
+        drop(state);
+        self.wake.notify_one();
     }
 
     /// Lets a key that is being worked on rest afterwards, in proportion to the processor time that its work took, but no
@@ -135,9 +138,7 @@ impl<K: Hash + Eq + Clone> Queue<K> {
         state.serial += 1;
         let id = (until, state.serial);
         state.resting.insert(id, key.clone());
-        state.rests.insert(key.clone(), id);
-        drop(state);
-        self.wake.notify_one();
+        state.rests.insert(key.clone());
     }
 
     /// The next key to work on. Whoever takes it must call [`Queue::done`].
@@ -171,7 +172,7 @@ impl<K: Hash + Eq + Clone> State<K> {
         if let Some(id) = self.timer_of.remove(&key) {
             self.timers.remove(&id);
         }
-        let is_held = self.working.contains(&key) || self.rests.contains_key(&key);
+        let is_held = self.working.contains(&key) || self.rests.contains(&key);
         if self.dirty.insert(key.clone()) && !is_held {
             self.ready.push_back(key);
         }

@@ -43,8 +43,9 @@ fn data(template: &PodTemplateSpec) -> Value {
 
 /// The template that a revision holds.
 pub(crate) fn template(revision: &ControllerRevision) -> PodTemplateSpec {
-    let template = revision.data.0.pointer("/spec/template").cloned();
-    template.and_then(|t| serde_json::from_value(t).ok()).unwrap_or_default()
+    let template = revision.data.0.pointer("/spec/template");
+    // From text, as everything else is read: see `whole`.
+    template.and_then(|t| serde_json::from_str(&t.to_string()).ok()).unwrap_or_default()
 }
 
 /// The hash by which pods are told apart.

@@ -394,10 +394,10 @@ impl Scheduler {
             cluster.assume_placed((**pod).clone(), &placement);
         }
         queue.placed(uid, now, |next| cluster.would_fit(next));
-        if elsewhere {
-            // The room that was kept for it is others'.
-            state.wake(Hints::POD_GONE, now);
-        }
+        // Others may wait for its company: what the watch says of it later is nothing new. And the room that was kept
+        // for it elsewhere is others'.
+        let freed = if elsewhere { Hints::POD_GONE } else { Hints::none() };
+        state.wake(Hints::POD_ADDED.union(freed), now);
         let decision = Decision::Bind { node: placement.node, devices: placement.devices, volumes };
         (taken, decision)
     }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::apis;
 use crate::cache::{Caches, ROOT_CA};
-use crate::error::{Context, Result, code};
+use crate::error::{Context, Result, code, namespace_ends};
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
 use crate::worker::Reconciler;
@@ -95,10 +95,11 @@ fn named(namespace: &str, name: &str) -> ObjectMeta {
     ObjectMeta { namespace: Some(namespace.to_owned()), name: Some(name.to_owned()), ..ObjectMeta::default() }
 }
 
-/// Somebody else made it: good. The namespace goes away: it needs nothing any more.
+/// Somebody else made it: good. The namespace goes away: it needs nothing any more. A quota or a policy that forbids it
+/// is another matter: it may make room.
 fn exists_is_fine<T>(result: Result<T, kube::Error>) -> Result<(), kube::Error> {
     match result {
-        Err(error) if matches!(code(&error), 403 | 404 | 409) => Ok(()),
+        Err(error) if matches!(code(&error), 404 | 409) || namespace_ends(&error) => Ok(()),
         other => other.map(drop),
     }
 }
@@ -147,6 +148,13 @@ impl Tokens {
             }
         });
         this
+    }
+
+    async fn exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool> {
+        let api = apis::namespaced::<ServiceAccount>(&self.client, namespace);
+        let found = api.get_metadata_opt(name).await;
+        let found = found.during(|| format!("reading ServiceAccount {namespace}/{name}"))?;
+        Ok(found.is_some_and(|account| account.metadata.uid.as_deref() == Some(uid)))
     }
 
     async fn fill(&self, key: &Key, account: &ServiceAccount, has_token: bool) -> Result<()> {
@@ -204,8 +212,11 @@ impl Reconciler for Tokens {
         let named_uid = pods::annotation(meta, ACCOUNT_UID);
         let same = |a: &ServiceAccount| named_uid.is_none_or(|uid| Some(uid) == a.metadata.uid.as_deref());
         let Some(account) = account.filter(|a| same(a)) else {
-            if named_uid.is_some() {
-                // Its account is gone for good; nobody may use the token any more.
+            // Its account is gone for good: nobody may use the token any more. Unless it has just come to be, and the
+            // cache does not know it yet.
+            if let Some(uid) = named_uid
+                && !self.exists(&key.namespace, name, uid).await?
+            {
                 apis::delete(&self.client, &*secret).await?;
             }
             return Ok(None);

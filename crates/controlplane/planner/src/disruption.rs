@@ -1,6 +1,6 @@
 //! How many pods may be disrupted at will: what a PodDisruptionBudget's status says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
@@ -110,9 +110,13 @@ fn disrupted(
 ) -> (BTreeMap<String, Time>, Option<Timestamp>) {
     let mut out = BTreeMap::new();
     let mut again: Option<Timestamp> = None;
-    let waiting = old.disrupted_pods.iter().flatten();
+    let Some(waiting) = old.disrupted_pods.as_ref().filter(|waiting| !waiting.is_empty()) else {
+        return (out, again);
+    };
+    // A drain lets many of very many pods go.
+    let by_name: HashMap<&str, &Pod> = selected.iter().map(|pod| (pods::name(&pod.metadata), *pod)).collect();
     for (name, since) in waiting {
-        let there = selected.iter().find(|pod| pods::name(&pod.metadata) == name);
+        let there = by_name.get(name.as_str());
         let until = since.0.checked_add(DELETION_TIMEOUT).unwrap_or(since.0);
         if there.is_some_and(|pod| !pods::terminating(pod)) && until >= now {
             out.insert(name.clone(), since.clone());

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use sampan_planner::pods;
 
-use super::backends::Backend;
+use super::backends::{Backend, families};
 use super::{HEADLESS, is_headless};
 
 /// The label that says who keeps an Endpoints object.
@@ -35,10 +35,15 @@ pub(super) fn plan(
     if is_headless(service) {
         labels.insert(HEADLESS.to_owned(), String::new());
     }
-    let family = backends.first().map(|b| b.family);
+    // The first family of the Service: readers of these know no more than one.
+    let family = families(service).first().copied();
+    // A pod that has none of the Service's ports is not there, unless the Service has no ports at all.
+    let portless = service.spec.as_ref().is_none_or(|s| s.ports.iter().flatten().next().is_none());
     let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
-    let mut shown: Vec<&Backend> =
-        backends.iter().filter(|b| Some(b.family) == family && (!b.terminating || publish)).collect();
+    let is_shown = |b: &&Backend| {
+        Some(b.family) == family && (!b.terminating || publish) && (portless || !b.ports.is_empty())
+    };
+    let mut shown: Vec<&Backend> = backends.iter().filter(is_shown).collect();
     let cut = shown.len() > MAX_ADDRESSES;
     if cut {
         // Those that serve come before those that do not.
@@ -114,4 +119,46 @@ fn subsets(backends: &[&Backend]) -> Vec<EndpointSubset> {
         });
     }
     subsets
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::{Value, json};
+
+    use super::super::backends;
+    use super::*;
+
+    fn pod(name: &str, ips: &[&str], port: &str) -> Arc<Pod> {
+        let ips: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        let pod = json!({
+            "metadata": {"name": name, "namespace": "n", "uid": name},
+            "spec": {"nodeName": "n", "containers": [{"name": "c", "ports": [{"name": port, "containerPort": 8080}]}]},
+            "status": {"phase": "Running", "podIPs": ips, "conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn one_family_and_only_pods_that_serve_a_port_are_shown() {
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "n"},
+            "spec": {"ipFamilies": ["IPv4", "IPv6"], "ports": [{"port": 80, "targetPort": "http"}]},
+        }))
+        .unwrap();
+        let pods = [
+            pod("a", &["fd00::1"], "http"),
+            pod("b", &["10.0.0.2", "fd00::2"], "http"),
+            pod("c", &["10.0.0.3"], "other"),
+        ];
+        let families = backends::families(&service);
+        let backends = backends::of(&service, &pods, &families, &HashMap::new());
+        let subsets = plan(&service, &backends, None).unwrap().subsets.unwrap();
+        let shown: Vec<&str> =
+            subsets.iter().flat_map(|s| s.addresses.iter().flatten()).map(|a| a.ip.as_str()).collect();
+        assert_eq!(shown, ["10.0.0.2"]);
+    }
 }

@@ -18,7 +18,7 @@ use super::{MANAGED_BY, legacy};
 use crate::apis;
 use crate::cache::{Caches, SERVICE_NAME, of_service};
 use crate::claim::controller_reference;
-use crate::error::{Context, Result, code};
+use crate::error::{Context, Result, namespace_ends};
 use crate::events::Recorder;
 use crate::informer::Key;
 use crate::queue::Queue;
@@ -26,7 +26,8 @@ use crate::worker::Reconciler;
 
 const CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
-const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+/// The annotation of Endpoints by which leaders are elected: no Service is behind them.
+pub(super) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations that speak of the Endpoints object alone.
 const OWN: [&str; 2] =
     ["kubectl.kubernetes.io/last-applied-configuration", "endpoints.kubernetes.io/last-change-trigger-time"];
@@ -266,7 +267,7 @@ impl Reconciler for Mirroring {
         let what = || format!("mirroring Endpoints {key}");
         match plan.create(&api).await {
             // The namespace goes away and takes no new objects.
-            Err(error) if code(&error) == 403 => return Ok(None),
+            Err(error) if namespace_ends(&error) => return Ok(None),
             other => other.during(what)?,
         }
         plan.settle(&self.client, &self.caches, &api, what).await?;

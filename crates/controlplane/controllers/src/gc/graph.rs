@@ -67,6 +67,10 @@ pub(super) struct Node {
     /// In foreground deletion.
     pub deletes_dependents: bool,
     orphans: bool,
+    /// The resourceVersion, where it is a number.
+    version: Option<u64>,
+    /// It has a finalizer that says what is to become of its dependents.
+    finalizes: bool,
 }
 
 impl Node {
@@ -107,10 +111,29 @@ impl Graph {
         self.dependent_nodes(uid).map(|n| n.id.clone()).collect()
     }
 
-    /// What must be gone before the object may go.
-    pub fn blocking(&self, uid: &str) -> Vec<String> {
+    /// What must be gone before the object may go: how many, and those of them that nobody deletes yet.
+    pub fn blocking(&self, uid: &str) -> (usize, Vec<String>) {
         let blocks = |n: &&Node| n.owners.iter().any(|(owner, blocks)| &**owner == uid && *blocks);
-        self.dependent_nodes(uid).filter(blocks).map(|n| n.id.uid.to_string()).collect()
+        let (mut count, mut idle) = (0, Vec::new());
+        for node in self.dependent_nodes(uid).filter(blocks) {
+            count += 1;
+            if !node.deleting {
+                idle.push(node.id.uid.to_string());
+            }
+        }
+        (count, idle)
+    }
+
+    /// The resourceVersion at which the object is garbage for certain: all of its owners are known to be gone, and nothing
+    /// else is to be considered. Most garbage is such: it need not be read before it is deleted.
+    pub fn certain_garbage(&self, node: &Node) -> Option<u64> {
+        let absent = |(owner, _): &(Arc<str>, bool)| {
+            self.is_gone(owner) && self.nodes.get(owner).is_none_or(|known| known.is_virtual)
+        };
+        let certain = node.id.namespace.is_some()
+            && !(node.deleting || node.finalizes || node.owners.is_empty())
+            && node.owners.iter().all(absent);
+        node.version.filter(|_| certain)
     }
 
     /// Dependents that wait for dependents of their own.
@@ -141,6 +164,8 @@ impl Graph {
             deleting,
             deletes_dependents: deleting && has(FOREGROUND),
             orphans: deleting && has(ORPHAN),
+            version: meta.resource_version.as_ref().and_then(|version| version.parse().ok()),
+            finalizes: has(FOREGROUND) || has(ORPHAN),
             id,
         };
         let old = self.nodes.insert(uid.clone(), node.clone());
@@ -217,6 +242,8 @@ impl Graph {
                     deleting: false,
                     deletes_dependents: false,
                     orphans: false,
+                    version: None,
+                    finalizes: false,
                 };
                 self.nodes.insert(uid, absent);
                 Some(Work::Collect(owner.uid.clone()))
@@ -309,9 +336,35 @@ mod tests {
         observe(&mut graph, "child", owned_by("owner"));
         let going = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [FOREGROUND]});
         assert_eq!(observe(&mut graph, "owner", going), ["collect child", "collect owner"]);
-        assert_eq!(graph.blocking("owner"), ["child"]);
+        assert_eq!(graph.blocking("owner"), (1, vec!["child".to_owned()]));
+        let mut child = owned_by("owner");
+        child["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        observe(&mut graph, "child", child);
+        assert_eq!(graph.blocking("owner"), (1, Vec::new()), "it is going already");
         assert_eq!(words(graph.gone("child")), ["collect owner"]);
-        assert!(graph.blocking("owner").is_empty());
+        assert_eq!(graph.blocking("owner").0, 0);
+    }
+
+    #[test]
+    fn garbage_is_certain_only_when_every_owner_is_gone_and_nothing_else_counts() {
+        let mut graph = Graph::default();
+        observe(&mut graph, "owner", json!({}));
+        observe(&mut graph, "other", json!({}));
+        let mut child = owned_by("owner");
+        child["resourceVersion"] = "7".into();
+        observe(&mut graph, "child", child.clone());
+        let certain = |graph: &Graph| graph.certain_garbage(graph.get("child").unwrap());
+        assert_eq!(certain(&graph), None);
+        graph.gone("owner");
+        assert_eq!(certain(&graph), Some(7));
+        let mut shared = child.clone();
+        let references = shared["ownerReferences"].as_array_mut().unwrap();
+        references.push(owned_by("other")["ownerReferences"][0].clone());
+        observe(&mut graph, "child", shared);
+        assert_eq!(certain(&graph), None, "the other owner is there");
+        child["finalizers"] = json!([ORPHAN]);
+        observe(&mut graph, "child", child);
+        assert_eq!(certain(&graph), None, "its dependents are to be orphaned");
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl Volumes {
                     {"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]}},
             },
         });
-        serde_json::from_value(volume).map_err(|error| Refusal::Final(error.to_string()))
+        serde_json::from_str(&volume.to_string()).map_err(|error| Refusal::Final(error.to_string()))
     }
 
     /// The node whose directory it becomes: the one that the scheduler chose, or, for claims that do not wait for a pod,

@@ -1,7 +1,7 @@
 //! Who stands behind a Service that picks no pods itself, over a real API server.
 
 use crate::support::Cluster;
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Pod, ResourceQuota, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
@@ -84,4 +84,51 @@ async fn slices_say_where_endpoints_are() {
             (hints(slices(&cluster, "near").await)? == (west(), west(), "one".into())).then_some(())
         })
         .await;
+}
+
+#[tokio::test]
+async fn endpoints_go_with_their_service_and_only_with_it() {
+    let cluster = Cluster::start().await;
+    let subsets = json!([{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 5432}]}]);
+    for name in ["kept", "served"] {
+        let endpoints = json!({"metadata": {"name": name}, "subsets": subsets});
+        cluster.create::<Endpoints>("default", endpoints).await;
+    }
+    let service = json!({"metadata": {"name": "served"}, "spec": {"ports": [{"port": 5432}]}});
+    cluster.create::<Service>("default", service).await;
+    cluster.until("a slice", || async { (!slices(&cluster, "served").await.is_empty()).then_some(()) }).await;
+    cluster.api::<Service>("default").delete("served", &DeleteParams::default()).await.unwrap();
+    let api = cluster.api::<Endpoints>("default");
+    cluster
+        .until("what was behind it to go", || async {
+            let gone = api.get_opt("served").await.unwrap().is_none();
+            (gone && slices(&cluster, "served").await.is_empty()).then_some(())
+        })
+        .await;
+    assert!(api.get_opt("kept").await.unwrap().is_some(), "no Service was ever before it");
+}
+
+#[tokio::test]
+async fn what_a_quota_forbids_is_made_once_it_is_gone() {
+    let cluster = Cluster::start().await;
+    let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"count/endpoints": "0"}}});
+    cluster.create::<ResourceQuota>("default", quota).await;
+    let quotas = cluster.api::<ResourceQuota>("default");
+    cluster
+        .until("the quota to count", || async {
+            quotas.get("none").await.unwrap().status.and_then(|s| s.hard).is_some().then_some(())
+        })
+        .await;
+    let service =
+        json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    cluster.create::<Service>("default", service).await;
+    let api = cluster.api::<Endpoints>("default");
+    cluster
+        .until("a slice, which nothing forbids", || async {
+            (!slices(&cluster, "web").await.is_empty()).then_some(())
+        })
+        .await;
+    assert!(api.get_opt("web").await.unwrap().is_none());
+    quotas.delete("none", &DeleteParams::default()).await.unwrap();
+    cluster.until("Endpoints", || async { api.get_opt("web").await.unwrap().map(drop) }).await;
 }

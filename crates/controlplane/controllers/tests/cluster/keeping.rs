@@ -118,6 +118,23 @@ async fn a_token_secret_is_filled() {
         .await;
     assert_eq!(data["ca.crt"].0, cluster.ca_pem.as_bytes());
     assert_eq!(data["namespace"].0, b"default");
+    // It goes with the account that it names, and stays while there is one.
+    let accounts = cluster.api::<ServiceAccount>("default");
+    let account = cluster.create::<ServiceAccount>("default", json!({"metadata": {"name": "robot"}})).await;
+    let names = json!({"kubernetes.io/service-account.name": "robot",
+        "kubernetes.io/service-account.uid": account.metadata.uid});
+    let secret = json!({"metadata": {"name": "r", "annotations": names}, "type": "kubernetes.io/service-account-token"});
+    cluster.create::<Secret>("default", secret).await;
+    cluster
+        .until("its token", || async {
+            let data = api.get("r").await.unwrap().data.unwrap_or_default();
+            data.contains_key("token").then_some(())
+        })
+        .await;
+    accounts.delete("robot", &DeleteParams::default()).await.unwrap();
+    cluster
+        .until("the token to go", || async { api.get_opt("r").await.unwrap().is_none().then_some(()) })
+        .await;
 }
 
 async fn heartbeats(client: kube::Client, node: &str) {
@@ -216,7 +233,10 @@ async fn kinds_come_and_go_with_what_their_objects_own() {
         cluster.create::<ConfigMap>("default", owned(format!("{round}-cargo"), &uid)).await;
         boats.delete(round, &DeleteParams::foreground()).await.unwrap();
         cluster
-            .until("the boat and its cargo to go", || async { names(&maps).await.is_empty().then_some(()) })
+            .until("the boat and its cargo to go", || async {
+                let boat = boats.get_opt(round).await.unwrap();
+                (names(&maps).await.is_empty() && boat.is_none()).then_some(())
+            })
             .await;
         // What is left when the definition goes, goes as well, and takes along what it owns.
         let boat = serde_json::from_value(

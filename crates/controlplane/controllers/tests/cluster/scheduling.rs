@@ -231,3 +231,16 @@ async fn room_that_was_kept_in_vain_goes_to_others() {
     cluster.api::<Pod>("default").patch_status("second", &Default::default(), &failed).await.unwrap();
     assert_eq!(node_of(&cluster, "last").await, "a");
 }
+
+#[tokio::test]
+async fn who_waits_for_company_hears_of_it() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    let near = json!({"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "leader"}}}]}}}});
+    cluster.create::<Pod>("default", pod("follower", "1", near)).await;
+    refused(&cluster, "follower", "didn't match pod affinity rules").await;
+    cluster.create::<Pod>("default", pod("leader", "1", json!({}))).await;
+    assert_eq!(node_of(&cluster, "leader").await, "a");
+    assert_eq!(node_of(&cluster, "follower").await, "a");
+}

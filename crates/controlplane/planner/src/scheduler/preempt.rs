@@ -99,6 +99,7 @@ pub(super) struct Index {
     no_victims: usize,
     still: BTreeMap<Status, usize>,
     seen_log: u64,
+    seen_spared: u64,
 }
 
 /// A node as it would be without some of its pods.
@@ -261,8 +262,13 @@ fn victims_on(
 impl Index {
     fn sync(&mut self, class: &Class, world: &World, budgets: &Budgets) {
         let changed = world.log.since(self.seen_log).filter(|_| !self.outcomes.is_empty());
-        let nodes: Vec<u32> = match changed {
-            Some(nodes) => nodes,
+        let nodes: Vec<u32> = match changed.zip(world.spared.since(self.seen_spared)) {
+            Some((mut nodes, spared)) => {
+                nodes.extend(spared);
+                nodes.sort_unstable();
+                nodes.dedup();
+                nodes
+            }
             None => {
                 *self = Self::default();
                 (0..u32::try_from(world.nodes.slots()).unwrap_or(u32::MAX)).collect()
@@ -280,6 +286,7 @@ impl Index {
             }
         }
         self.seen_log = world.log.end();
+        self.seen_spared = world.spared.end();
     }
 
     fn set(&mut self, node: u32, outcome: Option<Outcome>) {
@@ -350,8 +357,9 @@ impl Cluster {
         let covered: HashSet<LabelSetId> = covered.map(|(id, _)| id).collect();
         let nodes = self.world.nodes.label_counts.iter().enumerate();
         let with = nodes.filter(|(_, counts)| counts.iter().any(|(id, ..)| covered.contains(id)));
+        let slots = self.world.nodes.slots();
         for node in with.map(|(node, _)| node).collect::<Vec<_>>() {
-            self.world.touch(node);
+            self.world.spared.push(node, slots);
         }
     }
 

@@ -51,6 +51,8 @@ pub(super) struct World {
     pub log: Log,
     /// What nodes really use, when a profile reads it.
     pub load: Option<Box<Load>>,
+    /// The nodes with pods whose budget changed: where anything fits does not hang on that, only who may be made to go.
+    pub spared: Log,
     /// Changes when every class must start over.
     pub epoch: u64,
 }
