@@ -24,6 +24,7 @@ use std::collections::HashMap;
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What was typed: options, and words that are none.
+#[derive(Clone)]
 pub struct Words {
     options: HashMap<String, String>,
     rest: Vec<String>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -54,6 +54,7 @@ pub struct Api {
     next: Arc<AtomicUsize>,
     authorization: HeaderValue,
     base: String,
+    words: Words,
 }
 
 pub const JSON: &str = "application/json";
@@ -66,6 +67,7 @@ impl Api {
             next: Arc::default(),
             authorization: format!("Bearer {}", words.text("token")?).parse()?,
             base: format!("https://{}", words.text("server")?),
+            words: words.clone(),
         })
     }
 
@@ -90,6 +92,23 @@ impl Api {
         Ok((parts.status, body.collect().await?.to_bytes()))
     }
 
+    /// Opens a watch, on a connection of its own: what is still under way when it is dropped is in nobody's way.
+    pub async fn watch(&self, path: &str) -> Outcome<Lines> {
+        let request = Request::builder()
+            .uri(format!("{}{path}", self.base))
+            .header("authorization", self.authorization.clone())
+            .header("accept", JSON)
+            .body(Full::new(Bytes::new()))?;
+        let mut senders = connect(&self.words, 1).await?;
+        let mut sender = senders.pop().ok_or("no connection")?;
+        sender.ready().await?;
+        let response = sender.send_request(request).await?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("GET {path}: {}", response.status()).into());
+        }
+        Ok(Lines { body: response.into_body(), rest: BytesMut::new(), _sender: sender })
+    }
+
     /// An object, or nothing.
     pub async fn get(&self, path: &str) -> Outcome<serde_json::Value> {
         let (code, body) = self.send("GET", path, JSON, Bytes::new()).await?;
@@ -97,6 +116,31 @@ impl Api {
             200 => Ok(serde_json::from_slice(&body)?),
             404 => Ok(serde_json::Value::Null),
             _ => Err(format!("GET {path}: {code} {}", String::from_utf8_lossy(&body)).into()),
+        }
+    }
+}
+
+/// The lines of a watch.
+pub struct Lines {
+    body: Incoming,
+    rest: BytesMut,
+    /// Without any, the connection ends.
+    _sender: SendRequest<Full<Bytes>>,
+}
+
+impl Lines {
+    /// The next line; nothing when the watch has ended.
+    pub async fn next(&mut self) -> Outcome<Option<BytesMut>> {
+        let mut looked = 0;
+        loop {
+            if let Some(at) = self.rest[looked..].iter().position(|byte| *byte == b'\n') {
+                return Ok(Some(self.rest.split_to(looked + at + 1)));
+            }
+            looked = self.rest.len();
+            match self.body.frame().await {
+                Some(frame) => self.rest.extend(frame?.into_data().unwrap_or_default()),
+                None => return Ok(None),
+            }
         }
     }
 }

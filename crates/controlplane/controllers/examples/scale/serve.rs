@@ -22,6 +22,8 @@ pub async fn run(words: &Words) -> Outcome<()> {
     let listen = words.options.get("listen").map_or("127.0.0.1:0", String::as_str);
     let mut plane = Plane::open(dir, Some(listen)).await;
     plane.options.node_grace = Duration::from_secs(words.number("grace", 40)?);
+    // Room for 16,384 nodes.
+    plane.options.pod_network = Some("100.64.0.0/10".parse()?);
     let mode = words.options.get("controllers").map_or("yes", String::as_str);
     let mut wanted = signal(SignalKind::user_defined1())?;
     if mode == "yes" {
