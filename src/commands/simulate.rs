@@ -14,6 +14,9 @@ use crate::{instance::Instance, scheduler_config, terminal};
 mod live;
 mod manifests;
 
+/// More lines than this nobody can tell apart.
+const DRAWN: usize = 12;
+
 /// Runs it.
 pub(crate) async fn run(data_dir: &Path, command: Simulate) -> Result<ExitCode> {
     match command {
@@ -256,11 +259,13 @@ struct Played {
     arrived: usize,
     placed: usize,
     displaced: usize,
+    reclaimed: usize,
     waiting: usize,
     waiting_reasons: std::collections::BTreeMap<String, usize>,
     wait_seconds: WaitSeconds,
     mean: Means,
     end_seconds: f64,
+    tenants: std::collections::BTreeMap<String, Tenant>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     samples: Vec<simulator::Sample>,
     #[serde(skip)]
@@ -273,6 +278,32 @@ struct WaitSeconds {
     p50: f64,
     p99: f64,
     max: f64,
+}
+
+/// What a tenant had: a queue, or a namespace where there are no queues. Shares are percent of all there is.
+#[derive(Serialize)]
+struct Tenant {
+    mean_share_pct: f64,
+    mean_fair_share_pct: f64,
+    placed: usize,
+    displaced: usize,
+    wait_seconds_mean: f64,
+    wait_seconds_p99: f64,
+    longest_starving_seconds: f64,
+}
+
+impl Tenant {
+    fn of(tenant: &simulator::TenantOutcome) -> Self {
+        Self {
+            mean_share_pct: rounded(100.0 * tenant.mean_share),
+            mean_fair_share_pct: rounded(100.0 * tenant.mean_fair_share),
+            placed: tenant.placed,
+            displaced: tenant.displaced,
+            wait_seconds_mean: rounded(tenant.waits.mean()),
+            wait_seconds_p99: rounded(tenant.waits.quantile(0.99)),
+            longest_starving_seconds: rounded(tenant.longest_starving),
+        }
+    }
 }
 
 /// Means over the time that passed.
@@ -289,7 +320,7 @@ struct Means {
 impl Played {
     fn of(name: &str, outcome: Outcome, samples: bool) -> Self {
         let mean = |value: fn(&simulator::Sample) -> f64| {
-            let spans = outcome.samples.windows(2).map(|two| (two[1].time - two[0].time, value(&two[1])));
+            let spans = outcome.samples.windows(2).map(|two| (two[1].time - two[0].time, value(&two[0])));
             let (time, sum) = spans.fold((0.0, 0.0), |(t, s), (span, value)| (t + span, s + span * value));
             rounded(if time > 0.0 { sum / time } else { outcome.samples.last().map_or(0.0, value) })
         };
@@ -299,6 +330,12 @@ impl Played {
             arrived: outcome.arrived,
             placed: outcome.placed,
             displaced: outcome.displaced,
+            reclaimed: outcome.reclaimed,
+            tenants: outcome
+                .tenants
+                .iter()
+                .map(|(name, tenant)| (name.clone(), Tenant::of(tenant)))
+                .collect(),
             waiting: outcome.waiting.values().sum(),
             wait_seconds: WaitSeconds {
                 mean: rounded(outcome.waits.mean()),
@@ -336,8 +373,9 @@ fn show(played: &[Played], format: Format, plot: &Plot) -> Result<()> {
             chart("CPU promised, %", |s| s.cpu_pct),
             chart("Memory promised, %", |s| s.memory_pct),
             chart("Pods that wait", |s| s.waiting as f64),
-            chart("Fairness between namespaces (Jain)", |s| s.fairness),
+            chart("Fairness between tenants (Jain)", |s| s.fairness),
         ];
+        charts.extend(played.iter().filter_map(shares));
         if played.iter().flat_map(|p| &p.drawn).any(|s| s.gpu_pct + s.gpu_frag_pct > 0.0) {
             charts.push(chart("Devices promised, %", |s| s.gpu_pct));
             charts.push(chart("Devices free but useless, %", |s| s.gpu_frag_pct));
@@ -345,6 +383,56 @@ fn show(played: &[Played], format: Format, plot: &Plot) -> Result<()> {
         charts
     })?;
     terminal::print(format, &played, || text(played))
+}
+
+/// What each tenant had over time; nothing where there are none or too many to see anything.
+fn shares(played: &Played) -> Option<Chart> {
+    let names: std::collections::BTreeSet<&String> =
+        played.drawn.iter().flat_map(|s| s.tenants.keys()).collect();
+    if !(2..=DRAWN).contains(&names.len()) {
+        return None;
+    }
+    let line = |name: &String| {
+        let points =
+            played.drawn.iter().map(|s| (s.time, s.tenants.get(name).map_or(0.0, |t| 100.0 * t.share)));
+        (name.clone(), points.collect())
+    };
+    Some(Chart {
+        title: format!("Dominant share of each tenant, % ({})", played.name),
+        x: "seconds".to_owned(),
+        lines: names.into_iter().map(line).collect(),
+    })
+}
+
+fn tenants(played: &[Played]) -> String {
+    let header = [
+        "",
+        "TENANT",
+        "SHARE %",
+        "FAIR SHARE %",
+        "PLACED",
+        "DISPLACED",
+        "WAIT MEAN",
+        "WAIT P99",
+        "LONGEST STARVING",
+    ];
+    let mut rows = Vec::new();
+    for p in played {
+        for (name, tenant) in p.tenants.iter().filter(|_| p.tenants.len() > 1) {
+            rows.push(vec![
+                p.name.clone(),
+                if name.is_empty() { "(no queue)".to_owned() } else { name.clone() },
+                format!("{:.1}", tenant.mean_share_pct),
+                format!("{:.1}", tenant.mean_fair_share_pct),
+                tenant.placed.to_string(),
+                tenant.displaced.to_string(),
+                format!("{:.1}s", tenant.wait_seconds_mean),
+                format!("{:.1}s", tenant.wait_seconds_p99),
+                format!("{:.1}s", tenant.longest_starving_seconds),
+            ]);
+        }
+    }
+    if rows.is_empty() { String::new() } else { format!("\n{}", terminal::table(&header, &rows)) }
 }
 
 fn text(played: &[Played]) -> String {
@@ -380,6 +468,7 @@ fn text(played: &[Played]) -> String {
         ]);
     }
     let mut text = terminal::table(&header, &rows);
+    text.push_str(&tenants(played));
     for p in played {
         for (reason, count) in &p.waiting_reasons {
             text.push_str(&format!("{}: {count} wait: {reason}\n", p.name));

@@ -10,8 +10,11 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Node, PersistentVolume, Persi
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::{Api, ResourceExt, api::ListParams};
+use sampan_planner::fairness::{Standing, TenantQueue};
 use sampan_planner::pods;
-use sampan_planner::scheduler::{Budget, Candidate, Cluster, Explanation, FilterSet, PodInfo, Profile};
+use sampan_planner::scheduler::{
+    Budget, Candidate, Cluster, Explanation, FilterSet, PodInfo, Profile, Queue,
+};
 use sampan_planner::volumes::{filter::VolumeFilter, listed::Listed, matching::Taken, placement::Unready};
 use serde::Serialize;
 
@@ -26,6 +29,8 @@ struct Answer {
     /// What the scheduler said last.
     conditions: Vec<String>,
     events: Vec<String>,
+    /// What the queue of its tenant has to do with it.
+    queue: Option<Queued>,
     #[serde(flatten)]
     explanation: Explanation,
     preemption: Option<String>,
@@ -33,6 +38,20 @@ struct Answer {
 
 /// Reasons of events that are about where pods are.
 const TOLD: [&str; 5] = ["Scheduled", "FailedScheduling", "Preempted", "TaintManagerEviction", "Rebalanced"];
+
+/// A pod in the queue of its tenant.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Queued {
+    /// Its queue and those above.
+    path: Vec<String>,
+    /// How they stand, in words.
+    standing: Vec<String>,
+    /// Why the queue holds the pod back.
+    waits: Option<String>,
+    /// What would change that.
+    remedy: Option<String>,
+}
 
 pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
     let name = match options.object.split_once('/') {
@@ -74,7 +93,9 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
         Err(unready) => Err(unready.to_string()),
     };
     let explanation = cluster.explain(&info, Some(&allow));
-    let waits = pods::node_name(&pod).is_empty() && explanation.feasible == 0;
+    let queue = queued(&cluster, &info, &all);
+    let held = queue.as_ref().is_some_and(|queue| queue.waits.is_some());
+    let waits = pods::node_name(&pod).is_empty() && (explanation.feasible == 0 || held);
     let preemption = waits.then(|| match cluster.preempt(&info, 0, Some(&allow)) {
         Ok(plan) => {
             let victims: Vec<&str> = plan.victims.iter().map(|v| v.name()).collect();
@@ -84,7 +105,7 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
     });
     let mut events = events(&client, &options.namespace, &uid).await?;
     events.extend(before(&client, &pod).await?);
-    let answer = answer(&pod, explanation, preemption, events);
+    let answer = Answer { queue, ..answer(&pod, explanation, preemption, events) };
     terminal::print(options.output.output, &answer, || text(&answer))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -125,6 +146,13 @@ async fn read(client: &kube::Client, profiles: Vec<Profile>) -> Result<(Cluster,
     for node in Api::<Node>::all(client.clone()).list(&all).await? {
         cluster.upsert_node(&node);
     }
+    // Beside an API server that does not know our kinds there are none.
+    let queues = Api::<TenantQueue>::all(client.clone()).list(&all).await.map(|list| list.items);
+    for queue in queues.unwrap_or_default() {
+        let history = queue.remembered(k8s_openapi::jiff::Timestamp::now());
+        cluster.set_queue(&queue.name_any(), Some((queue.spec, history)));
+    }
+    cluster.tend(0);
     let known = Api::<Pod>::all(client.clone()).list(&all).await?.items;
     for pod in &known {
         if pods::node_name(pod).is_empty() {
@@ -215,9 +243,36 @@ fn answer(pod: &Pod, explanation: Explanation, preemption: Option<String>, event
         nominated_node: status.and_then(|s| s.nominated_node_name.clone()).filter(|n| !n.is_empty()),
         conditions: told.map(say).collect(),
         events,
+        queue: None,
         explanation,
         preemption,
     }
+}
+
+/// What the pod's queue has to do with it, where there are queues.
+fn queued(cluster: &Cluster, pod: &PodInfo, all: &[Pod]) -> Option<Queued> {
+    let tenants = cluster.tenants()?;
+    let wait = cluster.admit(pod).err();
+    let lane = tenants.lane_of(pod);
+    if lane == 0 && wait.is_none() {
+        return None;
+    }
+    let mut queue = Queue::default();
+    for other in all.iter().filter(|other| pods::node_name(other).is_empty() && pods::active(other)) {
+        let mut info = PodInfo::of(other);
+        cluster.assign(&mut info);
+        queue.put(std::sync::Arc::new(info), pods::is_gated(other), 0);
+    }
+    let standings = cluster.standings(&queue);
+    let path = tenants.path(lane);
+    let words =
+        path.iter().filter_map(|name| standings.iter().find(|s| s.name == *name)).map(Standing::words);
+    Some(Queued {
+        standing: words.collect(),
+        path,
+        waits: wait.as_ref().map(ToString::to_string),
+        remedy: wait.map(|wait| wait.remedy()),
+    })
 }
 
 fn text(answer: &Answer) -> String {
@@ -231,6 +286,13 @@ fn text(answer: &Answer) -> String {
         (None, None) => line(&format!("{} is on no node", answer.pod)),
     }
     answer.conditions.iter().chain(&answer.events).for_each(|told| line(&format!("  {told}")));
+    if let Some(queue) = &answer.queue {
+        queue.standing.iter().for_each(|words| line(words));
+        if let (Some(waits), Some(remedy)) = (&queue.waits, &queue.remedy) {
+            line(&format!("it waits for its queue: {waits}"));
+            line(&format!("      to change that: {remedy}"));
+        }
+    }
     let found = &answer.explanation;
     line(&format!("as things are now, {} of {} nodes can take it", found.feasible, found.nodes));
     for fitting in &found.fitting {
@@ -263,6 +325,7 @@ mod tests {
             node: None,
             nominated_node: None,
             conditions: Vec::new(),
+            queue: None,
             events: vec!["FailedScheduling: 0/1 nodes are available".into()],
             explanation: Explanation {
                 nodes: 1,

@@ -37,6 +37,15 @@ fn simulations_are_exact_and_say_what_is_wrong_with_their_input() {
     assert_eq!((&played[0]["displaced"], &played[0]["waiting"]), (&json!(0), &json!(0)));
     // Half of the nodes are gone, and 20 pods of one CPU have sixteen.
     assert!(played[1]["displaced"].as_u64() > Some(0) && played[1]["waiting"].as_u64() >= Some(4), "{ran}");
+    // With queues it tells what each tenant had, and was due.
+    c.file("queues.yaml", include_str!("placement/queues.yaml"));
+    let run_queues = format!("{run} -f queues.yaml --plot shares.svg");
+    c.sh(&run_queues).ok().says(&["TENANT", "FAIR SHARE %", "LONGEST STARVING"]);
+    c.sh("cat shares.svg").ok().says(&["Dominant share of each tenant"]);
+    let ran = c.sh(&format!("{run_queues} -o json --samples")).ok().out;
+    let played: Value = serde_json::from_str(&ran).unwrap();
+    assert_eq!(played[0]["tenants"]["batch"]["placed"], 40, "{ran}");
+    assert!(played[0]["samples"][5]["tenants"]["web"]["fair_share"].as_f64() > Some(0.0), "{ran}");
     c.sh(&format!("{run} --lose nope")).fails(&["there is no node nope"]);
     c.sh(&format!("{run} --weight Nope=1")).fails(&["there is no score Nope"]);
     c.file("pvc.yaml", "kind: PersistentVolumeClaim\nmetadata: {name: data}\n");
@@ -128,6 +137,23 @@ fn pods_move_off_the_fullest_node_and_budgets_hold() {
     let told = c.sh("$SAMPAN why pod/greedy -o json").ok().out;
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["closest"]["lacks"][0]["asked"], 100_000, "{told}");
+
+    // The queue of a tenant may keep it waiting, too.
+    c.apply(
+        r#"{"apiVersion": "sampan.io/v1alpha1", "kind": "TenantQueue", "metadata": {"name": "team"},
+            "spec": {"limit": {"cpu": "10m"}, "namespaceSelector": {}}}"#,
+    );
+    eventually("the queue is ready", || {
+        c.sh("kubectl get tq team").out.lines().last().is_some_and(|line| line.contains("True"))
+    });
+    waits("queued", "100m", json!([]));
+    c.sh("$SAMPAN why pod/queued").ok().says(&[
+        "tenant queue \"team\" has",
+        "it waits for its queue: tenant queue \"team\" is at its limit: cpu",
+        "to change that: wait until pods of queue \"team\" end, ask for less cpu, or raise its spec.limit",
+    ]);
+    c.k("delete tq team");
+    eventually("it is placed without", || !c.k("get pod queued -o jsonpath={.spec.nodeName}").is_empty());
     batch_pods_leave_when_the_node_gets_short(&c);
 }
 

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 use kube::{Api, ResourceExt, api::ListParams};
+use sampan_planner::fairness::TenantQueue;
 use sampan_planner::simulator::Scenario;
 
 use crate::{instance::Instance, local};
@@ -12,9 +14,14 @@ pub(super) async fn add(instance: &Instance, scenario: &mut Scenario) -> Result<
     let all = ListParams::default();
     let nodes = Api::<Node>::all(client.clone()).list(&all).await.context("list the nodes")?;
     let pods = Api::<Pod>::all(client.clone()).list(&all).await.context("list the pods")?;
+    let queues =
+        Api::<TenantQueue>::all(client.clone()).list(&all).await.context("list the tenant queues")?;
+    let groups = Api::<PodGroup>::all(client.clone()).list(&all).await.context("list the pod groups")?;
     let namespaces = Api::<Namespace>::all(client).list(&all).await.context("list the namespaces")?;
     scenario.nodes.extend(nodes);
     scenario.pods.extend(pods);
+    scenario.queues.extend(queues);
+    scenario.groups.extend(groups);
     let labels = |namespace: &Namespace| (namespace.name_any(), namespace.labels().clone());
     scenario.namespaces.extend(namespaces.iter().map(labels));
     Ok(())

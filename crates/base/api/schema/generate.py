@@ -49,6 +49,7 @@ KINDS = {
     "rbac.v1": "ClusterRole ClusterRoleBinding Role RoleBinding",
     "resource.v1": "DeviceClass DeviceTaintRule ResourceClaim ResourceClaimTemplate ResourceSlice",
     "scheduling.v1": "PriorityClass",
+    "scheduling.v1beta1": "PodGroup Workload",
     "storage.v1": "CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass",
     "storagemigration.v1": "StorageVersionMigration",
 }
@@ -153,7 +154,7 @@ def main():
         node = definitions[name]
         head = ["T", short(name)]
         head += [f"gvk={g['group']}/{g['version']}/{g['kind']}" for g in gvks(node)
-                 if g["group"] in served and g["version"] in ("v1", "v2") and (len(gvks(node)) == 1 or g["version"] == "v1")]
+                 if g["group"] in served and g["version"] in ("v1", "v2", "v1beta1") and (len(gvks(node)) == 1 or g["version"] == "v1")]
         if "x-kubernetes-map-type" in node:
             head.append("map=" + node["x-kubernetes-map-type"])
         required = node.get("required", [])

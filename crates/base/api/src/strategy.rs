@@ -61,9 +61,9 @@ fn counts_generations(resource: &Resource) -> bool {
         ("networking.k8s.io", kind) => matches!(kind, "NetworkPolicy" | "Ingress" | "IngressClass"),
         ("batch" | "policy" | "admissionregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => true,
         ("resource.k8s.io", kind) => matches!(kind, "DeviceClass" | "DeviceTaintRule" | "ResourceSlice"),
-        ("discovery.k8s.io", "EndpointSlice")
-        | ("apiextensions.k8s.io", _)
-        | ("scheduling.k8s.io", "PriorityClass") => true,
+        ("discovery.k8s.io", "EndpointSlice") | ("apiextensions.k8s.io", _) | ("scheduling.k8s.io", _) => {
+            true
+        }
         _ => false,
     }
 }

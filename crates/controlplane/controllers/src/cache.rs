@@ -18,14 +18,17 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
 use sampan_daemon::{Backoff, Policy, Supervisor};
+use sampan_planner::fairness::TenantQueue;
 use sampan_planner::{pods, volumes};
 use serde::de::DeserializeOwned;
 
+use crate::definitions::Definitions;
 use crate::informer::{Informer, Rules};
 use crate::whole::Whole;
 
@@ -69,6 +72,8 @@ pub(crate) struct Caches {
     pub volumes: Arc<Informer<PersistentVolume>>,
     pub classes: Arc<Informer<StorageClass>>,
     pub csi_nodes: Arc<Informer<CSINode>>,
+    pub tenant_queues: Arc<Informer<TenantQueue>>,
+    pub pod_groups: Arc<Informer<PodGroup>>,
 }
 
 /// The index entry of what a controller owns.
@@ -107,10 +112,18 @@ fn index_pod(pod: &Pod) -> Vec<String> {
     let mut entries = by_owner(&pod.metadata);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     entries.extend(pods::claims(pod).map(|claim| uses_claim(namespace, &claim)));
+    if let Some(group) = pods::group(pod) {
+        entries.push(in_group(namespace, group));
+    }
     if !pods::node_name(pod).is_empty() {
         entries.push(on_node(pods::node_name(pod)));
     }
     entries
+}
+
+/// The index entry of the pods of a group.
+pub(crate) fn in_group(namespace: &str, name: &str) -> String {
+    format!("group/{namespace}/{name}")
 }
 
 /// The index entry of claims without a volume, by the class they ask for.
@@ -311,11 +324,15 @@ impl Caches {
             volumes: Arc::new(Informer::new(Rules { slim: |_| {}, index: index_volume })),
             classes: plain(),
             csi_nodes: plain(),
+            tenant_queues: plain(),
+            pod_groups: plain(),
         }
     }
 
-    /// Starts all watches.
-    pub fn run(&self, supervisor: &Supervisor, client: &Client) {
+    /// Starts all watches; those of our own kinds begin once their definitions are there.
+    pub fn run(&self, supervisor: &Supervisor, client: &Client) -> Definitions {
+        let definitions = Definitions::apply(supervisor, client.clone());
+        self.run_own(supervisor, client, &definitions);
         let all = Config::default;
         follow(supervisor, "pods", &self.pods, Api::all(client.clone()), all());
         follow(supervisor, "nodes", &self.nodes, Api::all(client.clone()), all());
@@ -355,11 +372,27 @@ impl Caches {
         follow(supervisor, "persistentvolumes", &self.volumes, Api::all(client.clone()), all());
         follow(supervisor, "storageclasses", &self.classes, Api::all(client.clone()), all());
         follow(supervisor, "csinodes", &self.csi_nodes, Api::all(client.clone()), all());
+        follow(supervisor, "podgroups", &self.pod_groups, Api::all(client.clone()), all());
+        definitions
+    }
+
+    /// Starts the watches of our own kinds once they are served.
+    fn run_own(&self, supervisor: &Supervisor, client: &Client, definitions: &Definitions) {
+        let (cache, api) = (self.tenant_queues.clone(), Api::all(client.clone()));
+        let definitions = definitions.clone();
+        supervisor.supervise("watch-tenantqueues", Policy::Restart(Backoff::default()), move || {
+            let (cache, api, definitions) = (cache.clone(), api.clone(), definitions.clone());
+            async move {
+                definitions.served().await;
+                cache.run(api, Config::default()).await;
+                Err::<(), _>("the watch ended")
+            }
+        });
     }
 
     /// Returns once every cache has its first complete list.
-    pub async fn synced(&self) {
-        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 29] = [
+    pub async fn synced(&self, definitions: &Definitions) {
+        let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 30] = [
             Box::pin(self.pods.synced()),
             Box::pin(self.nodes.synced()),
             Box::pin(self.leases.synced()),
@@ -389,8 +422,10 @@ impl Caches {
             Box::pin(self.volumes.synced()),
             Box::pin(self.classes.synced()),
             Box::pin(self.csi_nodes.synced()),
+            Box::pin(self.pod_groups.synced()),
         ];
         join_all(waits).await;
+        definitions.or_without(self.tenant_queues.synced()).await;
     }
 }
 

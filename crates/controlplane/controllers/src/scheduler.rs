@@ -7,6 +7,8 @@
 mod asking;
 mod claims;
 mod extender;
+mod gang;
+mod tenants;
 mod write;
 
 use std::collections::hash_map::DefaultHasher;
@@ -21,7 +23,7 @@ use sampan_daemon::{Backoff, Policy, Supervisor};
 use sampan_planner::pods;
 use sampan_planner::scheduler::config::Config;
 use sampan_planner::scheduler::{
-    Budget, Candidate, Cluster, GroupName, Hints, NodeFilter, Placement, PodInfo, Popped, Preemption, Queue,
+    Budget, Candidate, Cluster, Hints, NodeFilter, Placement, PodInfo, Popped, Preemption, Queue,
     Unschedulable,
 };
 use tokio::sync::{Notify, mpsc};
@@ -30,10 +32,12 @@ use tokio::time::Instant;
 use crate::cache::Caches;
 use crate::events::Recorder;
 use crate::informer::{Change, Key};
+use crate::podgroup::PodGroups;
 use crate::usage::Usage;
 use crate::volumes::Binder;
 use claims::Volumes;
 use extender::{Extender, Verdict};
+use tenants::Asked;
 
 /// So many decisions may wait to be written; deciding pauses then.
 const DECIDED: usize = 1024;
@@ -46,6 +50,8 @@ const SETTLING: usize = 1024;
 /// The scheduler.
 pub(crate) struct Scheduler {
     client: Client,
+    /// The scheduler's user knows nothing of our own kinds: how they stand is written as the controllers' user.
+    queues_client: Client,
     caches: Arc<Caches>,
     events: Recorder,
     names: Vec<String>,
@@ -53,6 +59,9 @@ pub(crate) struct Scheduler {
     changed: Notify,
     volumes: Arc<Binder>,
     extenders: Vec<Extender>,
+    /// What writes how tenants' queues stand.
+    standing: Asked,
+    groups: Arc<PodGroups>,
     start: Instant,
 }
 
@@ -122,6 +131,7 @@ impl Scheduler {
     pub fn new(
         config: Config,
         client: Client,
+        queues_client: Client,
         caches: Arc<Caches>,
         events: &Recorder,
         usage: &Usage,
@@ -130,8 +140,10 @@ impl Scheduler {
         let state =
             State { cluster: Cluster::with_profiles(config.profiles), queue: Queue::new(config.patience) };
         let volumes = Binder::new(client.clone(), caches.clone());
+        let groups = PodGroups::new(queues_client.clone(), caches.clone());
         let this = Arc::new(Self {
             client,
+            queues_client,
             caches,
             events: events.of("default-scheduler"),
             names,
@@ -139,6 +151,8 @@ impl Scheduler {
             changed: Notify::new(),
             volumes,
             extenders: config.extenders.into_iter().map(Extender::new).collect(),
+            standing: Asked::default(),
+            groups,
             start: Instant::now(),
         });
         let own = this.clone();
@@ -156,8 +170,17 @@ impl Scheduler {
             });
         }
         let own = this.clone();
+        this.caches.tenant_queues.on(move |change| own.queue_changed(change));
+        let own = this.clone();
+        this.caches.pod_groups.on(move |change| own.group_changed(change));
+        let own = this.clone();
         this.caches.pods.on(move |change| own.pod_changed(change));
         this
+    }
+
+    /// What writes how groups of pods fared.
+    pub fn groups(&self) -> Arc<PodGroups> {
+        self.groups.clone()
     }
 
     /// Starts to decide and to write.
@@ -200,8 +223,12 @@ impl Scheduler {
         let mut state = self.lock();
         let hints = change(&mut state, now);
         state.wake(hints, now);
+        let tenants = state.cluster.tenants().is_some();
         drop(state);
         self.changed.notify_one();
+        if tenants {
+            self.standing.soon();
+        }
     }
 
     fn node_changed(&self, change: &Change<'_, Node>) {
@@ -265,8 +292,7 @@ impl Scheduler {
             {
                 state.cluster.nominate(&info, &node);
             }
-            let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref());
-            state.queue.put(Arc::new(info), gates.is_some_and(|g| !g.is_empty()), now);
+            state.queue.put(Arc::new(info), pods::is_gated(pod), now);
             Hints::none()
         });
     }
@@ -324,8 +350,8 @@ impl Scheduler {
         let now = self.now();
         let mut state = self.lock();
         let state = &mut *state;
-        let Some(popped) = state.queue.pop(now) else { return Step::Nothing };
-        if let Some(group) = popped.pod.group().cloned() {
+        let Some(popped) = state.cluster.next(&mut state.queue, now) else { return Step::Nothing };
+        if let Some(group) = state.cluster.gang_of(&popped.pod) {
             let mut members = vec![popped];
             members.extend(state.queue.pop_gang(&group));
             return Step::Decided(self.decide_gang(state, &group, members, now));
@@ -402,68 +428,6 @@ impl Scheduler {
         (taken, decision)
     }
 
-    /// All members that there are, or none.
-    fn decide_gang(
-        self: &Arc<Self>,
-        state: &mut State,
-        group: &GroupName,
-        members: Vec<Popped>,
-        now: u64,
-    ) -> Vec<(Taken, Decision)> {
-        let pods: Vec<Arc<PodInfo>> = members.iter().map(|m| m.pod.clone()).collect();
-        let there =
-            u32::try_from(pods.len()).unwrap_or(u32::MAX).saturating_add(state.cluster.placed_of(group));
-        let refused = |why: &str| {
-            let decision = Decision::Refuse { why: why.to_owned(), nomination: Nomination::Keep };
-            move |hints: Hints, member: Popped| (self.taken(member, Some(hints)), decision)
-        };
-        if there < group.min {
-            let why =
-                format!("pod group {:?} has {there} of {} members that it needs", &*group.name, group.min);
-            // A new member takes all of them along.
-            return members.into_iter().map(|member| refused(&why)(Hints::MEMBER, member)).collect();
-        }
-        if pods.iter().any(|pod| self.extenders_of(pod).next().is_some()) {
-            let why = format!("pod group {:?}: extenders cannot be asked about gangs", &*group.name);
-            return members.into_iter().map(|member| refused(&why)(Hints::none(), member)).collect();
-        }
-        let mut volumes: Vec<Option<Volumes>> = pods.iter().map(|_| None).collect();
-        let placements = state.cluster.schedule_gang_by(group, &pods, |cluster, at| {
-            let pod = &pods[at];
-            let claims = self.claims(cluster, pod).map_err(|why| {
-                let why = format!("{why} (pod {})", pod.name());
-                Unschedulable::everywhere(cluster.len(), why, Hints::VOLUME.union(Hints::POD_GONE))
-            })?;
-            let allow = |node: Candidate<'_>| claims.as_ref().map_or(Ok(()), |c| c.allow(node));
-            let filter: Option<NodeFilter<'_>> = if claims.is_some() { Some(&allow) } else { None };
-            let placement = cluster.schedule_filtered(pod, seed(pod.uid()), filter)?;
-            // Spoken for at once, so that the next member is not promised the same.
-            volumes[at] = claims.and_then(|claims| self.choose(claims, &placement.node));
-            Ok(placement)
-        });
-        match placements {
-            Ok(placements) => members
-                .into_iter()
-                .zip(placements.into_iter().zip(volumes))
-                .map(|(member, (placement, volumes))| match placement {
-                    Some(placement) => {
-                        let taken = self.taken(member, None);
-                        self.placed(state, taken, placement, volumes, now)
-                    }
-                    None => {
-                        let why = format!("pod group {:?} is complete without this member", &*group.name);
-                        refused(&why)(Hints::POD_GONE.union(Hints::NODE_ADDED), member)
-                    }
-                })
-                .collect(),
-            Err(unplaced) => {
-                pods.iter().filter(|pod| pod.has_claims()).for_each(|pod| self.volumes.release(pod.uid()));
-                let why = format!("pod group {:?} does not fit as a whole: {unplaced}", &*group.name);
-                members.into_iter().map(|member| refused(&why)(unplaced.hints, member)).collect()
-            }
-        }
-    }
-
     fn taken(self: &Arc<Self>, popped: Popped, hints: Option<Hints>) -> Taken {
         let key = Key::new(popped.pod.namespace(), popped.pod.name());
         Taken { scheduler: self.clone(), key, popped, hints, done: false }
@@ -502,11 +466,7 @@ fn refuse(
     }
     match state.cluster.preempt(pod, seed(pod.uid()), filter) {
         Ok(plan) => {
-            state.cluster.nominate(pod, &plan.node);
-            for displaced in &plan.displaced {
-                state.cluster.withdraw(displaced.uid());
-                state.queue.again(displaced.uid());
-            }
+            promise(state, pod, &plan);
             Decision::Preempt { why, plan: Box::new(plan) }
         }
         Err(refusal) => {
@@ -521,6 +481,13 @@ fn refuse(
             Decision::Refuse { why, nomination: if clear { Nomination::Clear } else { Nomination::Keep } }
         }
     }
+}
+
+/// Keeps room for the pod on the node that others are asked to leave.
+fn promise(state: &mut State, pod: &PodInfo, plan: &Preemption) {
+    state.cluster.promise(pod, plan);
+    state.queue.promised(pod.uid());
+    plan.displaced.iter().for_each(|displaced| state.queue.again(displaced.uid()));
 }
 
 fn seed(uid: &str) -> u64 {

@@ -185,7 +185,8 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     });
     let overcommit = Overcommit::new(client.clone(), caches.clone(), &events, options.overcommit, &usage);
     let scheduler = (parts != Parts::Controllers).then(|| {
-        Scheduler::new(options.scheduler, options.scheduler_client, caches.clone(), &events, &usage)
+        let (config, own) = (options.scheduler, options.scheduler_client);
+        Scheduler::new(config, own, client.clone(), caches.clone(), &events, &usage)
     });
     let replica_sets = ReplicaSets::<ReplicaSet>::new(client.clone(), caches.clone(), &events);
     let controllers = ReplicaSets::<ReplicationController>::new(client.clone(), caches.clone(), &events);
@@ -219,16 +220,16 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     });
     let certificates = Certificates::new(client.clone(), caches.clone(), options.ca, options.server_names);
     let bootstrap = Bootstrap::new(client.clone(), caches.clone(), options.cluster_info);
-    caches.run(&supervisor, &client);
+    let definitions = caches.run(&supervisor, &client);
 
     let (done, ready) = watch::channel(false);
     let inner = supervisor.clone();
     supervisor.spawn("start", async move {
-        caches.synced().await;
+        caches.synced(&definitions).await;
         usage.run(&inner);
         worker::run(&inner, "accounts", 4, accounts);
         worker::run(&inner, "tokens", 2, tokens);
-        scheduler.into_iter().for_each(|scheduler| scheduler.run(&inner));
+        scheduler.into_iter().for_each(|scheduler| run_scheduler(&scheduler, &inner));
         worker::run(&inner, "replicasets", 8, replica_sets);
         worker::run(&inner, "replicationcontrollers", 4, controllers);
         worker::run(&inner, "budgets", 4, budgets);
@@ -265,6 +266,12 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     Handle { ready }
 }
 
+fn run_scheduler(scheduler: &Arc<Scheduler>, supervisor: &Supervisor) {
+    scheduler.run(supervisor);
+    worker::run(supervisor, "tenant-queues", 1, scheduler.standings());
+    worker::run(supervisor, "pod-groups", 4, scheduler.groups());
+}
+
 /// The scheduler alone, over caches of its own.
 fn start_scheduler(options: Options, supervisor: &Supervisor) -> Handle {
     let supervisor = supervisor.child("scheduler");
@@ -273,14 +280,15 @@ fn start_scheduler(options: Options, supervisor: &Supervisor) -> Handle {
     let Options { client, scheduler_client, scheduler, usage_every, .. } = options;
     let events = Recorder::start(&supervisor, client.clone());
     let usage = Usage::new(client.clone(), caches.clone(), usage_every);
-    let scheduler = Scheduler::new(scheduler, scheduler_client, caches.clone(), &events, &usage);
-    caches.run(&supervisor, &client);
+    let scheduler =
+        Scheduler::new(scheduler, scheduler_client, client.clone(), caches.clone(), &events, &usage);
+    let definitions = caches.run(&supervisor, &client);
     let (done, ready) = watch::channel(false);
     let inner = supervisor.clone();
     supervisor.spawn("start", async move {
-        caches.synced().await;
+        caches.synced(&definitions).await;
         usage.run(&inner);
-        scheduler.run(&inner);
+        run_scheduler(&scheduler, &inner);
         done.send_replace(true);
         std::future::pending::<()>().await;
     });

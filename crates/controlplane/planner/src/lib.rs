@@ -4,6 +4,7 @@
 //! decision can be tested in a table, replayed from a recording and simulated at thousands of nodes.
 //!
 //! - [`scheduler`]: which node a pod goes to, or, counted per reason, why none takes it.
+//! - [`fairness`]: which tenant is next, how much it may have, and what it may take back.
 //! - [`rollout`]: what Deployments, ReplicaSets, Jobs, StatefulSets, DaemonSets and CronJobs do next.
 //! - [`autoscaler`]: how many replicas a workload needs, by what is measured of it.
 //! - [`volumes`]: which claim gets which volume.
@@ -16,6 +17,7 @@
 pub mod autoscaler;
 pub mod disruption;
 pub mod election;
+pub mod fairness;
 pub mod ipam;
 pub mod overcommit;
 pub mod packing;

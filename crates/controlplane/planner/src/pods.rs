@@ -67,6 +67,18 @@ pub fn claims(pod: &Pod) -> impl Iterator<Item = String> {
     volumes.filter_map(|volume| claim_of(name(&pod.metadata), volume))
 }
 
+/// The PodGroup that it names.
+pub fn group(pod: &Pod) -> Option<&str> {
+    let group = pod.spec.as_ref()?.scheduling_group.as_ref()?;
+    group.pod_group_name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// Whether it must not be placed yet.
+pub fn is_gated(pod: &Pod) -> bool {
+    let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref());
+    gates.is_some_and(|gates| !gates.is_empty())
+}
+
 /// The name of the node it is bound to, `""` when it is not.
 pub fn node_name(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()

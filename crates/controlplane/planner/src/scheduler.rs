@@ -29,11 +29,13 @@ mod preempt;
 mod profile;
 mod queue;
 mod reasons;
+mod reclaim;
 mod resources;
 mod score;
 mod spread;
 mod status;
 mod taints;
+mod tenancy;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -45,6 +47,7 @@ use crate::pods;
 
 pub use cluster::{Bonus, Cluster, NodeFilter, Placement};
 pub use explain::{Closest, Explanation, Fitting, Refusal, Shortage};
+pub use gang::{GangDecision, GroupPolicy};
 pub use gpu::{GPU, GPU_MILLI, GPU_MODEL};
 pub use load::LoadAware;
 pub use pack::Packing;

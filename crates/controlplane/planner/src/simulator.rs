@@ -1,7 +1,7 @@
 //! The planner's own decisions under a virtual clock.
 //!
 //! A [`Scenario`] is nodes, pods that come (and go), and changes of the cluster. [`run`] plays it from a seed: the cluster
-//! that decides, the queue in which pods wait and are woken, gangs and preemption are those of the scheduler that ships;
+//! that decides, the queue in which pods wait and are woken, tenants' queues, gangs and preemption are those of the scheduler that ships;
 //! only API, network and kubelets are left out: whoever is preempted leaves at once. The same scenario, profiles and seed give the same [`Outcome`], to the last digit.
 
 mod agenda;
@@ -15,10 +15,12 @@ mod trace;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 
+use crate::fairness::TenantQueue;
 use crate::scheduler::{Patience, Profile};
 
-pub use fairness::jain;
+pub use fairness::{TenantOutcome, TenantSample, jain};
 pub use play::run;
 pub use sample::{Sample, Waits};
 pub use trace::{Trace, TraceError, TraceNode, TraceOutcome, TracePod};
@@ -54,6 +56,10 @@ pub struct Scenario {
     pub pods: Vec<Pod>,
     /// Labels of namespaces.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// What groups of pods say.
+    pub groups: Vec<PodGroup>,
+    /// Queues of tenants.
+    pub queues: Vec<TenantQueue>,
     /// Pods that come.
     pub arrivals: Vec<Arrival>,
     /// What happens, and when (seconds).
@@ -86,6 +92,10 @@ pub struct Outcome {
     pub placed: usize,
     /// Pods that lost their node, or had to leave it for others.
     pub displaced: usize,
+    /// Of those, pods that left because a tenant took back what it is guaranteed.
+    pub reclaimed: usize,
+    /// What each tenant had: each queue that pods may be in or, where there are none, each namespace.
+    pub tenants: BTreeMap<String, TenantOutcome>,
     /// Pods still waiting at the end, by the reason the scheduler gives.
     pub waiting: BTreeMap<String, usize>,
     /// How long those placed had waited.

@@ -43,7 +43,7 @@ pub(super) const GROUPS: &[(&str, &[&str])] = &[
     ("storage.k8s.io", &["v1"]),
     ("admissionregistration.k8s.io", &["v1"]),
     ("apiextensions.k8s.io", &["v1"]),
-    ("scheduling.k8s.io", &["v1"]),
+    ("scheduling.k8s.io", &["v1", "v1beta1"]),
     ("coordination.k8s.io", &["v1"]),
     ("node.k8s.io", &["v1"]),
     ("discovery.k8s.io", &["v1"]),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::status::{FieldError, FieldPath};
 
 use super::ingress::required_segment;
-use super::read::{Errors, flag, get, immutable, invalid_each, list, number, text, texts};
+use super::read::{Errors, flag, get, has, immutable, invalid_each, list, number, text, texts};
 use super::{ip, labels, names, pod};
 
 /// Who an address belongs to; that stays.
@@ -69,6 +69,44 @@ fn cidr_list(out: &mut Errors, path: &FieldPath, object: &Value, cidrs: &[&str])
         let sentence =
             "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
         out.push(FieldError::invalid(path, get(spec, "cidrs").clone(), sentence));
+    }
+}
+
+/// How a group of pods is scheduled; that it is a gang stays.
+pub(super) fn pod_group(out: &mut Errors, object: &Value, old: Option<&Value>) {
+    let spec = get(object, "spec");
+    let path = FieldPath::new("spec.schedulingPolicy");
+    let policy = get(spec, "schedulingPolicy");
+    match (has(policy, "basic"), has(policy, "gang")) {
+        (false, false) => out.push(FieldError::required(&path, "exactly one of `basic`, `gang` is required")),
+        (true, true) => {
+            let sentence = "exactly one of `basic`, `gang` is required, but multiple fields are set";
+            out.push(FieldError::invalid(&path, policy.clone(), sentence));
+        }
+        (false, true) => {
+            let least = number(get(policy, "gang"), "minCount");
+            if least < 1 {
+                let sentence = "must be greater than or equal to 1";
+                out.push(FieldError::invalid(path.child("gang").child("minCount"), least, sentence));
+            }
+        }
+        (true, false) => {}
+    }
+    let Some(old) = old.map(|old| get(old, "spec")) else { return };
+    // How many it needs may change, that it is a gang may not.
+    let before = get(old, "schedulingPolicy");
+    if has(policy, "gang") != has(before, "gang") {
+        out.push(FieldError::invalid(&path, policy.clone(), "field is immutable"));
+    }
+    for field in [
+        "workloadRef",
+        "priority",
+        "priorityClassName",
+        "disruptionMode",
+        "schedulingConstraints",
+        "resourceClaims",
+    ] {
+        immutable(out, &FieldPath::new("spec").child(field), get(spec, field), get(old, field));
     }
 }
 

@@ -80,7 +80,7 @@ impl Scheduler {
             Decision::Preempt { why, mut plan } => match self.may_preempt(&taken, &mut plan).await {
                 Ok(()) => self.make_room(&taken, &why, &plan).await,
                 Err(forbidden) => {
-                    self.give_up_room(&taken);
+                    self.give_up_room(&taken, &plan);
                     self.refuse(&taken, &format!("{why} preemption: {forbidden}"), Some(Value::Null)).await
                 }
             },
@@ -161,7 +161,11 @@ impl Scheduler {
 
     /// Asks others to leave: first it is written where the pod waits, then each is marked and deleted gracefully.
     async fn make_room(&self, taken: &Taken, why: &str, plan: &Preemption) -> Result<()> {
-        self.refuse(taken, why, Some(plan.node.as_str().into())).await?;
+        let told = self.refuse(taken, why, Some(plan.node.as_str().into())).await;
+        if told.is_err() {
+            self.give_up_room(taken, plan);
+            return told;
+        }
         for displaced in &plan.displaced {
             let key = Key::new(displaced.namespace(), displaced.name());
             let patch = json!({"metadata": {"uid": displaced.uid()}, "status": {"nominatedNodeName": null}});
@@ -178,14 +182,15 @@ impl Scheduler {
         }
         if outcome.is_err() {
             // The node is not kept for what may never fit there.
-            self.give_up_room(taken);
+            self.give_up_room(taken, plan);
         }
         outcome
     }
 
-    /// Keeps no room for the pod any more.
-    fn give_up_room(&self, taken: &Taken) {
+    /// Keeps no room for the pod any more, and counts on nobody's leaving.
+    fn give_up_room(&self, taken: &Taken, plan: &Preemption) {
         self.change(|state, _| {
+            plan.victims.iter().for_each(|victim| state.cluster.spare(victim));
             let freed = state.cluster.withdraw(taken.popped.pod.uid());
             if freed { Hints::POD_GONE } else { Hints::none() }
         });
@@ -200,9 +205,12 @@ impl Scheduler {
         let scheduler = self.current(&taken.key, &taken.popped.pod);
         let scheduler = scheduler.and_then(|p| p.spec.as_ref().and_then(|s| s.scheduler_name.clone()));
         let scheduler = scheduler.unwrap_or_else(|| "default-scheduler".to_owned());
+        let less = victim.priority() < taken.popped.pod.priority();
         let patch = json!({"metadata": {"uid": victim.uid()}, "status": {"conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
+            "message": if less { format!("{scheduler}: preempting to accommodate a higher priority pod") } else {
+                format!("{scheduler}: a tenant's queue takes back what it is guaranteed")
+            },
             "lastTransitionTime": clock::rfc3339(clock::now()),
         }]}});
         match apis::patch_status::<Pod>(&self.client, &key, &patch).await {
@@ -210,8 +218,10 @@ impl Scheduler {
             other => other?,
         }
         apis::delete(&self.client, &*pod).await?;
-        let text = format!("Preempted by pod {} on node {node}", taken.popped.pod.uid());
-        self.events.normal(&*pod, "Preempted", text);
+        let (reason, by) =
+            if less { ("Preempted", "Preempted") } else { ("Reclaimed", "Its room is taken back") };
+        let text = format!("{by} by pod {} on node {node}", taken.popped.pod.uid());
+        self.events.normal(&*pod, reason, text);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use super::choose::{self, Judge};
 use super::class::Class;
 use super::classes::{Classes, Purpose};
+use super::gang::GroupPolicy;
 use super::labelsets::LabelSet;
 use super::nodes;
 use super::pack::Pack;
@@ -17,6 +18,7 @@ use super::profile::Profile;
 use super::reasons::{self, Hints, Unschedulable};
 use super::view::{Candidate, NodeView};
 use super::world::World;
+use crate::fairness::Tenants;
 use crate::pods;
 use crate::selector::Labels;
 
@@ -35,14 +37,14 @@ pub struct Placement {
 
 /// A bound pod: its node, and the pod.
 #[derive(Debug, Clone)]
-struct Bound {
+pub(super) struct Bound {
     node: u32,
-    pod: Arc<PodInfo>,
+    pub(super) pod: Arc<PodInfo>,
 }
 
 /// A step, to be taken back.
 #[derive(Debug)]
-enum Undo {
+pub(super) enum Undo {
     Remove(Box<str>),
     Place(Arc<PodInfo>),
     Withdraw(Box<str>),
@@ -57,7 +59,7 @@ pub struct Cluster {
     pub(super) classes: Classes,
     /// The classes by which is known where pods may go at all.
     pub(super) fits: Classes,
-    pods: HashMap<Box<str>, Bound>,
+    pub(super) pods: HashMap<Box<str>, Bound>,
     /// uid -> the node it waits for.
     nominated: HashMap<Box<str>, u32>,
     pub(super) profiles: Vec<Arc<Profile>>,
@@ -65,11 +67,17 @@ pub struct Cluster {
     needs: Vec<Arc<Profile>>,
     /// How many members of each gang are placed.
     pub(super) gangs: HashMap<(Box<str>, Box<str>), u32>,
+    /// What PodGroup objects say, by namespace and name.
+    pub(super) policies: HashMap<(Box<str>, Box<str>), GroupPolicy>,
     /// What packs, by the place of its profile.
     pub(super) packs: Vec<Option<Pack>>,
     /// By namespace and name.
     pub(super) budgets: BTreeMap<(Box<str>, Box<str>), Budget>,
-    undo: Option<Vec<Undo>>,
+    /// What queues have; nothing where there are none.
+    pub(super) tenants: Option<Box<Tenants>>,
+    /// Whether the nodes have something else since they were added up.
+    pub(super) capacity_changed: bool,
+    pub(super) undo: Option<Vec<Undo>>,
 }
 
 impl Default for Cluster {
@@ -97,7 +105,10 @@ impl Cluster {
             needs: profiles.iter().map(|p| Arc::new(p.of_needs())).collect(),
             profiles: profiles.into_iter().map(Arc::new).collect(),
             gangs: HashMap::new(),
+            policies: HashMap::new(),
             budgets: BTreeMap::new(),
+            tenants: None,
+            capacity_changed: true,
             undo: None,
         };
         if cluster.profiles.iter().any(|profile| profile.reads_usage()) {
@@ -110,6 +121,7 @@ impl Cluster {
     pub fn upsert_node(&mut self, node: &Node) -> Hints {
         let slot = self.world.nodes.slot(nodes::name_of(node));
         let (hints, images) = self.world.nodes.update(slot, node);
+        self.capacity_changed |= hints != Hints::none();
         if hints != Hints::none() || images {
             self.world.touch(slot);
         }
@@ -119,6 +131,7 @@ impl Cluster {
     /// Removes a node; its pods are remembered until they go themselves.
     pub fn remove_node(&mut self, name: &str) {
         let Some(slot) = self.world.nodes.find(name) else { return };
+        self.capacity_changed = true;
         self.world.nodes.kill(slot);
         self.world.load.iter_mut().for_each(|load| load.forget(slot));
         self.world.touch(slot);
@@ -227,6 +240,7 @@ impl Cluster {
             }
         }
         self.count_gang(&pod, false);
+        self.count_tenant(&pod, false);
         self.world.touch(slot);
         self.world.nodes.release(slot);
         if let Some(undo) = &mut self.undo {
@@ -252,6 +266,7 @@ impl Cluster {
         nodes.pods[slot].push(pod.clone());
         self.count_labels(slot, &pod, true);
         self.count_gang(&pod, true);
+        self.count_tenant(&pod, true);
         for term in self.world.terms.add(&pod.shape) {
             let counts = &mut self.world.nodes.term_counts[slot];
             match counts.iter_mut().find(|(id, _)| *id == term) {
@@ -346,6 +361,7 @@ impl Cluster {
     /// Sets the labels of a namespace, which namespace selectors read. Returns what that may help.
     pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) -> Hints {
         let known = &mut self.world.namespaces;
+        let moved = self.tenants.as_mut().is_some_and(|t| t.set_namespace(name, labels.as_ref()));
         let changed = match labels {
             Some(labels) if known.get(name) == Some(&labels) => false,
             Some(labels) => {
@@ -356,6 +372,9 @@ impl Cluster {
         };
         if !changed {
             return Hints::none();
+        }
+        if moved {
+            self.recount();
         }
         self.world.epoch += 1;
         Hints::NAMESPACE
@@ -378,7 +397,9 @@ impl Cluster {
             return;
         }
         let slot = self.world.nodes.slot(node);
-        self.world.nodes.nominated[slot].push(Arc::new(pod.clone()));
+        let guest = self.guest(pod);
+        self.promise_tenant(&guest, true);
+        self.world.nodes.nominated[slot].push(Arc::new(guest));
         self.nominated.insert(pod.uid.clone(), u32::try_from(slot).unwrap_or(u32::MAX));
         self.world.touch(slot);
         if let Some(undo) = &mut self.undo {
@@ -392,6 +413,7 @@ impl Cluster {
         let waiting = &mut self.world.nodes.nominated[slot];
         let Some(at) = waiting.iter().position(|p| *p.uid == *uid) else { return false };
         let pod = waiting.swap_remove(at);
+        self.promise_tenant(&pod, false);
         self.world.touch(slot);
         let name = self.world.nodes.name[slot].clone();
         self.world.nodes.release(slot);
@@ -471,7 +493,10 @@ impl Cluster {
         if held.is_some() {
             self.withdraw(&pod.uid);
         }
-        let result = self.decide(pod, kept, seed, (filter, bonus));
+        let result = match self.admit(pod) {
+            Ok(()) => self.decide(pod, kept, seed, (filter, bonus)),
+            Err(wait) => Err(Unschedulable::queued(self.len(), wait)),
+        };
         if let (Some(held), Some(slot)) = (held, kept) {
             let name = self.world.nodes.name[slot].clone();
             let name = if name.is_empty() { pod.nominated.clone().unwrap_or_default() } else { name };
@@ -588,6 +613,7 @@ impl Cluster {
 
     /// Whether some node could take the pod as things are; otherwise what could help it.
     fn fits_somewhere(&mut self, pod: &PodInfo) -> Result<(), Hints> {
+        self.admit(pod).map_err(|_| Hints::POD_GONE)?;
         let pins = self.pins(pod);
         let (class, world) = self.needs_of(pod);
         let judge = Judge::new(class, &world.nodes);
@@ -682,9 +708,10 @@ impl Cluster {
         }
     }
 
-    /// The same shape as pods before it, if there were any.
+    /// The same shape as pods before it, if there were any, and its tenant's queue.
     pub fn intern(&mut self, pod: &mut PodInfo) {
         pod.shape = self.classes.intern(&pod.shape);
+        self.assign(pod);
     }
 }
 

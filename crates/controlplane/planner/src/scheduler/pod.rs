@@ -10,6 +10,7 @@ use super::interpod::PodTerms;
 use super::resources::{Resources, nonzero_requests, pod_requests};
 use super::spread::Constraint;
 use super::taints::Tolerates;
+use crate::fairness::Lane;
 use crate::pods;
 use crate::selector::Labels;
 
@@ -67,7 +68,7 @@ pub struct GroupName {
     pub namespace: Box<str>,
     /// The name.
     pub name: Box<str>,
-    /// How many members must be placed together, or none is.
+    /// How many members must be placed together, or none is; 0 when only a PodGroup object says so.
     pub min: u32,
 }
 
@@ -86,6 +87,8 @@ pub struct PodInfo {
     pub(super) started: i64,
     pub(super) nominated: Option<Box<str>>,
     pub(super) devices: Box<[u8]>,
+    /// Its tenant's queue, while it waits.
+    pub(super) lane: Lane,
 }
 
 impl PodInfo {
@@ -132,6 +135,25 @@ impl PodInfo {
     /// The gang it belongs to.
     pub fn group(&self) -> Option<&GroupName> {
         self.shape.group.as_ref()
+    }
+
+    /// When it started, in seconds.
+    pub fn started(&self) -> i64 {
+        self.started
+    }
+
+    /// Whether it is about to go.
+    pub fn is_leaving(&self) -> bool {
+        self.terminating
+    }
+
+    /// The same pod, as more important as that, where it is not already.
+    pub(super) fn raised(&self, least: i32) -> Self {
+        if self.shape.priority >= least {
+            return self.clone();
+        }
+        let shape = Arc::new(Shape { priority: least, ..(*self.shape).clone() });
+        Self { shape, ..self.clone() }
     }
 
     /// The claims that it mounts, by name.
@@ -205,6 +227,7 @@ impl PodInfo {
                 .and_then(|s| s.nominated_node_name.as_deref())
                 .filter(|n| !n.is_empty())
                 .map(Into::into),
+            lane: 0,
             devices: pods::annotation(&pod.metadata, gpu::GPU_DEVICES)
                 .map(gpu::parse_devices)
                 .unwrap_or_default()
@@ -236,19 +259,24 @@ fn shape(pod: &Pod, spec: &PodSpec) -> Shape {
             .map(|c| Constraint::new(c, &labels))
             .collect(),
         images: images(spec),
-        group: group(pod, spec, namespace),
+        group: group(pod, namespace),
         claims: pods::claims(pod).map(Into::into).collect(),
         of_daemon: pods::controller(&pod.metadata).is_some_and(|owner| owner.kind == "DaemonSet"),
         labels: Arc::new(labels),
     }
 }
 
-/// The gang that `spec.schedulingGroup` or the label names. Without a number a gang of one: no gang.
-fn group(pod: &Pod, spec: &PodSpec, namespace: &str) -> Option<GroupName> {
-    let named = spec.scheduling_group.as_ref().and_then(|g| g.pod_group_name.as_deref());
+/// The gang that `spec.schedulingGroup` or the label names. A label without a number is a gang of one: no gang.
+fn group(pod: &Pod, namespace: &str) -> Option<GroupName> {
+    let named = pods::group(pod);
     let labelled = pod.metadata.labels.as_ref().and_then(|l| l.get(POD_GROUP)).map(String::as_str);
-    let min = pods::annotation(&pod.metadata, POD_GROUP_MIN)?.parse().ok().filter(|min| *min > 1)?;
-    Some(GroupName { namespace: namespace.into(), name: named.or(labelled)?.into(), min })
+    let min = pods::annotation(&pod.metadata, POD_GROUP_MIN).and_then(|min| min.parse().ok());
+    let min: Option<u32> = min.filter(|min| *min > 1);
+    let (name, min) = match named {
+        Some(name) => (name, min.unwrap_or(0)),
+        None => (labelled?, min?),
+    };
+    Some(GroupName { namespace: namespace.into(), name: name.into(), min })
 }
 
 /// The images that the pod needs on its node, with a tag each, sorted.

@@ -59,7 +59,7 @@ impl Budget {
 }
 
 /// All budgets, by namespace and name.
-type Budgets = BTreeMap<(Box<str>, Box<str>), Budget>;
+pub(super) type Budgets = BTreeMap<(Box<str>, Box<str>), Budget>;
 
 /// Pods to make go, so that another one fits.
 #[derive(Debug, Clone)]
@@ -74,11 +74,18 @@ pub struct Preemption {
     pub displaced: Vec<Arc<PodInfo>>,
 }
 
+impl Preemption {
+    /// Nobody has to go.
+    pub(super) fn at(node: String) -> Self {
+        Self { node, victims: Vec::new(), violations: 0, displaced: Vec::new() }
+    }
+}
+
 /// How bad it is to preempt on a node: the less the better, compared from the first to the last.
-type Rank = (usize, i32, i64, usize, Reverse<i64>);
+pub(super) type Rank = (usize, i32, i64, usize, Reverse<i64>);
 
 /// The node, the victims there, and how many of them a budget would keep.
-type Choice = (usize, Vec<Arc<PodInfo>>, usize);
+pub(super) type Choice = (usize, Vec<Arc<PodInfo>>, usize);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -103,7 +110,7 @@ pub(super) struct Index {
 }
 
 /// A node as it would be without some of its pods.
-struct Room<'a> {
+pub(super) struct Room<'a> {
     class: &'a Class,
     free: Vec<i64>,
     pods: i64,
@@ -112,7 +119,7 @@ struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
-    fn new(class: &'a Class, world: &'a World, node: usize) -> Self {
+    pub fn new(class: &'a Class, world: &'a World, node: usize) -> Self {
         let nodes = &world.nodes;
         let free = class
             .needs()
@@ -143,7 +150,7 @@ impl<'a> Room<'a> {
         }
     }
 
-    fn give(&mut self, world: &World, pod: &PodInfo) {
+    pub fn give(&mut self, world: &World, pod: &PodInfo) {
         self.charge(world, pod, 1);
         for port in &pod.shape.ports {
             if let Some(at) = self.ports.iter().position(|p| *p == port) {
@@ -152,14 +159,14 @@ impl<'a> Room<'a> {
         }
     }
 
-    fn take(&mut self, world: &World, pod: &'a PodInfo) {
+    pub fn take(&mut self, world: &World, pod: &'a PodInfo) {
         self.charge(world, pod, -1);
         if !self.class.shape.ports.is_empty() {
             self.ports.extend(&pod.shape.ports);
         }
     }
 
-    fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let shape = &self.class.shape;
         if self.ports.iter().any(|taken| shape.ports.iter().any(|p| p.conflicts(taken))) {
             return Status::PORTS;
@@ -183,12 +190,12 @@ impl<'a> Room<'a> {
 }
 
 /// Descending importance: priority, then how long it has been running.
-fn by_importance(a: &Arc<PodInfo>, b: &Arc<PodInfo>) -> std::cmp::Ordering {
+pub(super) fn by_importance(a: &Arc<PodInfo>, b: &Arc<PodInfo>) -> std::cmp::Ordering {
     let key = |p: &PodInfo| (Reverse(p.shape.priority), p.started);
     key(a).cmp(&key(b)).then_with(|| a.uid.cmp(&b.uid))
 }
 
-fn rank(victims: &[Arc<PodInfo>], violations: usize) -> Rank {
+pub(super) fn rank(victims: &[Arc<PodInfo>], violations: usize) -> Rank {
     let highest = victims.first().map_or(i32::MIN, |p| p.shape.priority);
     let sum = victims.iter().map(|p| i64::from(p.shape.priority) + (1 << 31)).sum();
     let earliest = victims.iter().filter(|p| p.shape.priority == highest).map(|p| p.started).min();
@@ -196,7 +203,7 @@ fn rank(victims: &[Arc<PodInfo>], violations: usize) -> Rank {
 }
 
 /// Splits pods, the most important first, into those whose leaving violates a budget, and the others.
-fn split(budgets: &Budgets, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+pub(super) fn split(budgets: &Budgets, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
     let mut allowed: Vec<i32> = budgets.values().map(|b| b.allowed).collect();
     let (mut violating, mut others) = (Vec::new(), Vec::new());
     for pod in pods {
@@ -317,7 +324,12 @@ impl Index {
 }
 
 /// Why preemption does not help, as upstream says it.
-fn refusal(world: &World, no_victims: usize, unfit: usize, mut reasons: BTreeMap<String, usize>) -> String {
+pub(super) fn refusal(
+    world: &World,
+    no_victims: usize,
+    unfit: usize,
+    mut reasons: BTreeMap<String, usize>,
+) -> String {
     let all = world.nodes.live_count();
     if no_victims > 0 {
         reasons.insert("No preemption victims found for incoming pod".to_owned(), no_victims);
@@ -334,7 +346,7 @@ fn refusal(world: &World, no_victims: usize, unfit: usize, mut reasons: BTreeMap
 }
 
 /// Whether other nodes have a say in where pods of the class fit.
-fn depends_on_others(class: &Class) -> bool {
+pub(super) fn depends_on_others(class: &Class) -> bool {
     class.counters.iter().any(|c| {
         matches!(c.role, Role::Affinity | Role::AntiAffinity | Role::Unwelcome | Role::HardSpread(_))
     })
@@ -370,9 +382,13 @@ impl Cluster {
         }
         let nominated = pod.nominated.as_deref().or(self.nominated_node(&pod.uid));
         let Some(slot) = nominated.and_then(|name| self.world.nodes.find_live(name)) else { return Ok(()) };
-        let waiting = self.world.nodes.pods[slot]
-            .iter()
-            .any(|p| p.terminating && p.preempted && p.shape.priority < pod.shape.priority);
+        // Where tenants have queues, those that leave need not be less important, and are known as soon as they are told.
+        let tenants = self.tenants.as_ref();
+        let leaves = |p: &PodInfo| match tenants {
+            Some(tenants) => (p.terminating && p.preempted) || tenants.is_doomed(&p.uid),
+            None => p.terminating && p.preempted && p.shape.priority < pod.shape.priority,
+        };
+        let waiting = self.world.nodes.pods[slot].iter().any(|p| leaves(p));
         if !waiting {
             return Ok(());
         }
@@ -400,7 +416,10 @@ impl Cluster {
         if kept.is_some() {
             self.withdraw(&pod.uid);
         }
-        let found = self.best_preemption(pod, seed, filter);
+        let found = match self.tenants.is_some() {
+            true => self.reclaim(pod, seed, filter),
+            false => self.best_preemption(pod, seed, filter),
+        };
         if let Some(kept) = kept {
             self.nominate(pod, &kept);
         }

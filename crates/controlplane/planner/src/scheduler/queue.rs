@@ -5,17 +5,22 @@
 //! it is woken only when it would fit; when it was placed, the next one is looked at. So a backlog of any length
 //! costs next to nothing, and nobody is woken in vain.
 //!
+//! Pods of tenants with queues of their own are in lanes: who asks for the next pod says which lane has its turn. Pods
+//! outside all lanes come first.
+//!
 //! What happens while a pod is decided, or while the decision is written, is remembered: a pod that was refused is
 //! looked at again at once when something happened meanwhile that may help it.
 //!
 //! Times are milliseconds of a clock that the caller has and that never goes back.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::pod::{GroupName, PodInfo, Shape};
 use super::reasons::Hints;
+use super::resources::Resources;
+use crate::fairness::Lane;
 
 /// When a pod is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +62,13 @@ struct Entry {
     pod: Arc<PodInfo>,
     state: State,
     order: Order,
+    lane: Lane,
     attempts: u32,
     hints: Hints,
     /// The last thing that had happened when it was taken out.
     seen: u64,
+    /// How pods were sorted into lanes then.
+    generation: u64,
 }
 
 /// Pods of one shape that wait.
@@ -88,7 +96,14 @@ type Ordered = BTreeMap<Order, Box<str>>;
 pub struct Queue {
     patience: Patience,
     entries: HashMap<Box<str>, Entry>,
-    active: BTreeMap<Order, Box<str>>,
+    /// To be decided, outside all lanes.
+    active: Ordered,
+    /// To be decided, by lane; none is empty.
+    lanes: BTreeMap<Lane, Ordered>,
+    /// How many pods of each lane are not placed, those that are gated left out, and what they ask for.
+    tallies: HashMap<Lane, (usize, Resources)>,
+    /// By which order the lanes are.
+    generation: u64,
     backoff: BTreeSet<(u64, Order, Box<str>)>,
     /// By the address of the shape, which the group keeps alive.
     groups: HashMap<usize, Group>,
@@ -140,16 +155,27 @@ impl Queue {
             }
         };
         self.leave(&uid);
+        self.tally(&uid, false);
         self.quit_gang(&uid);
         if let Some(group) = &pod.shape.group {
             self.happened.note(Hints::MEMBER);
             let gang = self.gangs.entry((group.namespace.clone(), group.name.clone())).or_default();
             gang.insert(order, uid.clone());
         }
-        let state = if gated { State::Gated } else { State::Active };
-        let entry = Entry { pod, state: State::Taken, order, attempts, hints: Hints::none(), seen: 0 };
+        let (state, lane) = (if gated { State::Gated } else { State::Active }, pod.lane);
+        let entry = Entry {
+            pod,
+            state: State::Taken,
+            order,
+            lane,
+            attempts,
+            hints: Hints::none(),
+            seen: 0,
+            generation: 0,
+        };
         self.entries.insert(uid.clone(), entry);
         self.enter(&uid, state);
+        self.tally(&uid, true);
     }
 
     /// Whether the pod is known here.
@@ -159,6 +185,7 @@ impl Queue {
 
     /// Forgets a pod: it is gone, or bound.
     pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        self.tally(uid, false);
         self.leave(uid);
         self.quit_gang(uid);
         self.entries.remove(uid).map(|e| e.pod)
@@ -190,12 +217,33 @@ impl Queue {
         popped
     }
 
+    /// Room is being made for a pod: it need not wait long to see whether it is there.
+    pub fn promised(&mut self, uid: &str) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.attempts = 1;
+        }
+    }
+
+    /// Something changed about a gang: all its members are tried again.
+    pub fn again_gang(&mut self, namespace: &str, name: &str) {
+        let members = self.gangs.get(&(namespace.into(), name.into()));
+        let members: Vec<Box<str>> = members.into_iter().flat_map(|m| m.values().cloned()).collect();
+        self.happened.note(Hints::MEMBER);
+        for uid in members {
+            if self.entries.get(&uid).is_some_and(|e| matches!(e.state, State::Waiting { .. })) {
+                self.leave(&uid);
+                self.enter(&uid, State::Active);
+            }
+        }
+    }
+
     /// Takes a pod out to be decided.
     fn take(&mut self, uid: &str) -> Option<Popped> {
         self.leave(uid);
         let entry = self.entries.get_mut(uid)?;
         entry.attempts = entry.attempts.saturating_add(1);
         entry.seen = self.happened.now;
+        entry.generation = self.generation;
         Some(Popped { pod: entry.pod.clone(), attempts: entry.attempts })
     }
 
@@ -203,7 +251,8 @@ impl Queue {
     pub fn counts(&self) -> (usize, usize, usize, usize) {
         let waiting = self.groups.values().map(|g| g.pods.len()).sum();
         let gated = self.entries.values().filter(|e| e.state == State::Gated).count();
-        (self.active.len(), self.backoff.len(), waiting, gated)
+        let active = self.active.len() + self.lanes.values().map(BTreeMap::len).sum::<usize>();
+        (active, self.backoff.len(), waiting, gated)
     }
 
     /// The pod to decide next.
@@ -211,6 +260,62 @@ impl Queue {
         self.ripen(now);
         let uid = self.active.first_key_value()?.1.clone();
         self.take(&uid)
+    }
+
+    /// The pod to decide next, of the lane that comes first in that order.
+    pub fn pop_by(&mut self, now: u64, order: impl Fn(Lane, Lane) -> Ordering) -> Option<Popped> {
+        self.ripen(now);
+        let first = match self.active.first_key_value() {
+            Some((_, uid)) => uid,
+            None => {
+                let lane = self.lanes.keys().copied().min_by(|a, b| order(*a, *b))?;
+                self.lanes.get(&lane)?.first_key_value()?.1
+            }
+        };
+        let uid = first.clone();
+        self.take(&uid)
+    }
+
+    /// By which order of lanes pods were sorted last.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Sorts all pods into lanes anew. Those that waited are tried again.
+    pub fn sort(&mut self, generation: u64, lane_of: impl Fn(&PodInfo) -> Lane) {
+        self.generation = generation;
+        for uid in self.entries.keys().cloned().collect::<Vec<_>>() {
+            self.tally(&uid, false);
+            let state = self.entries.get(&uid).map_or(State::Taken, |e| e.state);
+            self.leave(&uid);
+            if let Some(entry) = self.entries.get_mut(&uid) {
+                entry.lane = lane_of(&entry.pod);
+            }
+            self.enter(&uid, if matches!(state, State::Waiting { .. }) { State::Active } else { state });
+            self.tally(&uid, true);
+        }
+    }
+
+    /// How many pods of a lane are not placed, and what they ask for.
+    pub fn waiting_in(&self, lane: Lane) -> (usize, Resources) {
+        self.tallies.get(&lane).cloned().unwrap_or_default()
+    }
+
+    fn tally(&mut self, uid: &str, add: bool) {
+        let Some(entry) = self.entries.get(uid).filter(|e| e.lane != 0 && e.state != State::Gated) else {
+            return;
+        };
+        let (count, wanted) = self.tallies.entry(entry.lane).or_default();
+        if add {
+            *count += 1;
+            wanted.add(&entry.pod.shape.requests);
+        } else {
+            *count = count.saturating_sub(1);
+            wanted.sub(&entry.pod.shape.requests);
+            if *count == 0 {
+                self.tallies.remove(&entry.lane);
+            }
+        }
     }
 
     /// When something is to be done without anything happening.
@@ -223,7 +328,7 @@ impl Queue {
     /// Whether a pod can be decided now.
     pub fn is_ready(&mut self, now: u64) -> bool {
         self.ripen(now);
-        !self.active.is_empty()
+        !self.active.is_empty() || !self.lanes.is_empty()
     }
 
     /// The pod that was taken fits nowhere; such events may help it. When one of them happened since it was taken, the
@@ -236,8 +341,13 @@ impl Queue {
         mut fits: impl FnMut(&PodInfo) -> Result<(), Hints>,
     ) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let missed = self.happened.since(entry.seen).intersects(hints);
+        let since = self.happened.since(entry.seen);
+        let missed = since.intersects(hints);
+        // A member that came meanwhile found the others gone: they look for each other again, room or not.
+        let joined = missed && since.intersects(Hints::MEMBER) && hints.intersects(Hints::MEMBER);
         let group = address(&entry.pod.shape);
+        // Queues say something else by now.
+        let outdated = entry.generation != self.generation;
         match entry.state {
             State::Taken => entry.hints = hints,
             // Decided twice meanwhile, and refused twice.
@@ -245,6 +355,9 @@ impl Queue {
             _ => return,
         }
         self.leave(uid);
+        if outdated || joined {
+            return self.enter(uid, State::Active);
+        }
         self.enter(uid, State::Waiting { since: now });
         if missed {
             self.wake_first(group, now, &mut fits);
@@ -342,11 +455,23 @@ impl Queue {
         }
     }
 
+    fn deactivate(&mut self, uid: &str, order: Order) {
+        let lane = self.entries.get(uid).map_or(0, |e| e.lane);
+        if lane == 0 {
+            self.active.remove(&order);
+        } else if let Some(ordered) = self.lanes.get_mut(&lane) {
+            ordered.remove(&order);
+            if ordered.is_empty() {
+                self.lanes.remove(&lane);
+            }
+        }
+    }
+
     fn leave(&mut self, uid: &str) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let (state, order) = (std::mem::replace(&mut entry.state, State::Taken), entry.order);
         match state {
-            State::Active => drop(self.active.remove(&order)),
+            State::Active => self.deactivate(uid, order),
             State::BackingOff { until } => drop(self.backoff.remove(&(until, order, uid.into()))),
             State::Waiting { since } => {
                 self.leftovers.remove(&(since, uid.into()));
@@ -366,7 +491,13 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.state = state;
         match state {
-            State::Active => drop(self.active.insert(entry.order, uid.into())),
+            State::Active => {
+                let lane = match entry.lane {
+                    0 => &mut self.active,
+                    lane => self.lanes.entry(lane).or_default(),
+                };
+                lane.insert(entry.order, uid.into());
+            }
             State::BackingOff { until } => drop(self.backoff.insert((until, entry.order, uid.into()))),
             State::Waiting { since } => {
                 self.leftovers.insert((since, uid.into()));
@@ -493,8 +624,8 @@ mod tests {
         assert_eq!(pop(&mut queue, 0).as_deref(), Some("b"));
         assert!(queue.pop_gang(&group).is_empty(), "a is being written about");
         queue.waits_for("b", Hints::MEMBER, 0, |_| Ok(()));
-        queue.waits_for("a", Hints::MEMBER, 0, |_| Ok(()));
-        let first = pop(&mut queue, 60_000);
+        queue.waits_for("a", Hints::MEMBER, 0, |_| Err(Hints::POD_GONE));
+        let first = pop(&mut queue, 0);
         assert!(first.is_some());
         assert_eq!(queue.pop_gang(&group).len(), 1, "both are tried together");
     }

@@ -9,6 +9,7 @@ use super::class::Class;
 use super::cluster::Pins;
 use super::status::Status;
 use super::world::World;
+use crate::fairness::Wait;
 
 /// What could make an unschedulable pod schedulable; a bit set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -89,6 +90,8 @@ pub struct Unschedulable {
     pub reasons: BTreeMap<Cow<'static, str>, usize>,
     /// What could help.
     pub hints: Hints,
+    /// Its queue holds it back: no node was looked at.
+    pub queue: Option<Box<Wait>>,
 }
 
 const FIT: Hints = Hints::NODE_ALLOCATABLE.union(Hints::POD_GONE);
@@ -198,11 +201,16 @@ pub(super) fn of_neighbours(reason: Neighbours) -> Reason {
 impl Unschedulable {
     /// The same reason on all of so many nodes.
     pub fn everywhere(nodes: usize, why: String, hints: Hints) -> Self {
-        Self { nodes, reasons: BTreeMap::from([(Cow::Owned(why), nodes)]), hints }
+        Self { nodes, reasons: BTreeMap::from([(Cow::Owned(why), nodes)]), hints, queue: None }
+    }
+
+    /// The pod's queue holds it back.
+    pub(super) fn queued(nodes: usize, wait: Box<Wait>) -> Self {
+        Self { nodes, reasons: BTreeMap::new(), hints: Hints::POD_GONE, queue: Some(wait) }
     }
 
     fn new(nodes: usize) -> Self {
-        Self { nodes, reasons: BTreeMap::new(), hints: Hints::NODE_ADDED }
+        Self { nodes, reasons: BTreeMap::new(), hints: Hints::NODE_ADDED, queue: None }
     }
 
     /// Counts the reasons of all nodes for a pod that none of them takes.
@@ -268,6 +276,9 @@ impl Unschedulable {
 
 impl fmt::Display for Unschedulable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(wait) = &self.queue {
+            return write!(f, "{wait}.");
+        }
         if self.nodes == 0 {
             return f.write_str("no nodes available to schedule pods");
         }

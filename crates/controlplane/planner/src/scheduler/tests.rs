@@ -9,6 +9,7 @@ mod differential;
 mod liveness;
 mod load;
 mod reference;
+mod tenancy;
 mod upkeep;
 
 fn node(name: &str, cpu: &str, extra: Value) -> Node {

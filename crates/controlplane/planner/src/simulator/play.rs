@@ -6,10 +6,14 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Node;
 
 use super::agenda::{Agenda, Event};
-use super::{Change, Options, Outcome, Scenario};
+use super::fairness;
+use super::{Change, Options, Outcome, Scenario, TenantOutcome};
+use crate::fairness::Standing;
 use crate::pods;
 use crate::random::Random;
-use crate::scheduler::{Cluster, GroupName, Hints, Placement, PodInfo, Popped, Queue};
+use crate::scheduler::{
+    Cluster, GangDecision, GroupName, GroupPolicy, Hints, Placement, PodInfo, Popped, Preemption, Queue,
+};
 
 /// A pod that waits.
 struct Waiting {
@@ -64,16 +68,19 @@ pub fn run(scenario: &Scenario, options: &Options) -> Outcome {
             sampled = Some(now);
         }
         play.outcome.end = now;
+        // What is remembered of the past is what was until now.
+        play.cluster.tend(millis(now));
         while play.agenda.next_time().is_some_and(|at| at <= now) {
             if let Some((_, event)) = play.agenda.pop() {
                 play.apply(now, event);
             }
         }
-        while let Some(popped) = play.queue.pop(millis(now)) {
+        while let Some(popped) = play.cluster.next(&mut play.queue, millis(now)) {
             play.decide(now, popped);
         }
     }
     play.sample(play.outcome.end);
+    fairness::add_up(&play.outcome.samples, &mut play.outcome.tenants);
     for waiting in play.waiting.values() {
         *play.outcome.waiting.entry(waiting.why.clone()).or_default() += 1;
     }
@@ -101,6 +108,14 @@ impl Play {
         for node in &scenario.nodes {
             self.join(node);
         }
+        for group in &scenario.groups {
+            let namespace = group.metadata.namespace.as_deref().unwrap_or("default");
+            self.cluster.set_pod_group(namespace, pods::name(&group.metadata), Some(GroupPolicy::of(group)));
+        }
+        for queue in &scenario.queues {
+            self.cluster.set_queue(pods::name(&queue.metadata), Some((queue.spec.clone(), 0.0)));
+        }
+        self.cluster.tend(0);
         let known: Vec<PodInfo> = scenario.pods.iter().map(PodInfo::of).collect();
         let arriving: Vec<PodInfo> = scenario.arrivals.iter().map(|a| PodInfo::of(&a.pod)).collect();
         self.cluster.expect(known.iter().chain(&arriving));
@@ -150,7 +165,7 @@ impl Play {
 
     fn decide(&mut self, now: f64, popped: Popped) {
         let pod = popped.pod;
-        if let Some(group) = pod.group().cloned() {
+        if let Some(group) = self.cluster.gang_of(&pod) {
             let mut members = vec![pod];
             members.extend(self.queue.pop_gang(&group).into_iter().map(|member| member.pod));
             return self.decide_gang(now, &group, &members);
@@ -168,30 +183,41 @@ impl Play {
     }
 
     fn decide_gang(&mut self, now: f64, group: &GroupName, members: &[Arc<PodInfo>]) {
-        let there = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        let there = there.saturating_add(self.cluster.placed_of(group));
-        if there < group.min {
-            let why =
-                format!("pod group {:?} has {there} of {} members that it needs", &*group.name, group.min);
-            return members.iter().for_each(|m| self.wait(now, m, why.clone(), Hints::MEMBER));
-        }
-        match self.cluster.schedule_gang(group, members, self.random.bits()) {
-            Ok(placements) => {
+        let seed = self.random.bits();
+        let place = |cluster: &mut Cluster, at: usize| cluster.schedule(&members[at], seed);
+        match self.cluster.decide_gang(group, members, seed, true, place) {
+            GangDecision::Placed(placements) => {
                 for (member, placement) in members.iter().zip(placements) {
                     match placement {
                         Some(placement) => self.place(now, member, &placement),
-                        None => {
-                            let why = format!("pod group {:?} is complete without this member", &*group.name);
-                            self.wait(now, member, why, Hints::POD_GONE.union(Hints::NODE_ADDED));
-                        }
+                        None => self.left_over(now, group, member),
                     }
                 }
             }
-            Err(unplaced) => {
-                let why = format!("pod group {:?} does not fit as a whole: {unplaced}", &*group.name);
-                members.iter().for_each(|m| self.wait(now, m, why.clone(), unplaced.hints));
+            GangDecision::Room { why, hints, plans } => {
+                for (member, plan) in members.iter().zip(plans) {
+                    let Some(plan) = plan else {
+                        self.left_over(now, group, member);
+                        continue;
+                    };
+                    self.make_room(now, member, &plan);
+                    self.wait(now, member, why.clone(), hints);
+                }
+                self.wake(now, Hints::POD_GONE);
+            }
+            GangDecision::Refused { why, hints, keep } => {
+                let freed = members.iter().filter(|m| !keep && self.cluster.withdraw(m.uid())).count();
+                members.iter().for_each(|m| self.wait(now, m, why.clone(), hints));
+                if freed > 0 {
+                    self.wake(now, Hints::POD_GONE);
+                }
             }
         }
+    }
+
+    fn left_over(&mut self, now: f64, group: &GroupName, member: &PodInfo) {
+        let why = format!("pod group {:?} is complete without this member", &*group.name);
+        self.wait(now, member, why, Hints::POD_GONE.union(Hints::NODE_ADDED));
     }
 
     fn place(&mut self, now: f64, pod: &PodInfo, placement: &Placement) {
@@ -203,6 +229,9 @@ impl Play {
         }
         self.outcome.placed += 1;
         self.outcome.waits.add(now - waiting.since);
+        let tenant = self.tenant(pod);
+        tenant.placed += 1;
+        tenant.waits.add(now - waiting.since);
         if let Some(lasts) = waiting.lasts {
             self.agenda.push(now + lasts, Event::End(uid.clone()));
         }
@@ -210,6 +239,16 @@ impl Play {
         let Self { cluster, queue, .. } = self;
         queue.placed(&uid, millis(now), |next| cluster.would_fit(next));
         self.wake(now, if elsewhere { Hints::POD_ADDED.union(Hints::POD_GONE) } else { Hints::POD_ADDED });
+    }
+
+    /// What is counted of the tenant of a pod.
+    fn tenant(&mut self, pod: &PodInfo) -> &mut TenantOutcome {
+        let queue = self.cluster.tenants().map(|t| t.name(t.lane_of(pod)).unwrap_or("").to_owned());
+        self.outcome.tenants.entry(queue.unwrap_or_else(|| pod.namespace().to_owned())).or_default()
+    }
+
+    pub fn standings(&self) -> Vec<Standing> {
+        self.cluster.standings(&self.queue)
     }
 
     fn wait(&mut self, now: f64, pod: &PodInfo, why: String, hints: Hints) {
@@ -236,16 +275,21 @@ impl Play {
                 return Err(format!(" preemption: {why}"));
             }
         };
-        self.cluster.nominate(pod, &plan.node);
-        for displaced in &plan.displaced {
-            self.cluster.withdraw(displaced.uid());
-            self.queue.again(displaced.uid());
-        }
-        for victim in &plan.victims {
-            self.displace(now, victim.uid());
-        }
+        self.make_room(now, pod, &plan);
         self.wake(now, Hints::POD_GONE);
         Ok(())
+    }
+
+    /// Keeps room for the pod; whoever is in the way leaves.
+    fn make_room(&mut self, now: f64, pod: &PodInfo, plan: &Preemption) {
+        self.cluster.promise(pod, plan);
+        self.queue.promised(pod.uid());
+        plan.displaced.iter().for_each(|displaced| self.queue.again(displaced.uid()));
+        for victim in &plan.victims {
+            self.tenant(victim).displaced += 1;
+            self.outcome.reclaimed += usize::from(victim.priority() >= pod.priority());
+            self.displace(now, victim.uid());
+        }
     }
 
     fn wake(&mut self, now: f64, hints: Hints) {

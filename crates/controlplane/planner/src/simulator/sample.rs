@@ -1,10 +1,10 @@
 //! What a cluster looks like at one moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::fairness::jain;
+use super::fairness::{MOST_TENANTS, TenantSample, jain};
 use super::play::Play;
 use crate::packing::{Demand, Room, WHOLE, fragments};
 use crate::scheduler::{GPU, NodeView, Resources};
@@ -30,8 +30,12 @@ pub struct Sample {
     pub gpu_frag_pct: f64,
     /// Nodes on which nothing runs.
     pub empty_nodes: usize,
-    /// Jain's index of the tenants' dominant shares, 1 for even. A tenant is a namespace with pods.
+    /// Jain's index of the tenants' dominant shares, 1 for even. A tenant is a queue with pods, whose share counts by its
+    /// weight, or, where there are no queues, a namespace with pods.
     pub fairness: f64,
+    /// What each of them has, where they are not too many.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tenants: BTreeMap<String, TenantSample>,
 }
 
 /// How long pods waited, in seconds.
@@ -85,7 +89,7 @@ impl Play {
         let all = devices as f64 * f64::from(WHOLE);
         let usual = if rooms.is_empty() { Vec::new() } else { self.usual() };
         let useless: f64 = rooms.iter().map(|room| fragments(room, &usual)).sum();
-        let shares = self.dominant_shares(&have);
+        let (fairness, tenants) = self.tenants_now(&have);
         self.outcome.samples.push(Sample {
             time,
             nodes: self.cluster.len(),
@@ -96,8 +100,39 @@ impl Play {
             gpu_pct: percent(all - free as f64, all),
             gpu_frag_pct: percent(useless, all),
             empty_nodes: empty,
-            fairness: jain(&shares),
+            fairness,
+            tenants,
         });
+    }
+
+    /// How even it is, and what each tenant has.
+    fn tenants_now(&self, have: &Resources) -> (f64, BTreeMap<String, TenantSample>) {
+        let standings = self.standings();
+        let sample = |share| TenantSample { share, ..TenantSample::default() };
+        let (shares, mut tenants): (Vec<f64>, BTreeMap<String, TenantSample>) = if standings.is_empty() {
+            let shares = self.dominant_shares(have);
+            let named = shares.iter().map(|(name, share)| ((*name).to_owned(), sample(*share)));
+            (shares.values().copied().collect(), named.collect())
+        } else {
+            let above: BTreeSet<&str> = standings.iter().filter_map(|s| s.parent.as_deref()).collect();
+            let leaves = || standings.iter().filter(|s| !above.contains(s.name.as_str()));
+            let busy = leaves().filter(|s| s.pending > 0 || s.dominant_share > 0.0);
+            let named = leaves().map(|s| {
+                let sample = TenantSample {
+                    share: s.dominant_share,
+                    fair_share: s.fair_share,
+                    decayed_usage: s.decayed_usage,
+                    waiting: s.pending,
+                    starving: s.starving,
+                };
+                (s.name.clone(), sample)
+            });
+            (busy.map(|s| s.dominant_share / s.weight).collect(), named.collect())
+        };
+        if tenants.len() > MOST_TENANTS {
+            tenants.clear();
+        }
+        (jain(&shares), tenants)
     }
 
     /// What usually runs here, and how likely each is.
@@ -114,7 +149,7 @@ impl Play {
 
     /// For each tenant the largest of its parts of CPU, memory and devices (Ghodsi et al., "Dominant Resource
     /// Fairness", NSDI 2011).
-    fn dominant_shares(&self, have: &Resources) -> Vec<f64> {
+    fn dominant_shares(&self, have: &Resources) -> BTreeMap<&str, f64> {
         let mut used: BTreeMap<&str, [f64; 3]> = self.tenants.iter().map(|t| (&**t, [0.0; 3])).collect();
         for (pod, _) in self.running.values() {
             let mine = used.entry(pod.namespace()).or_default();
@@ -124,6 +159,7 @@ impl Play {
         }
         let all = [have.milli_cpu as f64, have.memory as f64, have.get(GPU) as f64];
         let part = |(used, all): (&f64, &f64)| if *all > 0.0 { used / all } else { 0.0 };
-        used.values().map(|mine| mine.iter().zip(&all).map(part).fold(0.0, f64::max)).collect()
+        let most = |mine: [f64; 3]| mine.iter().zip(&all).map(part).fold(0.0, f64::max);
+        used.into_iter().map(|(tenant, mine)| (tenant, most(mine))).collect()
     }
 }

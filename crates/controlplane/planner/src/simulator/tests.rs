@@ -6,6 +6,8 @@ use serde_json::json;
 
 use super::*;
 
+mod tenants;
+
 fn node(name: &str, zone: &str, cpu: u32) -> Node {
     serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "zone": zone}},

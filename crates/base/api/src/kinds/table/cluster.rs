@@ -99,11 +99,28 @@ pub(super) const ROWS: &[Resource] = &[
     },
     Resource {
         group: "scheduling.k8s.io",
+        version: "v1beta1",
+        kind: "PodGroup",
+        plural: "podgroups",
+        singular: "podgroup",
+        subresources: &[version("v1beta1", own("status", "scheduling.k8s.io", "PodGroup"))],
+        ..ROW
+    },
+    Resource {
+        group: "scheduling.k8s.io",
         kind: "PriorityClass",
         plural: "priorityclasses",
         singular: "priorityclass",
         short_names: &["pc"],
         ..CLUSTER
+    },
+    Resource {
+        group: "scheduling.k8s.io",
+        version: "v1beta1",
+        kind: "Workload",
+        plural: "workloads",
+        singular: "workload",
+        ..ROW
     },
     Resource { group: "coordination.k8s.io", kind: "Lease", plural: "leases", singular: "lease", ..ROW },
     Resource {

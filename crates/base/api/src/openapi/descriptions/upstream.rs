@@ -85,6 +85,8 @@ pub(super) fn definitions() -> Map<String, Value> {
         resource::v1::ResourceClaimTemplate,
         resource::v1::ResourceSlice,
         scheduling::v1::PriorityClass,
+        scheduling::v1beta1::PodGroup,
+        scheduling::v1beta1::Workload,
         storage::v1::CSIDriver,
         storage::v1::CSINode,
         storage::v1::CSIStorageCapacity,
