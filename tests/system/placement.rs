@@ -137,16 +137,22 @@ fn pods_move_off_the_fullest_node_and_budgets_hold() {
     let told = c.sh("$SAMPAN why pod/greedy -o json").ok().out;
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["closest"]["lacks"][0]["asked"], 100_000, "{told}");
+    a_pod_waits_for_its_queue(&c);
+    batch_pods_leave_when_the_node_gets_short(&c);
+}
 
-    // The queue of a tenant may keep it waiting, too.
-    c.apply(
-        r#"{"apiVersion": "sampan.io/v1alpha1", "kind": "TenantQueue", "metadata": {"name": "team"},
-            "spec": {"limit": {"cpu": "10m"}, "namespaceSelector": {}}}"#,
-    );
+/// The queue of a tenant may keep a pod waiting, too.
+fn a_pod_waits_for_its_queue(c: &Cluster) {
+    let queue = json!({"apiVersion": "sampan.io/v1alpha1", "kind": "TenantQueue", "metadata": {"name": "team"},
+        "spec": {"limit": {"cpu": "10m"}, "namespaceSelector": {}}});
+    c.apply(&queue.to_string());
     eventually("the queue is ready", || {
         c.sh("kubectl get tq team").out.lines().last().is_some_and(|line| line.contains("True"))
     });
-    waits("queued", "100m", json!([]));
+    let container = json!({"name": "c", "image": "busybox:1", "resources": {"requests": {"cpu": "100m"}}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "queued"},
+        "spec": {"containers": [container]}});
+    c.apply(&pod.to_string());
     c.sh("$SAMPAN why pod/queued").ok().says(&[
         "tenant queue \"team\" has",
         "it waits for its queue: tenant queue \"team\" is at its limit: cpu",
@@ -154,7 +160,6 @@ fn pods_move_off_the_fullest_node_and_budgets_hold() {
     ]);
     c.k("delete tq team");
     eventually("it is placed without", || !c.k("get pod queued -o jsonpath={.spec.nodeName}").is_empty());
-    batch_pods_leave_when_the_node_gets_short(&c);
 }
 
 /// By what is really measured: a batch pod runs on memory that is promised to nobody or idle, within what it was lent, and
