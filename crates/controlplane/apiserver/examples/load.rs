@@ -1,7 +1,7 @@
 //! Load on an API server over real TLS, and what it costs: rates, latencies, processor time a request.
 //!
 //! `cargo run --release -p sampan-apiserver --example load -- --server 127.0.0.1:6443 --ca ca.crt --token TOKEN --pid PID`
-//! runs against any Kubernetes; with `--pid` the server's own processor time and memory are told. `--only get,list` runs
+//! runs against any Kubernetes; with `--pid` (several with commas between) the servers' processor time and memory are told. `--only get,list` runs
 //! these, `--keep yes` deletes nothing, `--json yes` prints each run as a line of JSON. `-- --serve yes` starts a bare
 //! server to run against and prints how to; its state is kept with `--store DIR`. `-- --puts DIR` and
 //! `-- --puts etcd://127.0.0.1:2379` put into a store without a server.
@@ -28,8 +28,8 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 struct Load {
     /// None where no server is asked.
     target: Option<client::Target>,
-    /// The server's process.
-    pid: Option<u32>,
+    /// The processes that serve.
+    pids: Vec<u32>,
     connections: usize,
     count: usize,
     watchers: usize,
@@ -85,7 +85,11 @@ async fn main() -> Outcome<()> {
     };
     let load = Arc::new(Load {
         target,
-        pid: arguments.get("pid").map(|pid| pid.parse()).transpose()?,
+        pids: text("pid")
+            .iter()
+            .flat_map(|pids| pids.split(','))
+            .map(str::parse)
+            .collect::<Result<_, _>>()?,
         connections: number("connections", 16)?,
         count: number("count", 2000)?,
         watchers: number("watchers", 1000)?,

@@ -7,16 +7,24 @@ use crate::{Load, Outcome};
 /// Ticks a second in /proc/PID/stat.
 const TICKS: f64 = 100.0;
 
-/// Processor seconds of a process so far.
-fn seconds(pid: u32) -> Outcome<f64> {
+/// Processor seconds of processes so far.
+fn seconds(pids: &[u32]) -> Outcome<f64> {
+    pids.iter().map(|pid| seconds_of(*pid)).sum()
+}
+
+fn seconds_of(pid: u32) -> Outcome<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: Vec<f64> = rest.split_whitespace().skip(11).take(2).filter_map(|t| t.parse().ok()).collect();
     Ok(ticks.iter().sum::<f64>() / TICKS)
 }
 
-/// Resident megabytes of a process.
-fn resident(pid: u32) -> Outcome<f64> {
+/// Resident megabytes of processes.
+fn resident(pids: &[u32]) -> Outcome<f64> {
+    pids.iter().map(|pid| resident_of(*pid)).sum()
+}
+
+fn resident_of(pid: u32) -> Outcome<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or_default() / 1024.0)
@@ -26,15 +34,14 @@ fn resident(pid: u32) -> Outcome<f64> {
 pub struct Meter {
     started: Instant,
     own: f64,
-    server: Option<(u32, f64)>,
+    servers: f64,
 }
 
 impl Meter {
     /// Starts.
     pub fn start(load: &Load) -> Outcome<Self> {
-        let server =
-            load.pid.map(|pid| Ok::<_, Box<dyn std::error::Error + Send + Sync>>((pid, seconds(pid)?)));
-        Ok(Self { started: Instant::now(), own: seconds(std::process::id())?, server: server.transpose()? })
+        let (own, servers) = (seconds_of(std::process::id())?, seconds(&load.pids)?);
+        Ok(Self { started: Instant::now(), own, servers })
     }
 
     /// Ends, and says what so many requests cost.
@@ -45,10 +52,10 @@ impl Meter {
             let index = ((times.len() as f64 * part) as usize).min(times.len().saturating_sub(1));
             times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1000.0)
         };
-        let own = (seconds(std::process::id())? - self.own) * 1000.0 / count;
-        let server = match self.server {
-            Some((pid, before)) => Some(((seconds(pid)? - before) * 1000.0 / count, resident(pid)?)),
-            None => None,
+        let own = (seconds_of(std::process::id())? - self.own) * 1000.0 / count;
+        let server = match &load.pids[..] {
+            [] => None,
+            pids => Some(((seconds(pids)? - self.servers) * 1000.0 / count, resident(pids)?)),
         };
         let rate = times.len() as f64 / took;
         if load.json {
