@@ -6,7 +6,7 @@ usage: protobuf_facts.py K8S_IO > src/protobuf/facts.txt
 K8S_IO holds api, apimachinery, apiextensions-apiserver and kube-aggregator: staging/src/k8s.io of Kubernetes, or
 checkouts side by side. From its Go types only facts are taken: message, field number, JSON
 name, whether zero counts, and the kind of value. No text is copied. Every stable version of a group that speaks
-protobuf (has a generated.proto) is covered.
+protobuf (has a generated.proto) is covered, and BETA.
 
 A line is `GROUP/VERSION.MESSAGE` and its fields `NUMBER:NAME:KIND`; an empty name is a message whose members belong to
 the object around it. A kind may begin with `[` (list) or `{` (map), then `*` (zero counts); then comes
@@ -24,6 +24,8 @@ SPECIAL = {"Time": "t", "MicroTime": "u", "Duration": "d", "Quantity": "q", "Int
            "JSONSchemaPropsOrStringArray": "C"}
 BASIC = {"string": "s", "bool": "b", "int32": "i", "int64": "i", "int": "i", "uint32": "i", "uint8": "i",
          "float64": "f", "byte": "i", "[]byte": "y"}
+# What is served before it is stable.
+BETA = {("scheduling", "v1beta1")}
 # Kinds without metadata of an object that travel by themselves.
 EXTRA = ["DeleteOptions", "CreateOptions", "UpdateOptions", "PatchOptions", "Status", "ListMeta", "APIVersions",
          "APIGroupList", "APIGroup", "APIResourceList", "PartialObjectMetadata"]
@@ -36,7 +38,7 @@ def packages(root):
                     "kube-aggregator/pkg/apis/apiregistration/v*"):
         for path in sorted(glob.glob(f"{root}/{pattern}/generated.proto")):
             group, version = path.split("/")[-3:-1]
-            if re.fullmatch(r"v\d+", version):
+            if re.fullmatch(r"v\d+", version) or (group, version) in BETA:
                 found[f"{group}/{version}"] = os.path.dirname(path)
     return found
 
