@@ -39,6 +39,9 @@ impl Default for Patience {
     }
 }
 
+/// No way in which pods were ever sorted.
+const OUTDATED: u64 = u64::MAX;
+
 /// The order of pods that wait for the same.
 type Order = (Reverse<i32>, u64, u64);
 
@@ -69,6 +72,8 @@ struct Entry {
     seen: u64,
     /// How pods were sorted into lanes then.
     generation: u64,
+    /// With which decision it was taken out last.
+    round: u64,
 }
 
 /// Pods of one shape that wait.
@@ -104,6 +109,8 @@ pub struct Queue {
     tallies: HashMap<Lane, (usize, Resources)>,
     /// By which order the lanes are.
     generation: u64,
+    /// How many decisions were asked for.
+    round: u64,
     backoff: BTreeSet<(u64, Order, Box<str>)>,
     /// By the address of the shape, which the group keeps alive.
     groups: HashMap<usize, Group>,
@@ -172,6 +179,7 @@ impl Queue {
             hints: Hints::none(),
             seen: 0,
             generation: 0,
+            round: 0,
         };
         self.entries.insert(uid.clone(), entry);
         self.enter(&uid, state);
@@ -228,11 +236,16 @@ impl Queue {
     pub fn again_gang(&mut self, namespace: &str, name: &str) {
         let members = self.gangs.get(&(namespace.into(), name.into()));
         let members: Vec<Box<str>> = members.into_iter().flat_map(|m| m.values().cloned()).collect();
-        self.happened.note(Hints::MEMBER);
         for uid in members {
-            if self.entries.get(&uid).is_some_and(|e| matches!(e.state, State::Waiting { .. })) {
-                self.leave(&uid);
-                self.enter(&uid, State::Active);
+            let Some(entry) = self.entries.get_mut(&uid) else { continue };
+            match entry.state {
+                // What is being written about it is out of date already.
+                State::Taken => entry.generation = OUTDATED,
+                State::Waiting { .. } => {
+                    self.leave(&uid);
+                    self.enter(&uid, State::Active);
+                }
+                _ => {}
             }
         }
     }
@@ -244,6 +257,7 @@ impl Queue {
         entry.attempts = entry.attempts.saturating_add(1);
         entry.seen = self.happened.now;
         entry.generation = self.generation;
+        entry.round = self.round;
         Some(Popped { pod: entry.pod.clone(), attempts: entry.attempts })
     }
 
@@ -259,6 +273,7 @@ impl Queue {
     pub fn pop(&mut self, now: u64) -> Option<Popped> {
         self.ripen(now);
         let uid = self.active.first_key_value()?.1.clone();
+        self.round += 1;
         self.take(&uid)
     }
 
@@ -273,6 +288,7 @@ impl Queue {
             }
         };
         let uid = first.clone();
+        self.round += 1;
         self.take(&uid)
     }
 
@@ -341,10 +357,8 @@ impl Queue {
         mut fits: impl FnMut(&PodInfo) -> Result<(), Hints>,
     ) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        let since = self.happened.since(entry.seen);
-        let missed = since.intersects(hints);
-        // A member that came meanwhile found the others gone: they look for each other again, room or not.
-        let joined = missed && since.intersects(Hints::MEMBER) && hints.intersects(Hints::MEMBER);
+        let missed = self.happened.since(entry.seen).intersects(hints);
+        let (round, gang) = (entry.round, entry.pod.shape.group.clone());
         let group = address(&entry.pod.shape);
         // Queues say something else by now.
         let outdated = entry.generation != self.generation;
@@ -355,7 +369,14 @@ impl Queue {
             _ => return,
         }
         self.leave(uid);
-        if outdated || joined {
+        // Members that were decided about one after the other, since one was away while the next one was: they look for
+        // each other once all are here.
+        let apart = gang.filter(|_| hints.intersects(Hints::MEMBER)).is_some_and(|gang| {
+            let members = self.gangs.get(&(gang.namespace, gang.name)).into_iter().flat_map(BTreeMap::values);
+            let mut entries = members.filter_map(|uid| self.entries.get(uid));
+            entries.any(|e| matches!(e.state, State::Waiting { .. }) && e.round != round)
+        });
+        if outdated || apart {
             return self.enter(uid, State::Active);
         }
         self.enter(uid, State::Waiting { since: now });
@@ -623,10 +644,55 @@ mod tests {
         queue.put(pod("b", &gang), false, 0);
         assert_eq!(pop(&mut queue, 0).as_deref(), Some("b"));
         assert!(queue.pop_gang(&group).is_empty(), "a is being written about");
-        queue.waits_for("b", Hints::MEMBER, 0, |_| Ok(()));
+        // Whoever is written about last finds the other one waiting, whether there is room or not.
+        queue.waits_for("b", Hints::MEMBER, 0, |_| Err(Hints::POD_GONE));
+        assert_eq!(pop(&mut queue, 0), None, "a is still being written about");
         queue.waits_for("a", Hints::MEMBER, 0, |_| Err(Hints::POD_GONE));
-        let first = pop(&mut queue, 0);
-        assert!(first.is_some());
+        assert_eq!(pop(&mut queue, 0).as_deref(), Some("a"));
         assert_eq!(queue.pop_gang(&group).len(), 1, "both are tried together");
+        for uid in ["b", "a"] {
+            queue.waits_for(uid, Hints::MEMBER, 0, |_| Err(Hints::POD_GONE));
+        }
+        assert_eq!(pop(&mut queue, 0), None, "once");
+    }
+
+    #[test]
+    fn what_a_group_says_while_its_members_are_written_about_is_not_missed() {
+        let mut queue = Queue::default();
+        let group = GroupName { namespace: "n".into(), name: "g".into(), min: 0 };
+        let gang = Arc::new(Shape { group: Some(group.clone()), ..Shape::default() });
+        queue.put(pod("a", &gang), false, 0);
+        queue.put(pod("b", &gang), false, 0);
+        assert_eq!((pop(&mut queue, 0).as_deref(), queue.pop_gang(&group).len()), (Some("a"), 1));
+        queue.again_gang("n", "g");
+        for uid in ["a", "b"] {
+            queue.waits_for(uid, Hints::MEMBER, 0, |_| Err(Hints::none()));
+        }
+        assert_eq!((pop(&mut queue, 0).as_deref(), queue.pop_gang(&group).len()), (Some("a"), 1));
+    }
+
+    #[test]
+    fn members_that_are_decided_apart_meet_in_the_end() {
+        let mut queue = Queue::default();
+        let group = GroupName { namespace: "n".into(), name: "g".into(), min: 3 };
+        let gang = Arc::new(Shape { group: Some(group.clone()), ..Shape::default() });
+        for uid in ["a", "b", "c"] {
+            queue.put(pod(uid, &gang), false, 0);
+            assert_eq!(pop(&mut queue, 0).as_deref(), Some(uid));
+        }
+        let wait = |queue: &mut Queue, uid| queue.waits_for(uid, Hints::MEMBER, 0, |_| Err(Hints::none()));
+        wait(&mut queue, "a");
+        wait(&mut queue, "b");
+        assert_eq!(pop(&mut queue, 0).as_deref(), Some("b"));
+        assert_eq!(queue.pop_gang(&group).len(), 1, "c is still away");
+        wait(&mut queue, "c");
+        wait(&mut queue, "a");
+        assert_eq!(pop(&mut queue, 0).as_deref(), Some("a"));
+        assert_eq!(queue.pop_gang(&group).len(), 1, "b is away now");
+        for uid in ["b", "a", "c"] {
+            wait(&mut queue, uid);
+        }
+        let first = pop(&mut queue, 0);
+        assert_eq!((first.is_some(), queue.pop_gang(&group).len()), (true, 2), "all of them");
     }
 }
