@@ -390,8 +390,8 @@ impl Caches {
         });
     }
 
-    /// Returns once every cache has its first complete list.
-    pub async fn synced(&self, definitions: &Definitions) {
+    /// Returns once every cache of a built-in kind has its first complete list.
+    pub async fn synced(&self) {
         let waits: [std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>; 30] = [
             Box::pin(self.pods.synced()),
             Box::pin(self.nodes.synced()),
@@ -425,7 +425,6 @@ impl Caches {
             Box::pin(self.pod_groups.synced()),
         ];
         join_all(waits).await;
-        definitions.or_without(self.tenant_queues.synced()).await;
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
-use kube::runtime::wait::{await_condition, conditions};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use sampan_daemon::{Backoff, Policy, Supervisor};
 use serde_json::Value;
@@ -65,14 +65,23 @@ async fn apply(client: &Client, text: &str) -> Result<()> {
         problem: error.to_string(),
     })?;
     let name = wanted["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let resource = ApiResource::erase::<CustomResourceDefinition>(&());
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let params = PatchParams::apply("sampan").force();
     let applied = api.patch(&name, &params, &Patch::Apply(&wanted)).await;
-    applied.during(|| format!("applying CustomResourceDefinition {name}"))?;
+    let applied = applied.during(|| format!("applying CustomResourceDefinition {name}"))?;
+    if is_established(Some(&applied)) {
+        return Ok(());
+    }
     // Its names are weighed against those of others; that takes a moment.
-    let established = await_condition(api, &name, conditions::is_crd_established()).await;
+    let established = await_condition(api, &name, is_established).await;
     established.map(drop).map_err(|error| Error::Object {
         object: format!("CustomResourceDefinition {name}"),
         problem: error.to_string(),
     })
+}
+
+fn is_established(definition: Option<&DynamicObject>) -> bool {
+    let conditions = definition.and_then(|object| object.data["status"]["conditions"].as_array());
+    conditions.into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True")
 }

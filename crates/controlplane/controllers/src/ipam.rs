@@ -44,6 +44,9 @@ struct State {
 
 impl State {
     fn set(&mut self, name: &str, block: Option<Block>) {
+        if self.blocks.get(name) == block.as_ref() {
+            return;
+        }
         let old = match block {
             Some(block) => {
                 self.pool.take(&block);

@@ -45,13 +45,14 @@ impl PodGroups {
     }
 }
 
+/// The condition as the group has it.
+fn told(group: &PodGroup) -> Option<&Condition> {
+    group.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == SCHEDULED)
+}
+
 /// The condition that a group with these pods should have; nothing when there is nothing to tell yet.
 fn condition(group: &PodGroup, members: &[Arc<Pod>]) -> Option<Condition> {
-    let known =
-        group.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| c.type_ == SCHEDULED);
-    if known.is_some_and(|c| c.status == "True") {
-        return None;
-    }
+    let known = told(group);
     let placed =
         members.iter().filter(|pod| !pods::node_name(pod).is_empty() && !pods::finished(pod)).count();
     let needed = match GroupPolicy::of(group) {
@@ -88,6 +89,9 @@ impl Reconciler for PodGroups {
 
     async fn reconcile(&self, key: &Key) -> Result<Option<Duration>> {
         let Some(group) = self.caches.pod_groups.get(key) else { return Ok(None) };
+        if told(&group).is_some_and(|c| c.status == "True") {
+            return Ok(None);
+        }
         let members = self.caches.pods.indexed(&in_group(&key.namespace, &key.name));
         if let Some(condition) = condition(&group, &members) {
             let patch =

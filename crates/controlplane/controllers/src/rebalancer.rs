@@ -136,6 +136,7 @@ impl Rebalancer {
             pods.iter().map(|pod| &**pod),
             &budgets,
         );
+        self.caches.pod_groups.all().iter().for_each(|group| snapshot.group(group));
         let look = self.look.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(look) = look {
             snapshot.observe(&look.nodes, look.pods.clone());

@@ -352,9 +352,9 @@ impl Scheduler {
         let state = &mut *state;
         let Some(popped) = state.cluster.next(&mut state.queue, now) else { return Step::Nothing };
         if let Some(group) = state.cluster.gang_of(&popped.pod) {
-            let mut members = vec![popped];
-            members.extend(state.queue.pop_gang(&group));
-            return Step::Decided(self.decide_gang(state, &group, members, now));
+            let members = state.queue.pop_gang(&group, popped);
+            let decided = members.map(|members| self.decide_gang(state, &group, members, now));
+            return Step::Decided(decided.unwrap_or_default());
         }
         let taken = self.taken(popped, None);
         if self.extenders_of(&taken.popped.pod).next().is_some() {

@@ -22,6 +22,7 @@ use crate::certificates::Certificates;
 use crate::clusterrole::ClusterRoles;
 use crate::cronjob::CronJobs;
 use crate::daemonset::DaemonSets;
+use crate::definitions::Definitions;
 use crate::deployment::Deployments;
 use crate::disruption::{Budgets, StaleMarks};
 use crate::endpoints::{Mirroring, ServiceEndpoints};
@@ -174,7 +175,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     }
     let supervisor = supervisor.child("controllers");
     let caches = Arc::new(Caches::new());
-    let Options { client, ca_pem, parts, .. } = options.clone();
+    let (client, ca_pem, parts) = (options.client.clone(), options.ca_pem.clone(), options.parts);
     let events = Recorder::start(&supervisor, client.clone());
 
     // Handlers are registered before the watches begin, so that they hear of every object.
@@ -225,11 +226,10 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let (done, ready) = watch::channel(false);
     let inner = supervisor.clone();
     supervisor.spawn("start", async move {
-        caches.synced(&definitions).await;
+        caches.synced().await;
         usage.run(&inner);
         worker::run(&inner, "accounts", 4, accounts);
         worker::run(&inner, "tokens", 2, tokens);
-        scheduler.into_iter().for_each(|scheduler| run_scheduler(&scheduler, &inner));
         worker::run(&inner, "replicasets", 8, replica_sets);
         worker::run(&inner, "replicationcontrollers", 4, controllers);
         worker::run(&inner, "budgets", 4, budgets);
@@ -257,6 +257,9 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "bootstrap", 1, bootstrap);
         worker::run(&inner, "overcommit", 4, overcommit);
         rebalancer.into_iter().for_each(|rebalancer| rebalancer.run(&inner));
+        if let Some(scheduler) = scheduler {
+            run_scheduler(&scheduler, &caches, &definitions, &inner).await;
+        }
         done.send_replace(true);
         garbage.watch(&inner).await;
         worker::run(&inner, "garbage", 16, garbage);
@@ -266,7 +269,14 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     Handle { ready }
 }
 
-fn run_scheduler(scheduler: &Arc<Scheduler>, supervisor: &Supervisor) {
+/// Pods are placed once it is known whose turn it is.
+async fn run_scheduler(
+    scheduler: &Arc<Scheduler>,
+    caches: &Caches,
+    definitions: &Definitions,
+    supervisor: &Supervisor,
+) {
+    definitions.or_without(caches.tenant_queues.synced()).await;
     scheduler.run(supervisor);
     worker::run(supervisor, "tenant-queues", 1, scheduler.standings());
     worker::run(supervisor, "pod-groups", 4, scheduler.groups());
@@ -286,9 +296,9 @@ fn start_scheduler(options: Options, supervisor: &Supervisor) -> Handle {
     let (done, ready) = watch::channel(false);
     let inner = supervisor.clone();
     supervisor.spawn("start", async move {
-        caches.synced(&definitions).await;
+        caches.synced().await;
         usage.run(&inner);
-        run_scheduler(&scheduler, &inner);
+        run_scheduler(&scheduler, &caches, &definitions, &inner).await;
         done.send_replace(true);
         std::future::pending::<()>().await;
     });

@@ -233,9 +233,10 @@ impl Planning<'_> {
         }) {
             return Err("it has just started");
         }
-        if let Some(gang) = pod.group() {
+        if let Some(gang) = &self.cluster.gang_of(pod) {
             let moves = self.of_gang.get(gang).copied().unwrap_or(0);
-            if self.cluster.placed_of(gang) <= gang.min.saturating_add(moves) {
+            let min = self.cluster.min_of(gang).unwrap_or(0);
+            if self.cluster.placed_of(gang) <= min.saturating_add(moves) {
                 return Err("its gang would be torn");
             }
         }
@@ -406,22 +407,22 @@ impl Planning<'_> {
         }
     }
 
+    /// What moving a pod costs, if it may be moved and the plan can still pay for it; otherwise why it stays is kept.
+    fn affordable(&mut self, pod: &PodInfo) -> Option<f64> {
+        match self.price(pod, &self.allowed) {
+            Ok(price) if self.spent + price <= self.bounds.cost => return Some(price),
+            Ok(_) => self.keep(pod, "the plan's bound of cost"),
+            Err(why) => self.keep(pod, why),
+        }
+        None
+    }
+
     /// Moves the pod off a node that brings most for its price; whether there was one.
     fn relieve(&mut self, from: &str, full: f64) -> bool {
         let there = self.cluster.node(from).map(|node| node.pods().to_vec()).unwrap_or_default();
         let mut best: Option<(f64, Move)> = None;
         for pod in there.iter().filter(|pod| !pod.is_bound_to_its_node()) {
-            let price = match self.price(pod, &self.allowed) {
-                Ok(price) if self.spent + price <= self.bounds.cost => price,
-                Ok(_) => {
-                    self.keep(pod, "the plan's bound of cost");
-                    continue;
-                }
-                Err(why) => {
-                    self.keep(pod, why);
-                    continue;
-                }
-            };
+            let Some(price) = self.affordable(pod) else { continue };
             let found = self.cluster.attempt(|cluster| {
                 cluster.remove_pod(pod.uid());
                 let free = pod.unbound();

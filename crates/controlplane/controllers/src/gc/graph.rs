@@ -147,6 +147,13 @@ impl Graph {
         self.nodes.values().filter(same).map(|n| n.id.uid.clone()).collect()
     }
 
+    /// Nothing that counts here changed of an object but its version.
+    pub fn renewed(&mut self, meta: &ObjectMeta) {
+        if let Some(node) = meta.uid.as_deref().and_then(|uid| self.nodes.get_mut(uid)) {
+            node.version = version_of(meta);
+        }
+    }
+
     /// Takes in the state of an object; returns what is to be looked at.
     pub fn observe(&mut self, id: Identity, meta: &ObjectMeta) -> Vec<Work> {
         let mut work = Vec::new();
@@ -164,7 +171,7 @@ impl Graph {
             deleting,
             deletes_dependents: deleting && has(FOREGROUND),
             orphans: deleting && has(ORPHAN),
-            version: meta.resource_version.as_ref().and_then(|version| version.parse().ok()),
+            version: version_of(meta),
             finalizes: has(FOREGROUND) || has(ORPHAN),
             id,
         };
@@ -273,6 +280,11 @@ impl Graph {
         let waits = self.nodes.get(owner).is_some_and(|n| n.deletes_dependents);
         waits.then(|| Work::Collect(owner.to_owned()))
     }
+}
+
+/// The version of an object, by which it can be deleted as it is.
+fn version_of(meta: &ObjectMeta) -> Option<u64> {
+    meta.resource_version.as_ref()?.parse().ok()
 }
 
 #[cfg(test)]

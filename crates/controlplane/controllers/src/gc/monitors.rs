@@ -118,6 +118,17 @@ pub(super) fn listen(garbage: &Arc<Garbage>, caches: &Caches) {
     listen_to(garbage, &caches.revisions);
     listen_to(garbage, &caches.jobs);
     listen_to(garbage, &caches.cron_jobs);
+    listen_to(garbage, &caches.replication_controllers);
+    listen_to(garbage, &caches.budgets);
+    listen_to(garbage, &caches.autoscalers);
+    listen_to(garbage, &caches.certificate_requests);
+    listen_to(garbage, &caches.cluster_roles);
+    listen_to(garbage, &caches.quotas);
+    listen_to(garbage, &caches.claims);
+    listen_to(garbage, &caches.volumes);
+    listen_to(garbage, &caches.classes);
+    listen_to(garbage, &caches.csi_nodes);
+    listen_to(garbage, &caches.pod_groups);
 }
 
 fn listen_to<K>(garbage: &Arc<Garbage>, cache: &Informer<K>)
@@ -132,7 +143,9 @@ where
         let object = change.object();
         match change {
             Change::Deleted(_) => garbage.deleted(object.meta()),
-            Change::Updated { old, new } if same_for_graph(old.meta(), new.meta()) => {}
+            Change::Updated { old, new } if same_for_graph(old.meta(), new.meta()) => {
+                garbage.graph().renewed(new.meta());
+            }
             _ => garbage.observe(&names, object.meta()),
         }
     });

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use crate::extension;
 use crate::support::Cluster;
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{Event, Service};
+use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::SignedDuration;
 use kube::api::{Api, DynamicObject, GroupVersionKind, PostParams};
-use sampan_daemon::tls;
 use serde_json::{Value, json};
 
 /// What the extension server answers with.
@@ -53,42 +50,18 @@ fn answer(metrics: &Metrics, uri: &http::Uri) -> Option<Value> {
 }
 
 /// A control plane whose autoscalers look five times a second, and the metrics that they see.
-async fn start() -> (Cluster, Arc<Metrics>, tempfile::TempDir) {
+async fn start() -> (Cluster, Arc<Metrics>) {
     let cluster = Cluster::with(|options| options.autoscaler.sync = SignedDuration::from_millis(200)).await;
     cluster.node("n1", "64").await;
     let metrics = Arc::new(Metrics::default());
-    let dir = tempfile::tempdir().unwrap();
-    let ca = tls::Ca::load_or_create(dir.path(), "extension-ca").unwrap();
     let seen = metrics.clone();
-    let handle = move |request: Request<()>, _: Bytes| {
-        let found = answer(&seen, request.uri());
-        let mut response = Response::new(Full::from(found.clone().unwrap_or_default().to_string()));
-        if found.is_none() {
-            *response.status_mut() = StatusCode::NOT_FOUND;
-        }
-        response.headers_mut().insert("content-type", "application/json".parse().unwrap());
-        response
-    };
-    let address = crate::https::serve(&cluster.supervisor, &ca, &["metrics.default.svc"], None, handle).await;
-    let outside = json!({"metadata": {"name": "metrics"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
-    cluster.create::<Service>("default", outside).await;
-    for (group, version) in [("custom.metrics.k8s.io", "v1beta2"), ("external.metrics.k8s.io", "v1beta1")] {
-        let object = json!({
-            "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-            "metadata": {"name": format!("{version}.{group}")},
-            "spec": {
-                "group": group, "version": version, "groupPriorityMinimum": 100, "versionPriority": 100,
-                "insecureSkipTLSVerify": true,
-                "service": {"namespace": "default", "name": "metrics", "port": address.port()},
-            },
-        });
-        make(&cluster, "apiregistration.k8s.io/v1", "APIService", "apiservices", object).await;
-    }
-    (cluster, metrics, dir)
+    let groups = [("custom.metrics.k8s.io", "v1beta2"), ("external.metrics.k8s.io", "v1beta1")];
+    extension::serve(&cluster, &groups, move |uri| answer(&seen, uri)).await;
+    (cluster, metrics)
 }
 
 /// Creates an object of any kind without namespaces.
-pub async fn make(cluster: &Cluster, api_version: &str, kind: &str, plural: &str, object: Value) {
+async fn make(cluster: &Cluster, api_version: &str, kind: &str, plural: &str, object: Value) {
     let api = dynamic(cluster, api_version, kind, plural, None);
     let object: DynamicObject = serde_json::from_value(object).unwrap();
     api.create(&PostParams::default(), &object).await.unwrap();
@@ -172,7 +145,7 @@ fn holds(status: &Value, kind: &str, value: &str, reason: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_follows_a_queue_down_to_zero_and_back() {
-    let (cluster, metrics, _dir) = start().await;
+    let (cluster, metrics) = start().await;
     cluster.create::<Deployment>("default", deployment("web")).await;
     metrics.queue.store(30, Ordering::Relaxed);
     cluster
@@ -221,7 +194,7 @@ async fn a_deployment_follows_a_queue_down_to_zero_and_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_custom_kind_follows_a_metric_of_its_own() {
-    let (cluster, metrics, _dir) = start().await;
+    let (cluster, metrics) = start().await;
     let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -279,7 +252,7 @@ async fn a_custom_kind_follows_a_metric_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_done_is_said_and_holds_up_nobody() {
-    let (cluster, metrics, _dir) = start().await;
+    let (cluster, metrics) = start().await;
     metrics.queue.store(20, Ordering::Relaxed);
     for name in ["one", "two"] {
         cluster.create::<Deployment>("default", deployment(name)).await;

@@ -17,6 +17,7 @@ mod edges;
 mod election;
 mod endpoints;
 mod extenders;
+mod extension;
 mod groups;
 mod joining;
 mod keeping;

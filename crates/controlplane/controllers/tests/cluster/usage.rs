@@ -4,21 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::SignedDuration;
 use kube::api::ListParams;
 use sampan_controllers::{Options, Rebalance, SchedulerConfig};
-use sampan_daemon::{clock, tls};
+use sampan_daemon::clock;
 use sampan_planner::quantity;
 use sampan_planner::rebalance::Aim;
 use serde_json::{Value, json};
 
-use crate::autoscale::make;
+use crate::extension;
 use crate::scheduling::{node_of, pod, refused};
 use crate::support::Cluster;
 
@@ -70,38 +67,16 @@ impl Meter {
 }
 
 /// A control plane that looks at these metrics ten times a second.
-pub async fn start(change: impl FnOnce(&mut Options)) -> (Cluster, Arc<Meter>, tempfile::TempDir) {
+pub async fn start(change: impl FnOnce(&mut Options)) -> (Cluster, Arc<Meter>) {
     let cluster = Cluster::with(|options| {
         options.usage_every = Duration::from_millis(100);
         change(options);
     })
     .await;
-    let (meter, dir) = (Arc::new(Meter::default()), tempfile::tempdir().unwrap());
-    let ca = tls::Ca::load_or_create(dir.path(), "metrics-ca").unwrap();
+    let meter = Arc::new(Meter::default());
     let seen = meter.clone();
-    let handle = move |request: Request<()>, _: Bytes| {
-        let found = seen.answer(request.uri().path());
-        let mut response = Response::new(Full::from(found.clone().unwrap_or_default().to_string()));
-        if found.is_none() {
-            *response.status_mut() = StatusCode::NOT_FOUND;
-        }
-        response.headers_mut().insert("content-type", "application/json".parse().unwrap());
-        response
-    };
-    let address = crate::https::serve(&cluster.supervisor, &ca, &["metrics.default.svc"], None, handle).await;
-    let outside = json!({"metadata": {"name": "metrics"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
-    cluster.create::<Service>("default", outside).await;
-    let object = json!({
-        "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-        "metadata": {"name": "v1beta1.metrics.k8s.io"},
-        "spec": {
-            "group": "metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100,
-            "insecureSkipTLSVerify": true,
-            "service": {"namespace": "default", "name": "metrics", "port": address.port()},
-        },
-    });
-    make(&cluster, "apiregistration.k8s.io/v1", "APIService", "apiservices", object).await;
-    (cluster, meter, dir)
+    extension::serve(&cluster, &[("metrics.k8s.io", "v1beta1")], move |uri| seen.answer(uri.path())).await;
+    (cluster, meter)
 }
 
 /// The default scheduler goes by what is used, and by nothing else.
@@ -122,7 +97,7 @@ fn by_use() -> SchedulerConfig {
 
 #[tokio::test]
 async fn pods_go_where_little_is_used_and_wait_while_all_nodes_are_hot() {
-    let (cluster, meter, _dir) = start(|options| options.scheduler = by_use()).await;
+    let (cluster, meter) = start(|options| options.scheduler = by_use()).await;
     meter.node("a", 3000, 100);
     meter.node("b", 2900, 100);
     cluster.node("a", "4").await;
@@ -197,7 +172,7 @@ async fn events_of(cluster: &Cluster, name: &str) -> Vec<String> {
 /// Load leaves a hot node within the limits of the minute; what opted out, and what a budget protects, stays.
 #[tokio::test]
 async fn load_is_moved_off_a_hot_node_a_few_pods_at_a_time() {
-    let (cluster, meter, _dir) = start(|options| {
+    let (cluster, meter) = start(|options| {
         options.scheduler = by_use();
         let mut rebalance = Rebalance::new(vec![Aim::Cool]);
         rebalance.every = Duration::from_millis(200);
@@ -256,7 +231,7 @@ async fn load_is_moved_off_a_hot_node_a_few_pods_at_a_time() {
 /// Nodes are emptied onto those in use, and taken last from then on.
 #[tokio::test]
 async fn nodes_are_emptied_and_left_alone() {
-    let (cluster, _meter, _dir) = start(|options| {
+    let (cluster, _meter) = start(|options| {
         let mut rebalance = Rebalance::new(vec![Aim::Empty]);
         rebalance.every = Duration::from_millis(200);
         rebalance.per_minute = 10;
@@ -312,7 +287,7 @@ fn batch_pod(name: &str, milli: &str, mib: &str) -> Value {
 /// What is promised and idle is offered to batch pods, and taken back under load: they leave, the others stay.
 #[tokio::test]
 async fn batch_pods_run_on_what_others_leave_and_go_when_a_node_gets_short() {
-    let (cluster, meter, _dir) = start(|options| {
+    let (cluster, meter) = start(|options| {
         options.overcommit = Some("cpu=60,memory=60,evict-cpu=90,evict-memory=80".parse().unwrap());
     })
     .await;

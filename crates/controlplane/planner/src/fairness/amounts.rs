@@ -71,7 +71,7 @@ impl Dims {
             "cpu" => all.milli_cpu,
             "memory" => all.memory,
             "ephemeral-storage" => all.ephemeral,
-            GPU => all.get(GPU).saturating_mul(MILLI),
+            GPU => all.get(GPU).saturating_mul(MILLI).saturating_add(all.get(GPU_MILLI)),
             other => all.get(other),
         };
         self.0.iter().map(|name| amount(name)).collect()

@@ -51,17 +51,7 @@ impl Planning<'_> {
         let have = size(self.cluster, from);
         let mut candidates: Vec<(f64, f64, Arc<PodInfo>)> = Vec::new();
         for pod in there.iter().filter(|pod| !pod.is_bound_to_its_node()) {
-            let price = match self.price(pod, &self.allowed) {
-                Ok(price) if self.spent + price <= self.bounds.cost => price,
-                Ok(_) => {
-                    self.keep(pod, "the plan's bound of cost");
-                    continue;
-                }
-                Err(why) => {
-                    self.keep(pod, why);
-                    continue;
-                }
-            };
+            let Some(price) = self.affordable(pod) else { continue };
             let Some(used) = self.cluster.use_of(pod.uid()) else {
                 self.keep(pod, "what it uses is not known yet");
                 continue;

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 
 use super::{Aim, Bounds, Movable, Plan, plan};
 use crate::pods;
-use crate::scheduler::{Budget, Cluster, Profile};
+use crate::scheduler::{Budget, Cluster, GroupPolicy, Profile};
 use crate::usage::{NodeUsage, PodUsage};
 
 /// With `false`, the pod is never moved.
@@ -60,6 +61,13 @@ impl Snapshot {
         }
         let allowed = budgets.iter().map(|b| b.allowed.into()).collect();
         Self { cluster, movable, allowed }
+    }
+
+    /// Takes in how many of a group's pods are placed together, or none.
+    pub fn group(&mut self, group: &PodGroup) {
+        let meta = &group.metadata;
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        self.cluster.set_pod_group(namespace, pods::name(meta), Some(GroupPolicy::of(group)));
     }
 
     /// Takes in what is measured, without which no node is hot.

@@ -677,7 +677,8 @@ impl Cluster {
             }
             return result;
         }
-        let outer = self.undo.take();
+        // Taking back is trying out, too: what it does is not for good.
+        let outer = self.undo.replace(Vec::new());
         for step in steps.into_iter().rev() {
             match step {
                 Undo::Remove(uid) => {

@@ -79,7 +79,7 @@ impl Cluster {
     }
 
     /// How many members of a gang are placed together, or none; nothing is known without its object.
-    pub(super) fn min_of(&self, group: &GroupName) -> Option<u32> {
+    pub(crate) fn min_of(&self, group: &GroupName) -> Option<u32> {
         Some(match self.policy_of(group)? {
             GroupPolicy::Basic => 1,
             GroupPolicy::Gang(min) => min,

@@ -1,7 +1,8 @@
 //! Which pod is decided next: the most important first, then the one that waits longest.
 //!
 //! A pod is *active* (to be decided now), *backing off* after failures, *waiting* for something that may help it,
-//! or *gated*. Pods of the same shape wait together: whatever happens, at most the first of them is looked at, and
+//! or *gated*. A member of a gang is *parked* while others of it are being written about: they are decided together
+//! or not at all. Pods of the same shape wait together: whatever happens, at most the first of them is looked at, and
 //! it is woken only when it would fit; when it was placed, the next one is looked at. So a backlog of any length
 //! costs next to nothing, and nobody is woken in vain.
 //!
@@ -56,6 +57,8 @@ enum State {
         since: u64,
     },
     Gated,
+    /// To be decided when all members of its gang are back.
+    Parked,
     /// Taken out to be decided or bound.
     Taken,
 }
@@ -65,15 +68,12 @@ struct Entry {
     pod: Arc<PodInfo>,
     state: State,
     order: Order,
-    lane: Lane,
     attempts: u32,
     hints: Hints,
     /// The last thing that had happened when it was taken out.
     seen: u64,
     /// How pods were sorted into lanes then.
     generation: u64,
-    /// With which decision it was taken out last.
-    round: u64,
 }
 
 /// Pods of one shape that wait.
@@ -82,6 +82,14 @@ struct Group {
     shape: Arc<Shape>,
     hints: Hints,
     pods: BTreeMap<Order, Box<str>>,
+}
+
+/// The members of a gang that are not placed.
+#[derive(Debug, Default)]
+struct Gang {
+    members: Ordered,
+    /// How many of them are.
+    parked: usize,
 }
 
 /// A pod to decide.
@@ -109,14 +117,11 @@ pub struct Queue {
     tallies: HashMap<Lane, (usize, Resources)>,
     /// By which order the lanes are.
     generation: u64,
-    /// How many decisions were asked for.
-    round: u64,
     backoff: BTreeSet<(u64, Order, Box<str>)>,
     /// By the address of the shape, which the group keeps alive.
     groups: HashMap<usize, Group>,
     leftovers: BTreeSet<(u64, Box<str>)>,
-    /// The members of gangs that are not placed.
-    gangs: HashMap<(Box<str>, Box<str>), Ordered>,
+    gangs: HashMap<(Box<str>, Box<str>), Gang>,
     serial: u64,
     happened: Happened,
 }
@@ -161,26 +166,17 @@ impl Queue {
                 ((Reverse(pod.shape.priority), now, self.serial), 0)
             }
         };
-        self.leave(&uid);
         self.tally(&uid, false);
+        self.leave(&uid);
         self.quit_gang(&uid);
         if let Some(group) = &pod.shape.group {
             self.happened.note(Hints::MEMBER);
             let gang = self.gangs.entry((group.namespace.clone(), group.name.clone())).or_default();
-            gang.insert(order, uid.clone());
+            gang.members.insert(order, uid.clone());
         }
-        let (state, lane) = (if gated { State::Gated } else { State::Active }, pod.lane);
-        let entry = Entry {
-            pod,
-            state: State::Taken,
-            order,
-            lane,
-            attempts,
-            hints: Hints::none(),
-            seen: 0,
-            generation: 0,
-            round: 0,
-        };
+        let state = if gated { State::Gated } else { State::Active };
+        let entry =
+            Entry { pod, state: State::Taken, order, attempts, hints: Hints::none(), seen: 0, generation: 0 };
         self.entries.insert(uid.clone(), entry);
         self.enter(&uid, state);
         self.tally(&uid, true);
@@ -201,28 +197,58 @@ impl Queue {
 
     fn quit_gang(&mut self, uid: &str) {
         let Some(entry) = self.entries.get(uid) else { return };
-        let Some(group) = &entry.pod.shape.group else { return };
-        let key = (group.namespace.clone(), group.name.clone());
+        let Some(group) = entry.pod.shape.group.clone() else { return };
+        let key = (group.namespace, group.name);
         if let Some(gang) = self.gangs.get_mut(&key) {
-            gang.remove(&entry.order);
-            if gang.is_empty() {
+            gang.members.remove(&entry.order);
+            if gang.members.is_empty() {
                 self.gangs.remove(&key);
             }
         }
+        self.meet(&key);
     }
 
-    /// Takes out every member of a gang that is not gated or being written about, the most important first.
-    pub fn pop_gang(&mut self, group: &GroupName) -> Vec<Popped> {
-        let members = self.gangs.get(&(group.namespace.clone(), group.name.clone()));
-        let members: Vec<Box<str>> = members.into_iter().flat_map(|m| m.values().cloned()).collect();
-        let mut popped = Vec::new();
-        for uid in members {
-            let state = self.entries.get(&uid).map(|e| e.state);
-            if !matches!(state, None | Some(State::Gated | State::Taken)) {
+    /// Takes out every member of a gang that is not gated, the one that was taken already and then the most important
+    /// first; or none, when about some of them it is still being written what was decided: all are decided when those
+    /// are back.
+    pub fn pop_gang(&mut self, group: &GroupName, first: Popped) -> Option<Vec<Popped>> {
+        let gang = self.gangs.get(&(group.namespace.clone(), group.name.clone()));
+        let members = gang.into_iter().flat_map(|gang| gang.members.values());
+        let others = members.filter(|uid| **uid != first.pod.uid);
+        let others: Vec<(Box<str>, State)> =
+            others.filter_map(|uid| Some((uid.clone(), self.entries.get(uid)?.state))).collect();
+        if others.iter().any(|(_, state)| *state == State::Taken) {
+            if let Some(entry) = self.entries.get_mut(&first.pod.uid) {
+                entry.attempts = entry.attempts.saturating_sub(1);
+            }
+            self.enter(&first.pod.uid, State::Parked);
+            return None;
+        }
+        let mut popped = vec![first];
+        for (uid, state) in others {
+            if state != State::Gated {
                 popped.extend(self.take(&uid));
             }
         }
-        popped
+        Some(popped)
+    }
+
+    /// When nothing is being written about members of a gang any more, those that are parked are decided.
+    fn meet(&mut self, gang: &(Box<str>, Box<str>)) {
+        let Some(gang) = self.gangs.get(gang).filter(|gang| gang.parked > 0) else { return };
+        let states = gang.members.values().filter_map(|uid| Some((uid, self.entries.get(uid)?.state)));
+        let mut parked = Vec::with_capacity(gang.parked);
+        for (uid, state) in states {
+            match state {
+                State::Taken => return,
+                State::Parked => parked.push(uid.clone()),
+                _ => {}
+            }
+        }
+        for uid in parked {
+            self.leave(&uid);
+            self.enter(&uid, State::Active);
+        }
     }
 
     /// Room is being made for a pod: it need not wait long to see whether it is there.
@@ -235,7 +261,8 @@ impl Queue {
     /// Something changed about a gang: all its members are tried again.
     pub fn again_gang(&mut self, namespace: &str, name: &str) {
         let members = self.gangs.get(&(namespace.into(), name.into()));
-        let members: Vec<Box<str>> = members.into_iter().flat_map(|m| m.values().cloned()).collect();
+        let members: Vec<Box<str>> =
+            members.into_iter().flat_map(|gang| gang.members.values().cloned()).collect();
         for uid in members {
             let Some(entry) = self.entries.get_mut(&uid) else { continue };
             match entry.state {
@@ -257,7 +284,6 @@ impl Queue {
         entry.attempts = entry.attempts.saturating_add(1);
         entry.seen = self.happened.now;
         entry.generation = self.generation;
-        entry.round = self.round;
         Some(Popped { pod: entry.pod.clone(), attempts: entry.attempts })
     }
 
@@ -271,10 +297,7 @@ impl Queue {
 
     /// The pod to decide next.
     pub fn pop(&mut self, now: u64) -> Option<Popped> {
-        self.ripen(now);
-        let uid = self.active.first_key_value()?.1.clone();
-        self.round += 1;
-        self.take(&uid)
+        self.pop_by(now, |a, b| a.cmp(&b))
     }
 
     /// The pod to decide next, of the lane that comes first in that order.
@@ -288,7 +311,6 @@ impl Queue {
             }
         };
         let uid = first.clone();
-        self.round += 1;
         self.take(&uid)
     }
 
@@ -305,7 +327,10 @@ impl Queue {
             let state = self.entries.get(&uid).map_or(State::Taken, |e| e.state);
             self.leave(&uid);
             if let Some(entry) = self.entries.get_mut(&uid) {
-                entry.lane = lane_of(&entry.pod);
+                let lane = lane_of(&entry.pod);
+                if entry.pod.lane != lane {
+                    Arc::make_mut(&mut entry.pod).lane = lane;
+                }
             }
             self.enter(&uid, if matches!(state, State::Waiting { .. }) { State::Active } else { state });
             self.tally(&uid, true);
@@ -318,10 +343,10 @@ impl Queue {
     }
 
     fn tally(&mut self, uid: &str, add: bool) {
-        let Some(entry) = self.entries.get(uid).filter(|e| e.lane != 0 && e.state != State::Gated) else {
+        let Some(entry) = self.entries.get(uid).filter(|e| e.pod.lane != 0 && e.state != State::Gated) else {
             return;
         };
-        let (count, wanted) = self.tallies.entry(entry.lane).or_default();
+        let (count, wanted) = self.tallies.entry(entry.pod.lane).or_default();
         if add {
             *count += 1;
             wanted.add(&entry.pod.shape.requests);
@@ -329,7 +354,7 @@ impl Queue {
             *count = count.saturating_sub(1);
             wanted.sub(&entry.pod.shape.requests);
             if *count == 0 {
-                self.tallies.remove(&entry.lane);
+                self.tallies.remove(&entry.pod.lane);
             }
         }
     }
@@ -358,7 +383,6 @@ impl Queue {
     ) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let missed = self.happened.since(entry.seen).intersects(hints);
-        let (round, gang) = (entry.round, entry.pod.shape.group.clone());
         let group = address(&entry.pod.shape);
         // Queues say something else by now.
         let outdated = entry.generation != self.generation;
@@ -369,14 +393,7 @@ impl Queue {
             _ => return,
         }
         self.leave(uid);
-        // Members that were decided about one after the other, since one was away while the next one was: they look for
-        // each other once all are here.
-        let apart = gang.filter(|_| hints.intersects(Hints::MEMBER)).is_some_and(|gang| {
-            let members = self.gangs.get(&(gang.namespace, gang.name)).into_iter().flat_map(BTreeMap::values);
-            let mut entries = members.filter_map(|uid| self.entries.get(uid));
-            entries.any(|e| matches!(e.state, State::Waiting { .. }) && e.round != round)
-        });
-        if outdated || apart {
+        if outdated {
             return self.enter(uid, State::Active);
         }
         self.enter(uid, State::Waiting { since: now });
@@ -477,7 +494,7 @@ impl Queue {
     }
 
     fn deactivate(&mut self, uid: &str, order: Order) {
-        let lane = self.entries.get(uid).map_or(0, |e| e.lane);
+        let lane = self.entries.get(uid).map_or(0, |e| e.pod.lane);
         if lane == 0 {
             self.active.remove(&order);
         } else if let Some(ordered) = self.lanes.get_mut(&lane) {
@@ -504,8 +521,18 @@ impl Queue {
                     }
                 }
             }
+            State::Parked => {
+                if let Some(gang) = self.gang_mut(uid) {
+                    gang.parked = gang.parked.saturating_sub(1);
+                }
+            }
             State::Gated | State::Taken => {}
         }
+    }
+
+    fn gang_mut(&mut self, uid: &str) -> Option<&mut Gang> {
+        let group = self.entries.get(uid)?.pod.shape.group.clone()?;
+        self.gangs.get_mut(&(group.namespace, group.name))
     }
 
     fn enter(&mut self, uid: &str, state: State) {
@@ -513,7 +540,7 @@ impl Queue {
         entry.state = state;
         match state {
             State::Active => {
-                let lane = match entry.lane {
+                let lane = match entry.pod.lane {
                     0 => &mut self.active,
                     lane => self.lanes.entry(lane).or_default(),
                 };
@@ -529,7 +556,15 @@ impl Queue {
                 group.hints = group.hints.union(entry.hints);
                 group.pods.insert(entry.order, uid.into());
             }
+            State::Parked => {
+                if let Some(gang) = self.gang_mut(uid) {
+                    gang.parked += 1;
+                }
+            }
             State::Gated | State::Taken => {}
+        }
+        if let Some(group) = self.entries.get(uid).and_then(|e| e.pod.shape.group.clone()) {
+            self.meet(&(group.namespace, group.name));
         }
     }
 }
@@ -562,6 +597,24 @@ mod tests {
         assert_eq!(order, ["c", "a", "b"]);
         queue.put(pod("gated", &high), false, 10);
         assert_eq!(pop(&mut queue, 10).as_deref(), Some("gated"));
+    }
+
+    #[test]
+    fn lanes_count_each_pod_once_and_know_it_again() {
+        let mut queue = Queue::default();
+        let in_lane = |uid: &str| Arc::new(PodInfo { lane: 7, ..(*pod(uid, &shape(0))).clone() });
+        queue.put(in_lane("a"), false, 0);
+        for _ in 0..3 {
+            queue.put(in_lane("gated"), true, 0);
+            assert_eq!(queue.waiting_in(7).0, 1);
+        }
+        queue.sort(2, |_| 9);
+        let first = queue.pop(0).unwrap();
+        assert_eq!((queue.waiting_in(7).0, queue.waiting_in(9).0), (0, 1));
+        queue.remove("a");
+        // Binding it failed.
+        queue.put_back(&first, 0);
+        assert_eq!((queue.waiting_in(7).0, queue.waiting_in(9).0), (0, 1));
     }
 
     #[test]
@@ -634,26 +687,59 @@ mod tests {
         assert_eq!(pop(&mut queue, 100_003), None, "once");
     }
 
+    fn members(queue: &mut Queue, group: &GroupName) -> usize {
+        let first = queue.pop(0).unwrap();
+        queue.pop_gang(group, first).map_or(0, |members| members.len())
+    }
+
+    fn refuse(queue: &mut Queue, uid: &str) {
+        queue.waits_for(uid, Hints::MEMBER, 0, |_| Err(Hints::POD_GONE));
+    }
+
     #[test]
-    fn a_member_that_comes_while_the_others_are_refused_takes_them_along() {
+    fn members_that_come_while_the_others_are_refused_wait_for_them() {
         let mut queue = Queue::default();
-        let group = GroupName { namespace: "n".into(), name: "g".into(), min: 2 };
+        let group = GroupName { namespace: "n".into(), name: "g".into(), min: 4 };
         let gang = Arc::new(Shape { group: Some(group.clone()), ..Shape::default() });
         queue.put(pod("a", &gang), false, 0);
-        assert_eq!(pop(&mut queue, 0).as_deref(), Some("a"));
         queue.put(pod("b", &gang), false, 0);
-        assert_eq!(pop(&mut queue, 0).as_deref(), Some("b"));
-        assert!(queue.pop_gang(&group).is_empty(), "a is being written about");
-        // Whoever is written about last finds the other one waiting, whether there is room or not.
-        queue.waits_for("b", Hints::MEMBER, 0, |_| Err(Hints::POD_GONE));
+        assert_eq!(members(&mut queue, &group), 2);
+        for uid in ["c", "d"] {
+            queue.put(pod(uid, &gang), false, 0);
+            assert_eq!(members(&mut queue, &group), 0, "a and b are being written about");
+        }
+        refuse(&mut queue, "b");
         assert_eq!(pop(&mut queue, 0), None, "a is still being written about");
-        queue.waits_for("a", Hints::MEMBER, 0, |_| Err(Hints::POD_GONE));
-        assert_eq!(pop(&mut queue, 0).as_deref(), Some("a"));
-        assert_eq!(queue.pop_gang(&group).len(), 1, "both are tried together");
-        for uid in ["b", "a"] {
-            queue.waits_for(uid, Hints::MEMBER, 0, |_| Err(Hints::POD_GONE));
+        refuse(&mut queue, "a");
+        assert_eq!(members(&mut queue, &group), 4, "all are tried together");
+        for uid in ["c", "b", "d", "a"] {
+            refuse(&mut queue, uid);
         }
         assert_eq!(pop(&mut queue, 0), None, "once");
+    }
+
+    #[test]
+    fn whoever_is_waited_for_may_leave_or_change() {
+        let group = GroupName { namespace: "n".into(), name: "g".into(), min: 2 };
+        let gang = Arc::new(Shape { group: Some(group.clone()), ..Shape::default() });
+        let leave: [fn(&mut Queue, &Arc<Shape>); 5] = [
+            |queue, _| drop(queue.remove("a")),
+            |queue, _| queue.placed("a", 0, |_| Ok(())),
+            |queue, _| queue.failed("a", 0),
+            |queue, gang| queue.put(pod("a", gang), true, 0),
+            |queue, _| queue.put(pod("a", &shape(0)), true, 0),
+        ];
+        for leave in leave {
+            let mut queue = Queue::default();
+            queue.put(pod("a", &gang), false, 0);
+            assert_eq!(members(&mut queue, &group), 1);
+            queue.put(pod("b", &gang), false, 0);
+            assert_eq!(members(&mut queue, &group), 0);
+            queue.sort(1, |_| 0);
+            assert_eq!(pop(&mut queue, 0), None);
+            leave(&mut queue, &gang);
+            assert!(members(&mut queue, &group) > 0);
+        }
     }
 
     #[test]
@@ -663,36 +749,11 @@ mod tests {
         let gang = Arc::new(Shape { group: Some(group.clone()), ..Shape::default() });
         queue.put(pod("a", &gang), false, 0);
         queue.put(pod("b", &gang), false, 0);
-        assert_eq!((pop(&mut queue, 0).as_deref(), queue.pop_gang(&group).len()), (Some("a"), 1));
+        assert_eq!(members(&mut queue, &group), 2);
         queue.again_gang("n", "g");
-        for uid in ["a", "b"] {
-            queue.waits_for(uid, Hints::MEMBER, 0, |_| Err(Hints::none()));
-        }
-        assert_eq!((pop(&mut queue, 0).as_deref(), queue.pop_gang(&group).len()), (Some("a"), 1));
-    }
-
-    #[test]
-    fn members_that_are_decided_apart_meet_in_the_end() {
-        let mut queue = Queue::default();
-        let group = GroupName { namespace: "n".into(), name: "g".into(), min: 3 };
-        let gang = Arc::new(Shape { group: Some(group.clone()), ..Shape::default() });
-        for uid in ["a", "b", "c"] {
-            queue.put(pod(uid, &gang), false, 0);
-            assert_eq!(pop(&mut queue, 0).as_deref(), Some(uid));
-        }
-        let wait = |queue: &mut Queue, uid| queue.waits_for(uid, Hints::MEMBER, 0, |_| Err(Hints::none()));
-        wait(&mut queue, "a");
-        wait(&mut queue, "b");
-        assert_eq!(pop(&mut queue, 0).as_deref(), Some("b"));
-        assert_eq!(queue.pop_gang(&group).len(), 1, "c is still away");
-        wait(&mut queue, "c");
-        wait(&mut queue, "a");
-        assert_eq!(pop(&mut queue, 0).as_deref(), Some("a"));
-        assert_eq!(queue.pop_gang(&group).len(), 1, "b is away now");
-        for uid in ["b", "a", "c"] {
-            wait(&mut queue, uid);
-        }
-        let first = pop(&mut queue, 0);
-        assert_eq!((first.is_some(), queue.pop_gang(&group).len()), (true, 2), "all of them");
+        refuse(&mut queue, "a");
+        assert_eq!(members(&mut queue, &group), 0, "b is still being written about");
+        refuse(&mut queue, "b");
+        assert_eq!(members(&mut queue, &group), 2);
     }
 }

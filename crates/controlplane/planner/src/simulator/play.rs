@@ -164,12 +164,12 @@ impl Play {
     }
 
     fn decide(&mut self, now: f64, popped: Popped) {
-        let pod = popped.pod;
-        if let Some(group) = self.cluster.gang_of(&pod) {
-            let mut members = vec![pod];
-            members.extend(self.queue.pop_gang(&group).into_iter().map(|member| member.pod));
+        if let Some(group) = self.cluster.gang_of(&popped.pod) {
+            let members = self.queue.pop_gang(&group, popped).into_iter().flatten();
+            let members: Vec<_> = members.map(|member| member.pod).collect();
             return self.decide_gang(now, &group, &members);
         }
+        let pod = popped.pod;
         match self.cluster.schedule(&pod, self.random.bits()) {
             Ok(placement) => self.place(now, &pod, &placement),
             Err(unplaced) => {

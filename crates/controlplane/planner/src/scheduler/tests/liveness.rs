@@ -39,10 +39,9 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..1000 {
             let Some(popped) = self.queue.pop(self.now) else { return };
-            let pod = popped.pod;
-            if let Some(group) = pod.group().cloned() {
-                let mut members = vec![pod];
-                members.extend(self.queue.pop_gang(&group).into_iter().map(|p| p.pod));
+            if let Some(group) = popped.pod.group().cloned() {
+                let members = self.queue.pop_gang(&group, popped).expect("nobody is away");
+                let members: Vec<_> = members.into_iter().map(|p| p.pod).collect();
                 let before = self.cluster.placed_of(&group);
                 match self.cluster.schedule_gang(&group, &members, self.now) {
                     Ok(placements) => {
@@ -68,6 +67,7 @@ impl World {
                 }
                 continue;
             }
+            let pod = popped.pod;
             match self.cluster.schedule(&pod, self.now) {
                 Ok(placement) => {
                     self.cluster.assume_placed((*pod).clone(), &placement);

@@ -207,8 +207,8 @@ impl Gangs {
                 }
                 continue;
             };
-            let mut members = vec![popped.pod];
-            members.extend(self.queue.pop_gang(&group).into_iter().map(|p| p.pod));
+            let members = self.queue.pop_gang(&group, popped).expect("nobody is away");
+            let members: Vec<_> = members.into_iter().map(|p| p.pod).collect();
             let before = self.cluster.pod_count();
             let place = |cluster: &mut Cluster, at: usize| cluster.schedule(&members[at], 1);
             match self.cluster.decide_gang(&group, &members, 1, true, place) {
