@@ -272,17 +272,20 @@ mod tests {
         }
     }
 
+    /// An empty store, whoever watches it, and where it lies.
+    fn opened() -> (Arc<dyn Store>, Supervisor, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = embedded::Embedded::open(embedded::Options::new(dir.path())).unwrap();
+        (Arc::new(store), Supervisor::new(), dir)
+    }
+
+    fn put(key: &'static str, value: &'static str) -> Op {
+        Op::Put { key: key.into(), value: value.into(), lease: 0 }
+    }
+
     #[tokio::test]
     async fn what_was_there_and_what_comes_is_shown() {
-        let dir = tempfile::tempdir().unwrap();
-        let supervisor = Supervisor::new();
-        let store: Arc<dyn Store> =
-            Arc::new(embedded::Embedded::open(embedded::Options::new(dir.path())).unwrap());
-        let put = |key: &'static str, value: &'static str| Op::Put {
-            key: key.into(),
-            value: value.into(),
-            lease: 0,
-        };
+        let (store, supervisor, _dir) = opened();
         commit(&*store, put("/a/x", "1")).await;
         commit(&*store, put("/b/x", "9")).await;
         let parse = |kv: &KeyValue| std::str::from_utf8(&kv.value).ok()?.parse::<u32>().ok();
@@ -303,15 +306,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_has_something_in_common_is_found_by_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let supervisor = Supervisor::new();
-        let store: Arc<dyn Store> =
-            Arc::new(embedded::Embedded::open(embedded::Options::new(dir.path())).unwrap());
-        let put = |key: &'static str, value: &'static str| Op::Put {
-            key: key.into(),
-            value: value.into(),
-            lease: 0,
-        };
+        let (store, supervisor, _dir) = opened();
         commit(&*store, put("/a/n/x", "red 1")).await;
         let parse = |kv: &KeyValue| Some(std::str::from_utf8(&kv.value).ok()?.to_owned());
         // The mirror keeps `String`s and hands them out as they are.

@@ -150,6 +150,11 @@ impl Endpoints {
     /// Serves these custom kinds from now on, and no others. Watches of endpoints that are no more end.
     pub(crate) fn set_custom(&self, custom: Vec<Arc<Endpoint>>, groups: Vec<(String, Vec<String>)>) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = parts.custom.len() == custom.len()
+            && parts.custom.iter().zip(&custom).all(|(old, new)| Arc::ptr_eq(old, new));
+        if same && parts.groups == groups {
+            return;
+        }
         (parts.custom, parts.groups) = (custom, groups);
         self.publish(&parts);
     }
