@@ -197,8 +197,8 @@ impl Trial<'_> {
 }
 
 fn overlay(lowers: &[PathBuf], dir: &Path) -> Result<Mounted> {
-    let merged = dir.join("merged");
-    mount_overlay(lowers, &dir.join("upper"), &dir.join("work"), &merged)?;
+    let [upper, work, merged] = ["upper", "work", "merged"].map(|part| dir.join(part));
+    mount_overlay(lowers, Some((upper.as_path(), work.as_path())), &merged)?;
     Ok(Mounted(merged))
 }
 

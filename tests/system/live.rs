@@ -3,11 +3,14 @@
 use serde_json::Value;
 
 use crate::pods::pod;
-use crate::support::{Cluster, condition};
+use crate::support::{Cluster, condition, until};
 
 /// What a container's cgroup says about memory, in either version.
 const MEMORY: &str =
     "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes";
+
+/// The least that it and the groups around it may have; version 2 tells of the own group alone.
+const LEAST: &str = "grep hierarchical_memory_limit /sys/fs/cgroup/memory/memory.stat 2>/dev/null || cat /sys/fs/cgroup/memory.max";
 
 fn has_resized(pod: &Value, index: usize, memory: &str) -> bool {
     let has = &pod["status"]["containerStatuses"][index];
@@ -71,6 +74,14 @@ fn a_running_pod_gets_other_limits_and_another_container() {
     resize(&to("24Mi")).ok();
     c.wait_pod("live", "has less", |pod| has_resized(pod, calm, "24Mi") && has_resized(pod, anew, "24Mi"));
     assert_eq!(c.k(&format!("exec live -c calm -- sh -c '{MEMORY}'")).trim(), (24 << 20).to_string());
+
+    // The pod as a whole gets more, too, when all that changes is a container that starts anew.
+    resize(r#"{"spec":{"containers":[{"name":"anew","resources":{"limits":{"memory":"256Mi"}}}]}}"#).ok();
+    c.wait_pod("live", "has much more", |pod| has_resized(pod, anew, "256Mi"));
+    until("nothing around the container has less", || {
+        let least = c.k(&format!("exec live -c anew -- sh -c '{LEAST}'"));
+        if least.trim().ends_with(&(256 << 20).to_string()) { Ok(()) } else { Err(least) }
+    });
 
     // What no node has is refused by the node, and what runs keeps what it has.
     resize(r#"{"spec":{"containers":[{"name":"calm","resources":{"requests":{"memory":"900Ti"},"limits":{"memory":"900Ti"}}}]}}"#)

@@ -64,7 +64,7 @@ pub enum PlanKind {
     Files(Payload),
     /// What a claim is bound to.
     Claimed(Kind),
-    /// What an image holds: its layers, uppermost first.
+    /// What an image holds: its layers, uppermost first; of no account once it is mounted.
     Image(Vec<PathBuf>),
 }
 
@@ -162,8 +162,11 @@ fn make_one(dir: &Path, plan: &Plan) -> Result<Ready, String> {
             Ok(Ready { path, read_only: true, makes_sub_paths: false, is_device: false })
         }
         PlanKind::Image(layers) => {
-            make_dir(&path, 0o755).map_err(text)?;
-            mount_layers(&path, layers).map_err(text)?;
+            // Where it is mounted, the directory is the image's own, and cannot be changed.
+            if !is_mounted(&path).map_err(text)? {
+                make_dir(&path, 0o755).map_err(text)?;
+                mount_layers(&path, layers).map_err(text)?;
+            }
             Ok(Ready { path, read_only: true, makes_sub_paths: false, is_device: false })
         }
         PlanKind::Claimed(kind) => {
@@ -262,31 +265,18 @@ fn mount_tmpfs(path: &Path, size: Option<u64>) -> std::io::Result<()> {
 
 /// Show the layers of an image, uppermost first, as one read-only tree.
 fn mount_layers(path: &Path, layers: &[PathBuf]) -> std::io::Result<()> {
-    if is_mounted(path)? {
-        return Ok(());
-    }
     let none = None::<&str>;
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     if let [only] = layers {
         nix::mount::mount(Some(only), path, none, MsFlags::MS_BIND, none)?;
-        return Ok(nix::mount::mount(
-            none,
-            path,
-            none,
-            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags,
-            none,
-        )?);
+    } else {
+        sampan_container::mount_overlay(layers, None, path).map_err(std::io::Error::other)?;
     }
-    let lower: Vec<String> = layers
-        .iter()
-        .map(|layer| layer.display().to_string().replace(':', "\\:").replace(',', "\\,"))
-        .collect();
-    let data = format!("lowerdir={}", lower.join(":"));
-    Ok(nix::mount::mount(Some("overlay"), path, Some("overlay"), flags, Some(data.as_str()))?)
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    Ok(nix::mount::mount(none, path, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags, none)?)
 }
 
 /// Whether something is mounted exactly there, be it from the same file system.
-fn is_mounted(path: &Path) -> std::io::Result<bool> {
+pub(crate) fn is_mounted(path: &Path) -> std::io::Result<bool> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     let path = path.display().to_string().replace(' ', "\\040");
     Ok(table.lines().any(|line| line.split(' ').nth(4) == Some(path.as_str())))

@@ -31,6 +31,8 @@ pub struct PodRecord {
     pub image_holds: Vec<String>,
     /// What its containers were given, by name: what they ask for, unless a change does not fit here.
     pub allocated: BTreeMap<String, ResourceRequirements>,
+    /// How far the limits of the pod as a whole follow that.
+    pub limits: PodLimits,
     /// Why it has not got what it asks for: reason and message.
     pub resize_pending: Option<(String, String)>,
     /// Why containers do not have what they were given.
@@ -39,6 +41,18 @@ pub struct PodRecord {
     pub terminating: bool,
     /// Everything has stopped and the outcome is final.
     pub finished: bool,
+}
+
+/// The limits of a pod as a whole while its containers are resized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PodLimits {
+    /// They are those of what its containers were given.
+    #[default]
+    Settled,
+    /// Its containers were given something else since.
+    Due,
+    /// They have room for what containers have now and for what they are to have.
+    Raised,
 }
 
 /// One container of a pod.

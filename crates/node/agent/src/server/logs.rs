@@ -104,13 +104,26 @@ async fn over_websocket(
     let Some(io) = upgrade::connection(on).await else { return Ok(()) };
     let (read, write) = tokio::io::split(io);
     let (mut reader, mut writer) = (Reader::new(tokio::io::BufReader::new(read)), Writer::new(write));
+    let (pongs, mut pong) = watch::channel(Bytes::new());
     // Nothing that a client says changes a log.
-    let mut left = std::pin::pin!(async {
-        while let Ok(Some(Message::Data(_) | Message::Ping(_))) = reader.next().await {}
+    let mut left = std::pin::pin!(async move {
+        while let Ok(Some(message)) = reader.next().await {
+            match message {
+                Message::Data(_) => {}
+                Message::Ping(payload) => {
+                    pongs.send_replace(payload);
+                }
+                Message::Close => break,
+            }
+        }
     });
     loop {
         tokio::select! {
             () = &mut left => return Ok(()),
+            Ok(()) = pong.changed() => {
+                let payload = pong.borrow_and_update().clone();
+                writer.pong(&payload).await?;
+            }
             piece = receiver.recv() => match piece {
                 Some(bytes) if base64 => writer.base64(&[], &bytes).await?,
                 Some(bytes) => writer.binary(&[], &bytes).await?,

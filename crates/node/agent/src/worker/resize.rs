@@ -9,7 +9,7 @@ use sampan_container::{PodSandbox, Resources};
 
 use super::{Done, Retry, Stage, Worker, stop};
 use crate::context::View;
-use crate::pod::record::Run;
+use crate::pod::record::{PodLimits, Run};
 use crate::pod::{resize, security, spec};
 
 /// When a resize that does not fit is looked at again, if nothing happens to the pod before.
@@ -22,9 +22,11 @@ struct Update {
     resources: ResourceRequirements,
 }
 
-/// What became of it: the containers that have what they were given, with their ids, and what went wrong.
+/// What became of it: the containers that have what they were given, with their ids, the pod's limits if they were
+/// set, and what went wrong.
 pub struct Resized {
     done: Vec<(String, String, ResourceRequirements)>,
+    limits: Option<PodLimits>,
     error: Option<String>,
 }
 
@@ -38,7 +40,7 @@ impl Worker {
     pub(super) fn decide_resize(&mut self, spec: &PodSpec, now: Timestamp) {
         self.allocate(spec, now);
         let unfinished: Vec<String> = resize::unfinished(&self.record).map(str::to_owned).collect();
-        if unfinished.is_empty() {
+        if unfinished.is_empty() && self.record.limits == PodLimits::Settled {
             self.record.resize_error = None;
             return;
         }
@@ -50,25 +52,30 @@ impl Worker {
             return;
         }
         let mut updates = Vec::new();
-        for name in unfinished {
-            let Some((_, container)) = spec::container(spec, &name) else { continue };
-            let given = self.record.allocated.get(&name).cloned().unwrap_or_default();
-            let Some(seen) = self.record.containers.get_mut(&name) else { continue };
+        for name in &unfinished {
+            let Some((_, container)) = spec::container(spec, name) else { continue };
+            let given = self.record.allocated.get(name).cloned().unwrap_or_default();
+            let Some(seen) = self.record.containers.get_mut(name) else { continue };
             let (Run::Running { id, .. }, Some(applied)) = (&seen.run, &seen.applied) else { continue };
             if resize::restarts(container, applied, &given) {
                 let grace = spec.termination_grace_period_seconds.unwrap_or(30);
-                if !self.busy.contains_key(&name) {
+                if !self.busy.contains_key(name) {
                     seen.resizing = true;
                     let why = format!("Container {name} resize requires restart");
-                    self.stop_container(&name, stop::seconds(grace), &why);
+                    self.stop_container(name, stop::seconds(grace), &why);
                 }
                 continue;
             }
-            updates.push(Update { id: id.clone(), resources: given, name });
+            updates.push(Update { id: id.clone(), resources: given, name: name.clone() });
         }
-        let Some(sandbox) = self.sandbox.clone().filter(|_| !updates.is_empty()) else { return };
+        // Those that start anew need the room before, and have what they had until then.
+        let is_last = updates.len() == unfinished.len();
+        let wanted = if is_last { PodLimits::Settled } else { PodLimits::Raised };
+        let nothing = updates.is_empty() && self.record.limits == wanted;
+        let Some(sandbox) = self.sandbox.clone().filter(|_| !nothing) else { return };
         self.resize_stage = Stage::Doing;
-        let limits = self.pod_limits(spec);
+        let (during, after) = self.pod_limits(spec);
+        let limits = (during, is_last.then_some(after));
         self.ops.push(Box::pin(
             async move { Done::Resized(Box::new(carry_out(sandbox, updates, limits).await)) },
         ));
@@ -86,16 +93,13 @@ impl Worker {
             security::pod_resources(&spec)
         };
         let (before, after) = (of(true), of(false));
-        let mut during = after.clone();
-        during.cpu_quota = after.cpu_quota.map(|quota| quota.max(before.cpu_quota.unwrap_or(-1)));
-        during.memory_limit = after.memory_limit.map(|limit| limit.max(before.memory_limit.unwrap_or(-1)));
         // A pod that had no limit gets one only when its containers have theirs.
-        if before.cpu_quota.is_none() {
-            during.cpu_quota = None;
-        }
-        if before.memory_limit.is_none() {
-            during.memory_limit = None;
-        }
+        let larger = |after: Option<i64>, before: Option<i64>| Some(after?.max(before?));
+        let during = Resources {
+            cpu_quota: larger(after.cpu_quota, before.cpu_quota),
+            memory_limit: larger(after.memory_limit, before.memory_limit),
+            ..after.clone()
+        };
         (during, after)
     }
 
@@ -141,6 +145,7 @@ impl Worker {
         match resize::fits(spec, &self.record.allocated, &ctx.allocatable, others) {
             Ok(()) => {
                 self.record.allocated = wanted;
+                self.record.limits = PodLimits::Due;
                 self.record.resize_pending = None;
                 self.record.resize_error = None;
                 self.resize_retry = Retry::new(Duration::from_secs(60));
@@ -165,6 +170,7 @@ impl Worker {
 
     pub(super) fn resized(&mut self, resized: Resized, now: Timestamp) {
         self.resize_stage = Stage::Todo;
+        self.record.limits = resized.limits.unwrap_or(self.record.limits);
         for (name, id, resources) in resized.done {
             let Some(seen) = self.record.containers.get_mut(&name) else { continue };
             if matches!(&seen.run, Run::Running { id: running, .. } if *running == id) {
@@ -179,7 +185,9 @@ impl Worker {
                     self.record.resize_error = Some(error);
                 }
             }
-            None if resize::unfinished(&self.record).next().is_none() => {
+            None if self.record.limits == PodLimits::Settled
+                && resize::unfinished(&self.record).next().is_none() =>
+            {
                 self.record.resize_error = None;
                 self.events.normal("ResizeCompleted", "Pod resize completed");
             }
@@ -191,11 +199,12 @@ impl Worker {
 async fn carry_out(
     sandbox: PodSandbox,
     updates: Vec<Update>,
-    (during, after): (Resources, Resources),
+    (during, after): (Resources, Option<Resources>),
 ) -> Resized {
-    let mut resized = Resized { done: Vec::new(), error: None };
+    let mut resized = Resized { done: Vec::new(), limits: None, error: None };
     let result = async {
         sandbox.update(&during)?;
+        resized.limits = Some(PodLimits::Raised);
         for update in updates {
             let limits = security::resources(Some(&update.resources));
             let used = sandbox.container_stats(&update.id)?.memory_usage_bytes;
@@ -210,7 +219,10 @@ async fn carry_out(
             sandbox.update_container(&update.id, limits).await?;
             resized.done.push((update.name, update.id, update.resources));
         }
-        sandbox.update(&after)?;
+        if let Some(after) = after {
+            sandbox.update(&after)?;
+            resized.limits = Some(PodLimits::Settled);
+        }
         Ok::<_, sampan_container::Error>(None)
     };
     let error = result.await.unwrap_or_else(|error| Some(error.to_string()));

@@ -265,8 +265,15 @@ async fn make_volumes(
     let (tokens, claims) = (tokens?, claims.map_err(|error| error.to_string())?);
     let texts = tokens.iter().map(|(key, token)| (key.clone(), token.text.clone())).collect();
     let facts = Facts { allocatable: ctx.allocatable.clone(), ..Default::default() };
+    let dir = ctx.pod_dir(spec::uid(pod));
     let mut images = HashMap::new();
     for (name, source) in image_volumes(pod) {
+        let at = volumes::volume_dir(&dir, name);
+        if ctx.supervisor.blocking(move || volumes::is_mounted(&at)).await.unwrap_or(false) {
+            // It shows what it did, whatever its name stands for meanwhile.
+            images.insert(name.to_owned(), Vec::new());
+            continue;
+        }
         let reference = source.reference.as_deref().unwrap_or_default();
         let image = (reference, source.pull_policy.as_deref().unwrap_or("IfNotPresent"));
         let hold = image_hold(spec::uid(pod), name);
@@ -276,7 +283,6 @@ async fn make_volumes(
     }
     let sources = Sources { objects: &objects, facts: &facts, tokens: &texts, images: &images };
     let plans = volumes::plan(pod, &sources, &claims).map_err(|error| error.to_string())?;
-    let dir = ctx.pod_dir(spec::uid(pod));
     ctx.host_volumes.hold(spec::uid(pod), &plans);
     let ready = if plans.is_empty() {
         BTreeMap::new()

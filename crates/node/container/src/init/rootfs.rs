@@ -43,12 +43,13 @@ pub(super) fn enter(rootfs: &Rootfs, point: &Path) -> Result<()> {
     chdir("/").map_err(failed("enter the root file system"))
 }
 
-/// Mount directories over each other, top first, on a directory. What is written goes to `upper`; `work` lies beside it.
+/// Mount directories over each other, top first, on a directory. What is written goes to the first directory of `upper`,
+/// with the second, its work directory, beside it; without them nothing can be written, and `lower` has at least two.
 ///
 /// # Errors
 /// The kernel refuses, most likely for a directory that is not there or lies on a file system that cannot be an upper one.
-pub fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, point: &Path) -> Result<()> {
-    let layers = Layers { lower, upper: Some((upper, work)), options: &[] };
+pub fn mount_overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>, point: &Path) -> Result<()> {
+    let layers = Layers { lower, upper, options: &[] };
     layers.mount(point, format!("mount an overlay on {}", point.display()))
 }
 
@@ -79,7 +80,7 @@ impl Layers<'_> {
     fn mount(&self, point: &Path, what: String) -> Result<()> {
         match self.new_mount() {
             Ok(tree) => attach_at(&tree, point),
-            // Kernels before 6.5 do not take layers one by one, and values are short.
+            // Kernels before 6.8 do not take layers one by one, and values are short.
             Err(first) if matches!(first.raw_os_error(), Some(libc::EINVAL) | None) => {
                 self.classic_mount(point).map_err(|_| Error::os(what, first))
             }
