@@ -15,6 +15,7 @@ use base64::{
 };
 use http::{HeaderMap, StatusCode, header};
 use ring::{hmac, pbkdf2};
+use sampan_daemon::Supervisor;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -194,15 +195,24 @@ impl Auth {
     }
 
     /// The first administrator, with a password in a file that only its owner reads.
-    pub(crate) async fn first_admin(&self, meta: &Meta, dir: &Path) -> Result<(), Error> {
+    pub(crate) async fn first_admin(
+        &self,
+        meta: &Meta,
+        dir: &Path,
+        supervisor: &Supervisor,
+    ) -> Result<(), Error> {
         let failed = |error: ApiError| Error::Option(error.message);
         if !meta.records::<User>("u/").await.map_err(failed)?.is_empty() {
             return Ok(());
         }
-        let password = random_secret();
-        write_secret(&dir.join("admin-password"), format!("{password}\n").as_bytes())?;
-        let user =
-            User { password: hash_password(&password), admin: true, made: meta::now(), ..User::default() };
+        let path = dir.join("admin-password");
+        let hashed = supervisor.blocking(move || {
+            let password = random_secret();
+            write_secret(&path, format!("{password}\n").as_bytes())?;
+            Ok::<_, Error>(hash_password(&password))
+        });
+        let password = hashed.await?;
+        let user = User { password, admin: true, made: meta::now(), ..User::default() };
         let mut change = Change::default();
         change.at(keys::named("u/", "admin"), 0).put_json(keys::named("u/", "admin"), &user);
         meta.commit(change).await.map_err(failed)?;

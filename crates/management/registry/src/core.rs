@@ -373,13 +373,11 @@ impl Core {
             })?;
             let tag = if let Selector::Tag(tag) = selector { tag.as_str() } else { "" };
             let event = Event::new(Kind::Push, access, tag, Some(&digest));
-            let kept = self.announce(&mut change, &event).await?;
-            let done = self.meta.commit(change).await;
+            let done = self.commit_told(change, &event).await;
             if matches!(done, Ok(true)) {
                 if charged > 0 {
                     hold.take().into_iter().for_each(crate::counts::Hold::keep);
                 }
-                self.announced(kept);
                 self.audit.record(
                     &access.caller,
                     access.from,
@@ -532,11 +530,7 @@ impl Core {
                     }
                     let mut change = Change::default();
                     change.at(keys::tag(repo, tag), revision).delete(keys::tag(repo, tag));
-                    let kept =
-                        self.announce(&mut change, &Event::new(Kind::Delete, access, tag, None)).await?;
-                    let done = self.meta.commit(change).await?;
-                    self.announced(kept && done);
-                    done
+                    self.commit_told(change, &Event::new(Kind::Delete, access, tag, None)).await?
                 }
                 Selector::Digest(digest) => {
                     let Some((manifest, revision)) = self.meta.manifest(repo, digest).await? else {
@@ -587,14 +581,13 @@ impl Core {
             }
             change.at(key.clone(), revision).delete(key);
         }
-        let kept = match &event {
-            Some(event) => self.announce(&mut change, event).await?,
-            None => false,
+        let done = match &event {
+            Some(event) => self.commit_told(change, event).await?,
+            None => self.meta.commit(change).await?,
         };
-        if !self.meta.commit(change).await? {
+        if !done {
             return Ok(false);
         }
-        self.announced(kept);
         self.counts.release(digest);
         self.counts.refund(&access.project_name, manifest.size);
         self.contents.forget(digest);
@@ -604,11 +597,7 @@ impl Core {
     /// Count links and usage. Before anything is served.
     pub(crate) async fn recount(&self) -> ApiResult<()> {
         let mut contents = self.meta.pages(vec![b'c']);
-        loop {
-            let page = contents.next().await?;
-            if page.is_empty() {
-                break;
-            }
+        while let Some(page) = contents.next().await? {
             for (digest, _) in page.iter().filter_map(|kv| Digest::from_key(&kv.key[1..])) {
                 self.counts.found(digest);
             }

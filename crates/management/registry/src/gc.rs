@@ -179,21 +179,13 @@ impl Core {
     async fn unlink_old(&self, name: &str, repo: RepoId, before: i64, pace: &mut Pace) -> ApiResult<usize> {
         let mut used: HashSet<u64> = HashSet::new();
         let mut manifests = self.meta.pages(keys::of_repo(b'm', repo));
-        loop {
-            let page = pace.step(manifests.next()).await?;
-            if page.is_empty() {
-                break;
-            }
+        while let Some(page) = pace.step(manifests.next()).await? {
             for kv in page {
                 used.extend(meta::decode::<meta::Manifest>(&kv)?.blobs.iter().map(mark));
             }
         }
         let (mut count, mut links) = (0, self.meta.pages(keys::of_repo(b'b', repo)));
-        loop {
-            let page = pace.step(links.next()).await?;
-            if page.is_empty() {
-                return Ok(count);
-            }
+        while let Some(page) = pace.step(links.next()).await? {
             for kv in page {
                 let (Some((digest, _)), Some(link)) =
                     (Digest::from_key(&kv.key[5..]), Link::decode(&kv.value))
@@ -209,6 +201,7 @@ impl Core {
                 }
             }
         }
+        Ok(count)
     }
 
     /// Step 5.
@@ -341,11 +334,7 @@ impl Core {
         let before = if now { i64::MAX } else { meta::now() - i64::try_from(idle).unwrap_or(i64::MAX) };
         let mut due: Vec<(Digest, Content)> = Vec::new();
         let mut contents = self.meta.pages(vec![b'c']);
-        loop {
-            let page = contents.next().await?;
-            if page.is_empty() {
-                break;
-            }
+        while let Some(page) = contents.next().await? {
             for (digest, content, _) in page.iter().filter_map(content_of) {
                 let wanted =
                     !content.packed && !content.plain && !content.damaged && content.size >= upkeep.pack_from;
@@ -374,15 +363,12 @@ impl Core {
         let _running = self.upkeep.running.lock().await;
         let mut report = Scrubbed::default();
         let mut contents = self.meta.pages(vec![b'c']);
-        loop {
-            let page = contents.next().await?;
-            if page.is_empty() {
-                return Ok(report);
-            }
+        while let Some(page) = contents.next().await? {
             for (digest, content, revision) in page.iter().filter_map(content_of) {
                 self.scrub_one(&mut report, digest, content, revision).await?;
             }
         }
+        Ok(report)
     }
 
     async fn scrub_one(

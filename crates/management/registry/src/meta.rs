@@ -115,15 +115,15 @@ pub(crate) struct Pages<'a> {
 impl Pages<'_> {
     const PAGE: usize = 512;
 
-    /// Empty at the end. What was written behind the walk's back may be missed, what was there all the time is not.
-    pub(crate) async fn next(&mut self) -> ApiResult<Vec<KeyValue>> {
-        let Some(start) = self.next.take() else { return Ok(Vec::new()) };
+    /// `None` at the end. What was written behind the walk's back may be missed, what was there all the time is not.
+    pub(crate) async fn next(&mut self) -> ApiResult<Option<Vec<KeyValue>>> {
+        let Some(start) = self.next.take() else { return Ok(None) };
         tokio::task::yield_now().await;
         let page = self.meta.range(start, self.end.clone(), Self::PAGE).await?;
         if page.len() == Self::PAGE {
             self.next = page.last().map(|last| [&last.key[..], &[0]].concat());
         }
-        Ok(page)
+        Ok(Some(page).filter(|page| !page.is_empty()))
     }
 }
 
@@ -173,10 +173,9 @@ impl Meta {
     }
 
     /// There are keys with this prefix.
-    pub(crate) async fn any(&self, prefix: &str) -> ApiResult<bool> {
-        let start = prefix.as_bytes().to_vec();
-        let end = prefix_end(&start).to_vec();
-        Ok(!self.range(start, end, 1).await?.is_empty())
+    pub(crate) async fn any(&self, prefix: &[u8]) -> ApiResult<bool> {
+        let end = prefix_end(prefix).to_vec();
+        Ok(!self.range(prefix.to_vec(), end, 1).await?.is_empty())
     }
 
     /// A record, and its revision.
@@ -252,24 +251,19 @@ impl Meta {
     /// Manifests of a repository.
     pub(crate) async fn manifests(&self, repo: RepoId) -> ApiResult<Vec<(Digest, Manifest)>> {
         let (mut all, mut pages) = (Vec::new(), self.pages(keys::of_repo(b'm', repo)));
-        loop {
-            let page = pages.next().await?;
-            if page.is_empty() {
-                return Ok(all);
-            }
+        while let Some(page) = pages.next().await? {
             for kv in page {
                 if let Some((digest, _)) = Digest::from_key(&kv.key[5..]) {
                     all.push((digest, decode(&kv)?));
                 }
             }
         }
+        Ok(all)
     }
 
     /// It has no manifests.
     pub(crate) async fn is_empty_repository(&self, repo: RepoId) -> ApiResult<bool> {
-        let start = keys::of_repo(b'm', repo);
-        let end = prefix_end(&start).to_vec();
-        Ok(self.range(start, end, 1).await?.is_empty())
+        Ok(!self.any(&keys::of_repo(b'm', repo)).await?)
     }
 
     pub(crate) async fn tag(&self, repo: RepoId, tag: &str) -> ApiResult<Option<(Tag, i64)>> {

@@ -100,10 +100,18 @@ impl Outbox {
 }
 
 impl Core {
+    /// Commit what happens, and with it the event that tells of it. True when it happened, as with [`Meta::commit`].
+    pub(crate) async fn commit_told(&self, mut change: Change, event: &Event) -> ApiResult<bool> {
+        let kept = self.announce(&mut change, event).await?;
+        let done = self.meta.commit(change).await?;
+        self.announced(kept && done);
+        Ok(done)
+    }
+
     /// Have the transaction of what happened keep the event, when anybody could want to know of it. Once that is
     /// committed, [`Core::announced`] is told what this returned.
-    pub(crate) async fn announce(&self, change: &mut Change, event: &Event) -> ApiResult<bool> {
-        if !self.meta.any("w/").await? && !self.meta.any("x/").await? {
+    async fn announce(&self, change: &mut Change, event: &Event) -> ApiResult<bool> {
+        if !self.meta.any(b"w/").await? && !self.meta.any(b"x/").await? {
             return Ok(false);
         }
         if self.outbox.fresh.load(Relaxed) >= FRESH {
@@ -115,7 +123,7 @@ impl Core {
     }
 
     /// The transaction that [`Core::announce`] prepared has happened.
-    pub(crate) fn announced(&self, kept: bool) {
+    fn announced(&self, kept: bool) {
         if kept {
             self.outbox.fresh.fetch_add(1, Relaxed);
             self.outbox.wake.notify_one();
@@ -127,6 +135,8 @@ impl Core {
         loop {
             let fresh = self.meta.range(b"q/e/".to_vec(), prefix_end(b"q/e/").to_vec(), BATCH).await?;
             if fresh.is_empty() {
+                // Puts right what was counted after it was handed out; whoever counts one wakes us then.
+                self.outbox.fresh.store(0, Relaxed);
                 return Ok(());
             }
             let mut change = Change::default();
@@ -225,6 +235,7 @@ impl Core {
                 tokio::time::sleep(backoff.next_delay()).await;
                 continue;
             };
+            backoff.reset();
             if waiting.is_empty() {
                 if !wanted {
                     let mut queues = self.outbox.lock();

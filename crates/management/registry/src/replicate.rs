@@ -116,7 +116,9 @@ impl Core {
         for attempt in 1..=ATTEMPTS {
             let mut done = Done::default();
             match self.replicate_one(rule, event, &mut done).await {
-                Ok(()) => return self.ended(rule, done),
+                Ok(true) => return self.ended(rule, done),
+                // What it did last is forgotten too.
+                Ok(false) => return,
                 Err(error) if attempt == ATTEMPTS => {
                     done.failures.push(format!("{}:{}: {}", event.repository, event.tag, error.message));
                     self.ended(rule, done);
@@ -126,9 +128,10 @@ impl Core {
         }
     }
 
-    async fn replicate_one(&self, rule: &str, event: &Event, done: &mut Done) -> ApiResult<()> {
+    /// False when the rule is no more.
+    async fn replicate_one(&self, rule: &str, event: &Event, done: &mut Done) -> ApiResult<bool> {
         let Some((rule, _)) = self.meta.record::<Replication>(keys::named("x/", rule)).await? else {
-            return Ok(());
+            return Ok(false);
         };
         let remote = self.remote(&rule)?;
         let target = format!("{}{}", rule.prefix, event.repository);
@@ -138,13 +141,14 @@ impl Core {
             return match remote.delete_manifest(&target, &reference).await {
                 Ok(()) | Err(Refusal::NotFound) => {
                     done.deleted += 1;
-                    Ok(())
+                    Ok(true)
                 }
                 Err(refusal) => Err(failed(&refusal)),
             };
         }
         let mut throttle = Throttle::new(rule.bandwidth);
-        self.push_out(&remote, (&event.repository, &target), &reference, &mut throttle, done).await
+        self.push_out(&remote, (&event.repository, &target), &reference, &mut throttle, done).await?;
+        Ok(true)
     }
 
     fn remote(&self, rule: &Replication) -> ApiResult<Upstream> {

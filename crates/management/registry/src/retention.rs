@@ -127,9 +127,7 @@ impl Core {
             }
             let mut change = Change::default();
             change.at(keys::tag(repo, &tag), revision).delete(keys::tag(repo, &tag));
-            let kept = self.announce(&mut change, &Event::new(Kind::Delete, &access, &tag, None)).await?;
-            if self.meta.commit(change).await? {
-                self.announced(kept);
+            if self.commit_told(change, &Event::new(Kind::Delete, &access, &tag, None)).await? {
                 count += 1;
                 self.audit.record(&access.caller, access.from, "retention", repository, &tag);
             }

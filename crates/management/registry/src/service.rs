@@ -83,7 +83,7 @@ pub(crate) async fn open(options: Options, supervisor: &Supervisor) -> Result<Ar
     let cache = options.limits.cache_bytes;
     let contents = Arc::new(Contents::new(objects, meta.clone(), counts.clone(), &dir, cache));
     let auth = Auth::open(&dir)?;
-    auth.first_admin(&meta, &dir).await?;
+    auth.first_admin(&meta, &dir, supervisor).await?;
     first_project(&meta).await.map_err(failed)?;
     let core = Arc::new(Core {
         uploads: Uploads::open(&dir, &options.limits)?,

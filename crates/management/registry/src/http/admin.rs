@@ -147,11 +147,7 @@ async fn status(ask: &Ask) -> ApiResult<Value> {
     let core = &ask.core;
     let (mut blobs, mut bytes, mut packed) = (0, 0, 0);
     let mut contents = core.meta.pages(vec![b'c']);
-    loop {
-        let page = contents.next().await?;
-        if page.is_empty() {
-            break;
-        }
+    while let Some(page) = contents.next().await? {
         for content in page.iter().filter_map(|kv| meta::Content::decode(&kv.value)) {
             blobs += 1;
             bytes += content.size;
