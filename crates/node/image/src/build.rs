@@ -406,16 +406,18 @@ pub(crate) async fn build(images: &Images, mut options: BuildOptions) -> Result<
     }
     let layers: Vec<Descriptor> =
         built.iter().flat_map(|built| built.info.manifest.layers.iter().cloned()).collect();
+    let results = output::Results::new(images, &lease, built).await?;
+    let image = results.write(images, &tags, &options.outputs).await?;
+    // Steps of others that are remembered here from now on count as cached.
+    if cached < steps || !options.cache_from.is_empty() {
+        images.blocking(|inner| inner.store.bound_cache()).await?;
+    }
+    // Last, so that a registry that is away does not cost the image.
     for to in &options.cache_to {
         if let CacheTo::Registry { reference, all } = to {
             let only = (!all).then_some(layers.as_slice());
             shared::export(images, &lease, &kept, reference, only, &options).await?;
         }
-    }
-    let results = output::Results::new(images, &lease, built).await?;
-    let image = results.write(images, &tags, &options.outputs).await?;
-    if cached < steps {
-        images.blocking(|inner| inner.store.bound_cache()).await?;
     }
     let digest = results.index.unwrap_or(image.digest);
     Ok(BuildResult { digest, image, cached_steps: cached, steps })

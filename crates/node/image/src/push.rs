@@ -22,7 +22,6 @@ use crate::reference::Reference;
 use crate::registry::{Body, Call, Client, Refused, Registry, Retry, whole};
 use crate::service::Images;
 use crate::store::info::ImageInfo;
-use crate::store::lease::Lease;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
@@ -46,31 +45,19 @@ pub(crate) async fn push(
     target: &str,
     options: PushOptions,
 ) -> Result<Digest> {
-    let target = Reference::parse(target)?;
-    if target.digest().is_some() {
-        let reason = "a push gives a tag, not a digest".to_owned();
-        return Err(Error::InvalidName { name: target.to_string(), reason });
-    }
+    let push = Push::new(images, Reference::parse(target)?, options)?;
     let reference = reference.to_owned();
-    let (image, lease) = images
+    let (image, _lease) = images
         .blocking(move |inner| {
             let lease = inner.store.lease()?;
             let image = exported(&inner, &lease, &reference)?;
             Ok((image, lease))
         })
         .await?;
-    let cancel = options.cancel.clone();
-    let push = Push { images: images.clone(), target, options };
-    let work = push.run(&image);
-    let result = tokio::select! {
-        result = work => result,
-        () = cancel.cancelled() => Err(Error::Cancelled { what: format!("pushing {}", push.target) }),
-    };
-    let _: Lease = lease;
-    result
+    push.carry_out(&image).await
 }
 
-/// Push one image that has no name here.
+/// Push one image that has no name here. The caller holds it.
 pub(crate) async fn push_image(
     images: &Images,
     target: Reference,
@@ -78,12 +65,8 @@ pub(crate) async fn push_image(
     options: PushOptions,
 ) -> Result<()> {
     let image = Exported { names: Vec::new(), index: None, primary: info.clone(), images: vec![info] };
-    let cancel = options.cancel.clone();
-    let push = Push { images: images.clone(), target, options };
-    tokio::select! {
-        result = push.run(&image) => result.map(drop),
-        () = cancel.cancelled() => Err(Error::Cancelled { what: format!("pushing {}", push.target) }),
-    }
+    let push = Push::new(images, target, options)?;
+    push.carry_out(&image).await.map(drop)
 }
 
 struct Push {
@@ -93,6 +76,23 @@ struct Push {
 }
 
 impl Push {
+    fn new(images: &Images, target: Reference, options: PushOptions) -> Result<Self> {
+        if target.digest().is_some() {
+            let reason = "a push gives a tag, not a digest".to_owned();
+            return Err(Error::InvalidName { name: target.to_string(), reason });
+        }
+        Ok(Self { images: images.clone(), target, options })
+    }
+
+    async fn carry_out(&self, image: &Exported) -> Result<Digest> {
+        tokio::select! {
+            result = self.run(image) => result,
+            () = self.options.cancel.cancelled() => {
+                Err(Error::Cancelled { what: format!("pushing {}", self.target) })
+            }
+        }
+    }
+
     async fn run(&self, image: &Exported) -> Result<Digest> {
         let options = &self.images.inner.store.options;
         let client = Arc::new(Client::new(&options.registries, &options.limits, self.target.registry())?);

@@ -38,14 +38,17 @@ pub(crate) fn get(store: &Store, lease: &Lease, key: &Digest, cancel: &Cancellat
             return None;
         }
         if store.find_snapshot(diff_id, diff_id).is_none() {
-            // Layers that were built describe all their directories: they do not lean on what is below.
-            let place = Place { diff_id, chain_id: diff_id, lowers: &[] };
-            unpack_blob(store, lease, digest, place, cancel).ok()?;
+            unpack_blob(store, lease, digest, place(diff_id), cancel).ok()?;
         }
     }
     // Steps that are used stay; a failure only makes this one look older.
     let _ = fs::File::open(&path).and_then(|file| file.set_modified(std::time::SystemTime::now()));
     Some(step)
+}
+
+/// Layers that were built describe all their directories: they do not lean on what is below.
+pub(crate) fn place(diff_id: &Digest) -> Place<'_> {
+    Place { diff_id, chain_id: diff_id, lowers: &[] }
 }
 
 /// Remember a step.

@@ -14,6 +14,28 @@ use crate::layers::meta;
 use crate::service::Images;
 use crate::store::lease::Lease;
 
+/// What the caller's environment says about its own repositories, configuration and keys.
+const CALLERS: [&str; 17] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS",
+    "XDG_CONFIG_HOME",
+    "GIT_TEMPLATE_DIR",
+    // It would allow transports that are forbidden below.
+    "GIT_ALLOW_PROTOCOL",
+    "GIT_ASKPASS",
+    "SSH_ASKPASS",
+    "SSH_AUTH_SOCK",
+];
+
 /// `URL[#[REF][:DIRECTORY]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address {
@@ -140,7 +162,7 @@ impl Address {
         command.args(["-c", "advice.detachedHead=false", "-c", "core.hooksPath=/dev/null"]);
         command.args(arguments).env("HOME", &home).env("GIT_CONFIG_NOSYSTEM", "1");
         command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes");
-        for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "SSH_AUTH_SOCK"] {
+        for name in CALLERS {
             command.env_remove(name);
         }
         if let Some(agent) = client.agent {

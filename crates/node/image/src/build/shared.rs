@@ -15,6 +15,7 @@ use super::run::Build;
 use super::{BuildEvent, BuildOptions};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layers::ingest;
 use crate::oci::{ConfigJson, Descriptor, ImageFile, Platform, RootFs};
 use crate::pull::download::Download;
 use crate::pull::{PullOptions, peek};
@@ -117,6 +118,7 @@ impl Build {
     /// What others remember of a step, with its layer.
     pub(super) async fn ask_others(&self, key: &Digest) -> Result<Option<Step>> {
         let Some((step, place)) = self.imported.steps.get(key) else { return Ok(None) };
+        let mut staged = None;
         if let Some(layer) = &step.layer {
             let download = Download {
                 images: self.images.clone(),
@@ -134,16 +136,23 @@ impl Build {
                     return Err(Error::Cancelled { what: "the build".into() });
                 }
             };
-            if let Err(error) = fetched {
-                self.say(BuildEvent::Warning {
-                    message: format!("a remembered step was not fetched: {error}"),
-                });
-                return Ok(None);
+            match fetched {
+                Ok(fetched) => staged = fetched,
+                Err(error) => {
+                    self.say(BuildEvent::Warning {
+                        message: format!("a remembered step was not fetched: {error}"),
+                    });
+                    return Ok(None);
+                }
             }
         }
         let (lease, cancel) = (self.lease.clone(), self.options.cancel.clone());
         let (step, key) = (step.clone(), *key);
         let known = self.images.blocking(move |inner| {
+            if let (Some(staged), Some(layer)) = (staged, &step.layer) {
+                // What cannot be shown is unpacked once more below, and what fails there too is done anew.
+                let _ = ingest::show(&inner.store, &lease, staged, cache::place(&layer.diff_id));
+            }
             cache::put(&inner.store, &key, &step)?;
             Ok(cache::get(&inner.store, &lease, &key, &cancel))
         });

@@ -126,9 +126,8 @@ pub(super) struct Reach<'a> {
     programs: Vec<PathBuf>,
     libraries: BTreeMap<String, Vec<PathBuf>>,
     library_dirs: Vec<PathBuf>,
-    /// What was seen stands for what would be guessed.
-    traced: bool,
-    seen: BTreeSet<PathBuf>,
+    /// What was seen, where that was watched: it stands for what would be guessed.
+    seen: Option<BTreeSet<PathBuf>>,
     /// Words that were looked at: scripts say the same ones again and again.
     words_done: HashSet<String>,
     pub(super) keep: BTreeSet<PathBuf>,
@@ -163,8 +162,7 @@ impl<'a> Reach<'a> {
             programs: dirs.map(PathBuf::from).collect(),
             libraries,
             library_dirs: library_dirs(tree)?,
-            traced: seen.is_some(),
-            seen: seen.into_iter().flatten().cloned().collect(),
+            seen: seen.map(|seen| seen.iter().cloned().collect()),
             words_done: HashSet::new(),
             keep: BTreeSet::new(),
             todo: Vec::new(),
@@ -172,6 +170,11 @@ impl<'a> Reach<'a> {
             package_done: BTreeSet::new(),
             dirs_done: BTreeSet::new(),
         })
+    }
+
+    /// Only what was seen counts as used, and nothing is guessed.
+    fn traced(&self) -> bool {
+        self.seen.is_some()
     }
 
     /// A command line: its program, and every file that an argument names.
@@ -251,7 +254,7 @@ impl<'a> Reach<'a> {
             return self.add(path);
         }
         let generic = end.components().count() < 4 || COMMON_DIRS.iter().any(|dir| end == Path::new(dir));
-        if generic || self.traced {
+        if generic || self.traced() {
             self.add(path);
         } else {
             self.add_all(path);
@@ -285,7 +288,7 @@ impl<'a> Reach<'a> {
             self.language(path);
         }
         if let Some(&package) = self.packages.owner.get(path)
-            && !self.traced
+            && !self.traced()
             && !data
             && self.package_done.insert(package)
         {
@@ -331,7 +334,7 @@ impl<'a> Reach<'a> {
         if needs.converts {
             self.conversions();
         }
-        if self.traced {
+        if self.traced() {
             return;
         }
         for name in &needs.loaded {
@@ -355,7 +358,7 @@ impl<'a> Reach<'a> {
     fn conversions(&mut self) {
         for dir in self.library_dirs.clone() {
             let dir = dir.join("gconv");
-            if !self.traced {
+            if !self.traced() {
                 self.add_all(&dir);
                 continue;
             }
@@ -435,7 +438,7 @@ impl<'a> Reach<'a> {
                     .map(|(path, _)| path.clone())
                     .collect();
                 for dir in found {
-                    if self.traced { self.used(&dir) } else { self.add_all(&dir) }
+                    if self.traced() { self.used(&dir) } else { self.add_all(&dir) }
                 }
             }
         }
@@ -456,7 +459,8 @@ impl<'a> Reach<'a> {
             .collect();
         for child in children {
             let name = child.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let seen = self.seen.range(child.clone()..).next().is_some_and(|path| path.starts_with(&child));
+            let next = self.seen.as_ref().and_then(|seen| seen.range(child.clone()..).next());
+            let seen = next.is_some_and(|path| path.starts_with(&child));
             if name == "lib-dynload" {
                 // Each module drags libraries along; those that were opened are kept already.
                 continue;

@@ -207,8 +207,8 @@ async fn other_machines_remember_steps() {
     let (_server, host) = docker_registry(&origin, false, None);
     // What differs each time it is done, in a stage of its own and in the image.
     let dockerfile = format!(
-        "{BASE}FROM base AS tool\nRUN date +%s%N > /tool && echo > /other\nFROM base\n\
-         COPY --from=tool /tool /tool\nRUN date +%N > /made\n"
+        "{BASE}FROM base AS tool\nRUN mktemp -u XXXXXX > /tool && echo > /other\nFROM base\n\
+         COPY --from=tool /tool /tool\nRUN mktemp -u XXXXXX > /made\n"
     );
     let (cache, inline) = (format!("{host}/cache/app:1"), format!("{host}/app/inline:1"));
     let first = machine(&host);
