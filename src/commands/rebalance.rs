@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Event, EventSource, Namespace, Node, ObjectReference, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
@@ -96,6 +97,13 @@ async fn plan(client: &Client, options: &Rebalance) -> Result<Plan> {
     let profiles = scheduler_config::read(options.scheduler_config.as_deref())?.profiles;
     let by_use = profiles.iter().any(|profile| profile.reads_usage());
     let mut snapshot = Snapshot::new(profiles, &namespaces, &nodes, &pods, &budgets);
+    let groups = Api::<PodGroup>::all(client.clone()).list(&all).await;
+    match groups {
+        Ok(groups) => groups.iter().for_each(|group| snapshot.group(group)),
+        // Other servers may not have them.
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(error).context("list the pod groups"),
+    }
     let (moves, cost) = match options.consolidate {
         true => (usize::MAX, f64::INFINITY),
         false => (options.moves, options.cost),
@@ -130,7 +138,10 @@ async fn carry_out(client: &Client, step: &Move) -> Result<()> {
     let preconditions = Preconditions { uid: Some(step.uid.clone()), resource_version: None };
     let delete_options = Some(DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() });
     api.evict(&step.pod, &EvictParams { delete_options, ..EvictParams::default() }).await?;
-    tell(client, step, &pod).await?;
+    // It moves all the same.
+    if let Err(error) = tell(client, step, &pod).await {
+        eprintln!("warning: {}/{}: {error:#}", step.namespace, step.pod);
+    }
     let gone = kube::runtime::wait::conditions::is_deleted(&step.uid);
     let left = kube::runtime::wait::await_condition(api, &step.pod, gone);
     match tokio::time::timeout(LEAVE_BOUND, left).await {

@@ -103,7 +103,8 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
         }
         Err(refusal) => refusal,
     });
-    let mut events = events(&client, &options.namespace, &uid).await?;
+    let about = format!("involvedObject.uid={uid}");
+    let mut events = telling(events(&client, &options.namespace, &about).await?);
     events.extend(before(&client, &pod).await?);
     let answer = Answer { queue, ..answer(&pod, explanation, preemption, events) };
     terminal::print(options.output.output, &answer, || text(&answer))?;
@@ -187,28 +188,28 @@ impl Gone {
 
 /// What was told about pods of that name.
 async fn gone(client: &kube::Client, namespace: &str, name: &str) -> Result<Vec<String>> {
-    let about = ListParams::default().fields(&format!("involvedObject.kind=Pod,involvedObject.name={name}"));
-    Ok(telling(Api::<Event>::namespaced(client.clone(), namespace).list(&about).await?.items))
+    let about = format!("involvedObject.kind=Pod,involvedObject.name={name}");
+    Ok(telling(events(client, namespace, &about).await?))
 }
 
 /// Why the pod was made in place of one that was moved: its owner was told shortly before it was made.
 async fn before(client: &kube::Client, pod: &Pod) -> Result<Vec<String>> {
     let Some(owner) = pods::controller(&pod.metadata) else { return Ok(Vec::new()) };
-    let about = ListParams::default().fields(&format!("involvedObject.uid={},reason=Rebalanced", owner.uid));
-    let events =
-        Api::<Event>::namespaced(client.clone(), &pod.namespace().unwrap_or_default()).list(&about).await?;
+    let about = format!("involvedObject.uid={},reason=Rebalanced", owner.uid);
+    let events = events(client, &pod.namespace().unwrap_or_default(), &about).await?;
     let made = pods::created(&pod.metadata);
     let shortly = |event: &Event| {
         let at = event.last_timestamp.as_ref().map(|t| made.duration_since(t.0).as_secs());
         at.is_some_and(|passed| (-5..=300).contains(&passed))
     };
-    let told = events.items.into_iter().filter(shortly).filter_map(|event| event.message);
+    let told = events.into_iter().filter(shortly).filter_map(|event| event.message);
     Ok(told.map(|message| format!("made anew: {message}")).collect())
 }
 
-async fn events(client: &kube::Client, namespace: &str, uid: &str) -> Result<Vec<String>> {
-    let about = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
-    Ok(telling(Api::<Event>::namespaced(client.clone(), namespace).list(&about).await?.items))
+/// Events of a namespace that fit a field selector.
+async fn events(client: &kube::Client, namespace: &str, fields: &str) -> Result<Vec<Event>> {
+    let about = ListParams::default().fields(fields);
+    Ok(Api::<Event>::namespaced(client.clone(), namespace).list(&about).await?.items)
 }
 
 /// What of events is about where pods are.
