@@ -349,8 +349,15 @@ impl Core {
         // Versions of one image were pushed one after the other; equal data lies together then.
         due.sort_by_key(|(_, content)| content.made);
         let mut round = Round::begin(self.contents.clone(), self.supervisor.token()).await?;
+        let mut costly = Vec::new();
         for (digest, content) in due {
-            round.add(&digest, content).await?;
+            if round.add(&digest, content, true).await? {
+                costly.push((digest, content));
+            }
+        }
+        // What the first version costs too much for, the second may have brought.
+        for (digest, content) in costly {
+            round.add(&digest, content, false).await?;
         }
         let done = round.finish().await?;
         (report.packed, report.packed_before, report.packed_after) = (done.contents, done.before, done.after);

@@ -110,9 +110,10 @@ impl Round {
         Ok(Self { contents, cancel, known, open, waiting, number: last + 1, next: last + 2, done })
     }
 
-    /// Cut one content up. It counts when [`Round::finish`] returns.
-    pub(crate) async fn add(&mut self, digest: &Digest, content: Content) -> ApiResult<()> {
-        let Some(file) = self.local_copy(digest, content.size).await? else { return Ok(()) };
+    /// Cut one content up. It counts when [`Round::finish`] returns. With `again` it is left for now, and true said, when
+    /// others could make it worth it.
+    pub(crate) async fn add(&mut self, digest: &Digest, content: Content, again: bool) -> ApiResult<bool> {
+        let Some(file) = self.local_copy(digest, content.size).await? else { return Ok(false) };
         let known = std::mem::take(&mut self.known);
         let open = std::mem::take(&mut self.open);
         let temporary = self.contents.temporary();
@@ -123,9 +124,10 @@ impl Round {
         let cut = tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
         (self.known, self.open) = (cut.known, cut.open);
         let (recipe, sealed) = match cut.outcome {
-            Ok(Some(found)) => found,
-            Ok(None) => return self.leave(digest).await,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Ok(Outcome::Worth(recipe, sealed)) => (recipe, sealed),
+            Ok(Outcome::Costly { apart: true }) if again => return Ok(true),
+            Ok(Outcome::Costly { .. }) => return self.leave(digest).await.map(|()| false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
             Err(error) => return Err(error.into()),
         };
         self.done.after += recipe.encode()?.len() as u64;
@@ -139,7 +141,7 @@ impl Round {
         if self.open.bytes.len() >= PACK {
             self.seal().await?;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Packing brings nothing: do not try again.
@@ -245,8 +247,15 @@ type Sealed = Vec<(u32, PathBuf, Vec<Chunk>)>;
 struct Cut {
     known: HashMap<Hash, Chunk>,
     open: Pack,
-    /// The recipe and packs that were filled; nothing when it brings nothing.
-    outcome: io::Result<Option<(Recipe, Sealed)>>,
+    outcome: io::Result<Outcome>,
+}
+
+/// What came of cutting up.
+enum Outcome {
+    /// The recipe and packs that were filled.
+    Worth(Recipe, Sealed),
+    /// It brings nothing as long as nothing like it is there. Something compressed was taken apart for it, or not.
+    Costly { apart: bool },
 }
 
 /// Cut up one content. A small number of new chunks goes into the open pack, many into packs of their own.
@@ -282,20 +291,20 @@ fn cut(
     let outcome = cut_all(&mut apart, &mut keep).and_then(|()| {
         recipe.parts = std::mem::take(&mut apart.parts);
         let cost = fresh.bytes + recipe.encode()?.len() as u64;
-        let taken = recipe.parts.iter().any(|part| matches!(part, Part::Deflate { .. }));
-        let most = 100 - if taken { GAIN_APART } else { GAIN };
-        tracing::debug!(size, cost, taken, "cut up");
+        let apart = recipe.parts.iter().any(|part| matches!(part, Part::Deflate { .. }));
+        let most = 100 - if apart { GAIN_APART } else { GAIN };
+        tracing::debug!(size, cost, apart, "cut up");
         if cost * 100 > size * most.unsigned_abs() {
-            return Ok(None);
+            return Ok(Outcome::Costly { apart });
         }
         if fresh.sealed.is_empty() {
             fresh.join(number, &mut open, &mut known, &mut recipe);
         } else {
             fresh.seal()?;
         }
-        Ok(Some((recipe, std::mem::take(&mut fresh.sealed))))
+        Ok(Outcome::Worth(recipe, std::mem::take(&mut fresh.sealed)))
     });
-    if !matches!(outcome, Ok(Some(_))) {
+    if !matches!(outcome, Ok(Outcome::Worth(..))) {
         // What will not be there must not be found.
         for hash in added {
             known.remove(&hash);
