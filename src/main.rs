@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod allocator;
 mod cli;
 mod cluster;
 mod commands;
@@ -23,6 +24,10 @@ mod scheduler_config;
 mod store;
 mod terminal;
 mod wait;
+
+#[global_allocator]
+static ALLOCATOR: allocator::Allocator =
+    allocator::Allocator::for_commands(&["up", "server", "agent", "serve"]);
 
 fn main() -> ExitCode {
     // Pod shims are forked from a re-executed copy of this binary; it must branch off before anything else runs.

@@ -29,7 +29,7 @@ use crate::{
 pub(crate) const TOKEN_LIFE: i64 = 300;
 /// What tokens are for.
 pub(crate) const SERVICE: &str = "sampan-registry";
-const ROUNDS: u32 = 60_000;
+const ROUNDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(59_999);
 /// Passwords that were right lately need not be computed again for so many seconds.
 const REMEMBER: i64 = 300;
 const REMEMBERED: usize = 4096;
@@ -206,12 +206,12 @@ impl Auth {
             return Ok(());
         }
         let path = dir.join("admin-password");
-        let hashed = supervisor.blocking(move || {
+        let written = supervisor.blocking(move || {
             let password = random_secret();
             write_secret(&path, format!("{password}\n").as_bytes())?;
-            Ok::<_, Error>(hash_password(&password))
+            Ok::<_, Error>(hash_secret(&password))
         });
-        let password = hashed.await?;
+        let password = written.await?;
         let user = User { password, admin: true, made: meta::now(), ..User::default() };
         let mut change = Change::default();
         change.at(keys::named("u/", "admin"), 0).put_json(keys::named("u/", "admin"), &user);
@@ -405,10 +405,20 @@ pub(crate) fn random_secret() -> String {
 
 /// PBKDF2-HMAC-SHA-256: `salt.hash`, base64.
 pub(crate) fn hash_password(password: &str) -> String {
-    let salt: [u8; 16] = rand::random();
-    let mut hash = [0; 32];
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds(), &salt, password.as_bytes(), &mut hash);
+    let (salt, hash) = derive(password, ROUNDS);
     written(&salt, &hash)
+}
+
+/// The same for a secret that nobody can guess, so that one round is enough: `1.salt.hash`.
+fn hash_secret(secret: &str) -> String {
+    let (salt, hash) = derive(secret, NonZeroU32::MIN);
+    format!("1.{}", written(&salt, &hash))
+}
+
+fn derive(password: &str, rounds: NonZeroU32) -> ([u8; 16], [u8; 32]) {
+    let (salt, mut hash): ([u8; 16], _) = (rand::random(), [0; 32]);
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, password.as_bytes(), &mut hash);
+    (salt, hash)
 }
 
 fn written(salt: &[u8; 16], hash: &[u8; 32]) -> String {
@@ -416,13 +426,13 @@ fn written(salt: &[u8; 16], hash: &[u8; 32]) -> String {
 }
 
 fn verify_password(stored: &str, password: &str) -> bool {
+    let (stored, rounds) = match stored.strip_prefix("1.") {
+        Some(stored) => (stored, NonZeroU32::MIN),
+        None => (stored, ROUNDS),
+    };
     let Some((salt, hash)) = stored.split_once('.') else { return false };
     let (Ok(salt), Ok(hash)) = (STANDARD.decode(salt), STANDARD.decode(hash)) else { return false };
-    pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, rounds(), &salt, password.as_bytes(), &hash).is_ok()
-}
-
-fn rounds() -> NonZeroU32 {
-    NonZeroU32::new(ROUNDS).unwrap_or(NonZeroU32::MIN)
+    pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, password.as_bytes(), &hash).is_ok()
 }
 
 /// A file that only its owner reads, made whole.
@@ -452,6 +462,9 @@ mod tests {
         assert!(verify_password(&stored, "secret"));
         assert!(!verify_password(&stored, "Secret"));
         assert!(!verify_password("noise", "secret"));
+        let stored = hash_secret("secret");
+        assert!(verify_password(&stored, "secret"));
+        assert!(!verify_password(&stored, "Secret"));
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 mod restriction;
 
+use std::collections::HashMap;
+
 use sampan_api::status::Status;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub(crate) use self::restriction::restrict;
@@ -16,6 +19,17 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
 /// Labels of a node that its pods get.
 const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
+/// What is read of a node: it has much more, and this is read for every pod that is placed.
+#[derive(Deserialize)]
+struct Labelled {
+    metadata: Labels,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    labels: Option<HashMap<String, String>>,
+}
 
 /// A new node takes pods once it is known to be ready.
 pub(crate) fn taint(review: &mut Review<'_>) {
@@ -48,10 +62,15 @@ pub(crate) async fn topology_labels(core: &Core, review: &mut Review<'_>) -> Res
     if node.is_empty() {
         return Ok(());
     }
-    let Some(found) = core.look_up("", "v1", "nodes", None, node).await? else { return Ok(()) };
-    let places =
-        TOPOLOGY.iter().filter_map(|key| Some((*key, found.pointer("/metadata/labels")?.get(*key)?)));
-    let places: Vec<(&str, Value)> = places.map(|(key, value)| (key, value.clone())).collect();
+    let Some(stored) = core.fetch(&core.endpoint("", "v1", "nodes")?, None, node).await? else {
+        return Ok(());
+    };
+    let Ok(Labelled { metadata: Labels { labels: Some(found) } }) = serde_json::from_slice(&stored.value)
+    else {
+        return Ok(());
+    };
+    let places = TOPOLOGY.iter().filter_map(|key| Some((*key, Value::from(found.get(*key)?.as_str()))));
+    let places: Vec<(&str, Value)> = places.collect();
     if places.is_empty() {
         return Ok(());
     }
