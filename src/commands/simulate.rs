@@ -488,6 +488,7 @@ async fn scenario(data_dir: &Path, options: &SimulateRun) -> Result<()> {
     if scenario.nodes.is_empty() {
         bail!("there are no nodes (hint: -f a file with Node objects, or --from-cluster)");
     }
+    scenario.settle().map_err(anyhow::Error::msg)?;
     let changed = what_if(&scenario, options)?;
     let mut played = Vec::new();
     for (name, (profiles, patience)) in rules(&options.profile, options.scheduler_config.as_deref())? {

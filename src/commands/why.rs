@@ -20,6 +20,8 @@ use serde::Serialize;
 
 use crate::{cli::Why, instance::Instance, local, metrics, scheduler_config, terminal};
 
+mod typed;
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
@@ -31,6 +33,9 @@ struct Answer {
     events: Vec<String>,
     /// What the queue of its tenant has to do with it.
     queue: Option<Queued>,
+    /// What its InstanceType has to do with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    instance_type: Vec<String>,
     #[serde(flatten)]
     explanation: Explanation,
     preemption: Option<String>,
@@ -106,7 +111,8 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
     let about = format!("involvedObject.uid={uid}");
     let mut events = telling(events(&client, &options.namespace, &about).await?);
     events.extend(before(&client, &pod).await?);
-    let answer = Answer { queue, ..answer(&pod, explanation, preemption, events) };
+    let instance_type = typed::words(&client, &pod, &cluster).await?;
+    let answer = Answer { queue, instance_type, ..answer(&pod, explanation, preemption, events) };
     terminal::print(options.output.output, &answer, || text(&answer))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -245,6 +251,7 @@ fn answer(pod: &Pod, explanation: Explanation, preemption: Option<String>, event
         conditions: told.map(say).collect(),
         events,
         queue: None,
+        instance_type: Vec::new(),
         explanation,
         preemption,
     }
@@ -294,6 +301,7 @@ fn text(answer: &Answer) -> String {
             line(&format!("      to change that: {remedy}"));
         }
     }
+    answer.instance_type.iter().for_each(|words| line(words));
     let found = &answer.explanation;
     line(&format!("as things are now, {} of {} nodes can take it", found.feasible, found.nodes));
     for fitting in &found.fitting {
@@ -327,6 +335,7 @@ mod tests {
             nominated_node: None,
             conditions: Vec::new(),
             queue: None,
+            instance_type: Vec::new(),
             events: vec!["FailedScheduling: 0/1 nodes are available".into()],
             explanation: Explanation {
                 nodes: 1,

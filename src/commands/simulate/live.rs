@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 use kube::{Api, ResourceExt, api::ListParams};
 use sampan_planner::fairness::TenantQueue;
+use sampan_planner::instances::InstanceType;
 use sampan_planner::simulator::Scenario;
 
 use crate::{instance::Instance, local};
@@ -16,11 +17,14 @@ pub(super) async fn add(instance: &Instance, scenario: &mut Scenario) -> Result<
     let pods = Api::<Pod>::all(client.clone()).list(&all).await.context("list the pods")?;
     let queues =
         Api::<TenantQueue>::all(client.clone()).list(&all).await.context("list the tenant queues")?;
+    let types =
+        Api::<InstanceType>::all(client.clone()).list(&all).await.context("list the instance types")?;
     let groups = Api::<PodGroup>::all(client.clone()).list(&all).await.context("list the pod groups")?;
     let namespaces = Api::<Namespace>::all(client).list(&all).await.context("list the namespaces")?;
     scenario.nodes.extend(nodes);
     scenario.pods.extend(pods);
     scenario.queues.extend(queues);
+    scenario.types.extend(types);
     scenario.groups.extend(groups);
     let labels = |namespace: &Namespace| (namespace.name_any(), namespace.labels().clone());
     scenario.namespaces.extend(namespaces.iter().map(labels));

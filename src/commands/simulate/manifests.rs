@@ -2,7 +2,7 @@
 //!
 //! Annotations of a workload or pod say when its pods come: `sampan.io/arrives-at` (seconds, 0 by default),
 //! `sampan.io/arrives-every` (seconds between its pods, 0), `sampan.io/lasts` (seconds that each runs, for ever). A node's
-//! `sampan.io/copies` stands for so many nodes of its kind. TenantQueues are there from the start.
+//! `sampan.io/copies` stands for so many nodes of its kind. TenantQueues and InstanceTypes are there from the start.
 
 use std::collections::BTreeMap;
 
@@ -52,6 +52,10 @@ fn add_object(value: &Value, scenario: &mut Scenario) -> Result<()> {
             scenario.queues.push(serde_json::from_value(value.clone()).with_context(what)?);
             Ok(())
         }
+        "InstanceType" => {
+            scenario.types.push(serde_json::from_value(value.clone()).with_context(what)?);
+            Ok(())
+        }
         "Pod" => add_pods(value, value, 1, scenario).with_context(what),
         "Deployment" | "ReplicaSet" | "StatefulSet" | "ReplicationController" => {
             add_pods(value, &spec["template"], spec["replicas"].as_u64().unwrap_or(1), scenario)
@@ -62,7 +66,7 @@ fn add_object(value: &Value, scenario: &mut Scenario) -> Result<()> {
             add_pods(value, &spec["template"], count, scenario).with_context(what)
         }
         other => bail!(
-            "{other} {name} has no pods (hint: Node, Namespace, TenantQueue, PodGroup, Pod, Deployment, ReplicaSet, StatefulSet, Job)"
+            "{other} {name} has no pods (hint: Node, Namespace, TenantQueue, InstanceType, PodGroup, Pod, Deployment, ReplicaSet, StatefulSet, Job)"
         ),
     }
 }

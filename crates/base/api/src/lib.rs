@@ -9,6 +9,7 @@ pub mod decode;
 pub mod defaults;
 #[cfg(test)]
 mod fuzz;
+pub mod instancetype;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;

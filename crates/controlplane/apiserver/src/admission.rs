@@ -9,6 +9,7 @@ pub(crate) mod account;
 mod certificates;
 mod classes;
 pub(crate) mod events;
+mod instances;
 mod limits;
 pub(crate) mod namespace;
 mod nodes;
@@ -180,6 +181,8 @@ async fn plugins(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status
     }
     match review.resource.plural {
         "pods" => {
+            // First, so that defaults of a namespace are for what the type leaves open.
+            instances::complete(core, review).await?;
             limits::complete(core, review).await?;
             if review.operation == Operation::Create && review.subresource.is_empty() {
                 account::pod(core, review).await?;

@@ -25,6 +25,7 @@ use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
 use sampan_daemon::{Backoff, Policy, Supervisor};
 use sampan_planner::fairness::TenantQueue;
+use sampan_planner::instances::{self, InstanceType};
 use sampan_planner::{pods, volumes};
 use serde::de::DeserializeOwned;
 
@@ -73,6 +74,7 @@ pub(crate) struct Caches {
     pub classes: Arc<Informer<StorageClass>>,
     pub csi_nodes: Arc<Informer<CSINode>>,
     pub tenant_queues: Arc<Informer<TenantQueue>>,
+    pub instance_types: Arc<Informer<InstanceType>>,
     pub pod_groups: Arc<Informer<PodGroup>>,
 }
 
@@ -115,6 +117,7 @@ fn index_pod(pod: &Pod) -> Vec<String> {
     if let Some(group) = pods::group(pod) {
         entries.push(in_group(namespace, group));
     }
+    entries.extend(instances::of_pod(&pod.metadata).map(of_type));
     if !pods::node_name(pod).is_empty() {
         entries.push(on_node(pods::node_name(pod)));
     }
@@ -124,6 +127,11 @@ fn index_pod(pod: &Pod) -> Vec<String> {
 /// The index entry of the pods of a group.
 pub(crate) fn in_group(namespace: &str, name: &str) -> String {
     format!("group/{namespace}/{name}")
+}
+
+/// The index entry of the pods that have the size of an InstanceType.
+pub(crate) fn of_type(name: &str) -> String {
+    format!("type/{name}")
 }
 
 /// The index entry of claims without a volume, by the class they ask for.
@@ -325,6 +333,7 @@ impl Caches {
             classes: plain(),
             csi_nodes: plain(),
             tenant_queues: plain(),
+            instance_types: plain(),
             pod_groups: plain(),
         }
     }
@@ -378,16 +387,9 @@ impl Caches {
 
     /// Starts the watches of our own kinds once they are served.
     fn run_own(&self, supervisor: &Supervisor, client: &Client, definitions: &Definitions) {
-        let (cache, api) = (self.tenant_queues.clone(), Api::all(client.clone()));
-        let definitions = definitions.clone();
-        supervisor.supervise("watch-tenantqueues", Policy::Restart(Backoff::default()), move || {
-            let (cache, api, definitions) = (cache.clone(), api.clone(), definitions.clone());
-            async move {
-                definitions.served().await;
-                cache.run(api, Config::default()).await;
-                Err::<(), _>("the watch ended")
-            }
-        });
+        let (queues, types) = (Api::all(client.clone()), Api::all(client.clone()));
+        follow_own(supervisor, "watch-tenantqueues", &self.tenant_queues, queues, definitions);
+        follow_own(supervisor, "watch-instancetypes", &self.instance_types, types, definitions);
     }
 
     /// Returns once every cache of a built-in kind has its first complete list.
@@ -426,6 +428,27 @@ impl Caches {
         ];
         join_all(waits).await;
     }
+}
+
+/// The same for a kind of our own.
+fn follow_own<K>(
+    supervisor: &Supervisor,
+    name: &'static str,
+    cache: &Arc<Informer<K>>,
+    api: Api<Whole<K>>,
+    definitions: &Definitions,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (cache, definitions) = (cache.clone(), definitions.clone());
+    supervisor.supervise(name, Policy::Restart(Backoff::default()), move || {
+        let (cache, api, definitions) = (cache.clone(), api.clone(), definitions.clone());
+        async move {
+            definitions.served().await;
+            cache.run(api, Config::default()).await;
+            Err::<(), _>("the watch ended")
+        }
+    });
 }
 
 fn follow<K>(

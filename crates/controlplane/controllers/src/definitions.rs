@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use crate::error::{Context, Error, Result};
 
 /// One definition a file.
-const ALL: &[&str] = &[include_str!("definitions/tenantqueues.json")];
+const ALL: &[&str] =
+    &[include_str!("definitions/tenantqueues.json"), include_str!("definitions/instancetypes.json")];
 /// Who waits for the definitions goes on without them after this long: beside an API server that does not let us define
 /// anything, everything else works.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -26,6 +26,7 @@ mod eviction;
 mod expectations;
 mod gc;
 mod informer;
+mod instances;
 mod ipam;
 mod job;
 mod leader;

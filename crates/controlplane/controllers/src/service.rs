@@ -29,6 +29,7 @@ use crate::endpoints::{Mirroring, ServiceEndpoints};
 use crate::events::Recorder;
 use crate::eviction::Evictions;
 use crate::gc::Garbage;
+use crate::instances::Instances;
 use crate::ipam::Ipam;
 use crate::job::Jobs;
 use crate::leader::{self, Election, Leadership};
@@ -205,6 +206,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let stateful_sets = StatefulSets::new(client.clone(), caches.clone(), &events);
     let daemon_sets = DaemonSets::new(client.clone(), caches.clone(), &events);
     let nodes = Nodes::new(client.clone(), caches.clone(), &events, options.node_grace);
+    let instances = Instances::new(client.clone(), caches.clone(), &events);
     let ipam = options.pod_network.map(|network| Ipam::new(client.clone(), caches.clone(), &events, network));
     let evictions = Evictions::new(client.clone(), caches.clone(), &events);
     let pod_gc = PodGc::new(client.clone(), caches.clone(), options.finished_pods);
@@ -257,6 +259,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "bootstrap", 1, bootstrap);
         worker::run(&inner, "overcommit", 4, overcommit);
         rebalancer.into_iter().for_each(|rebalancer| rebalancer.run(&inner));
+        instances.run(&inner);
         if let Some(scheduler) = scheduler {
             run_scheduler(&scheduler, &caches, &definitions, &inner).await;
         }

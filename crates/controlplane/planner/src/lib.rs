@@ -5,6 +5,7 @@
 //!
 //! - [`scheduler`]: which node a pod goes to, or, counted per reason, why none takes it.
 //! - [`fairness`]: which tenant is next, how much it may have, and what it may take back.
+//! - [`instances`]: which node is of which InstanceType.
 //! - [`rollout`]: what Deployments, ReplicaSets, Jobs, StatefulSets, DaemonSets and CronJobs do next.
 //! - [`autoscaler`]: how many replicas a workload needs, by what is measured of it.
 //! - [`volumes`]: which claim gets which volume.
@@ -18,6 +19,7 @@ pub mod autoscaler;
 pub mod disruption;
 pub mod election;
 pub mod fairness;
+pub mod instances;
 pub mod ipam;
 pub mod overcommit;
 pub mod packing;

@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 
 use crate::fairness::TenantQueue;
+use crate::instances::{self, InstanceType};
 use crate::scheduler::{Patience, Profile};
 
 pub use fairness::{TenantOutcome, TenantSample, jain};
@@ -60,10 +61,27 @@ pub struct Scenario {
     pub groups: Vec<PodGroup>,
     /// Queues of tenants.
     pub queues: Vec<TenantQueue>,
+    /// Shapes that pods ask for and nodes have; see [`Scenario::settle`].
+    pub types: Vec<InstanceType>,
     /// Pods that come.
     pub arrivals: Vec<Arrival>,
     /// What happens, and when (seconds).
     pub changes: Vec<(f64, Change)>,
+}
+
+impl Scenario {
+    /// Gives nodes and pods what their InstanceTypes say, as it would be before anything is scheduled.
+    ///
+    /// # Errors
+    /// Which pod asks for what it cannot have.
+    pub fn settle(&mut self) -> Result<(), String> {
+        let joining = self.changes.iter_mut().filter_map(|(_, change)| match change {
+            Change::Join(node) => Some(&mut **node),
+            _ => None,
+        });
+        let pods = self.pods.iter_mut().chain(self.arrivals.iter_mut().map(|arrival| &mut arrival.pod));
+        instances::settle(&self.types, self.nodes.iter_mut().chain(joining), pods)
+    }
 }
 
 /// How it is played.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use sampan_api::status::Status;
+use sampan_api::{instancetype::Shape, status::Status};
 use sampan_store::{KeyValue, Revision};
 use serde_json::Value;
 
 use super::{
     events::Buckets,
+    instances,
     limits::{self, Limit},
     podsecurity,
     policy::{self, Policies},
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) storage_classes: Arc<Mirror<Value>>,
     pub(crate) ingress_classes: Arc<Mirror<Value>>,
     pub(crate) runtime_classes: Arc<Mirror<Value>>,
+    /// The shapes that pods may ask for.
+    pub(crate) instance_types: Arc<Mirror<Shape>>,
     /// Webhooks, compiled.
     pub(crate) mutating: Arc<Mirror<Configuration>>,
     pub(crate) validating: Arc<Mirror<Configuration>>,
@@ -81,6 +84,7 @@ impl State {
             storage_classes: mirror(core, "storage.k8s.io", "storageclasses", whole).await?,
             ingress_classes: mirror(core, "networking.k8s.io", "ingressclasses", whole).await?,
             runtime_classes: mirror(core, "node.k8s.io", "runtimeclasses", whole).await?,
+            instance_types: below(core, instances::PREFIX, instances::parse).await?,
             mutating: mirror(core, REGISTRATION, "mutatingwebhookconfigurations", webhook::parse).await?,
             validating: mirror(core, REGISTRATION, "validatingwebhookconfigurations", webhook::parse).await?,
             policies: Policies {
@@ -132,7 +136,15 @@ async fn mirror<T: Send + Sync + 'static>(
     plural: &str,
     parse: impl Fn(&KeyValue) -> Option<T> + Send + Sync + 'static,
 ) -> Result<Arc<Mirror<T>>, Status> {
-    let prefix = &core.endpoint(group, "v1", plural)?.prefix;
+    below(core, &core.endpoint(group, "v1", plural)?.prefix, parse).await
+}
+
+/// The same of what lies there.
+async fn below<T: Send + Sync + 'static>(
+    core: &Core,
+    prefix: &str,
+    parse: impl Fn(&KeyValue) -> Option<T> + Send + Sync + 'static,
+) -> Result<Arc<Mirror<T>>, Status> {
     let opened = Mirror::open(prefix, core.options.store.clone(), &core.supervisor, parse).await;
     let mirror = opened.map_err(|e| store_error(&e))?;
     core.written.register(&mirror);

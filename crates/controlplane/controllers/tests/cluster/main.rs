@@ -19,6 +19,7 @@ mod endpoints;
 mod extenders;
 mod extension;
 mod groups;
+mod instances;
 mod joining;
 mod keeping;
 mod protection;

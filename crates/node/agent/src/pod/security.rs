@@ -41,7 +41,8 @@ pub fn resources(wanted: Option<&ResourceRequirements>) -> Resources {
     }
 }
 
-/// cgroup limits for the pod as a whole: the sum of its containers, a limit only where every container has one.
+/// cgroup limits for the pod as a whole: what it says itself, or else the sum of its containers, a limit only where every
+/// container has one.
 #[must_use]
 pub fn pod_resources(spec: &PodSpec) -> Resources {
     let mut total = Resources { cpu_shares: Some(0), ..Resources::default() };
@@ -56,6 +57,14 @@ pub fn pod_resources(spec: &PodSpec) -> Resources {
     total.cpu_quota = quota.filter(|quota| *quota > 0);
     total.cpu_period = total.cpu_quota.and(u64::try_from(PERIOD).ok());
     total.memory_limit = memory.filter(|bytes| *bytes > 0);
+    let own = resources(spec.resources.as_ref());
+    if spec::names(spec.resources.as_ref(), "cpu") {
+        total.cpu_shares = own.cpu_shares;
+    }
+    if own.cpu_quota.is_some() {
+        (total.cpu_quota, total.cpu_period) = (own.cpu_quota, own.cpu_period);
+    }
+    total.memory_limit = own.memory_limit.or(total.memory_limit);
     total
 }
 
@@ -199,5 +208,28 @@ mod tests {
             (got.cpu_shares, got.cpu_quota, got.memory_limit),
             (Some(2), Some(50_000), Some(64 << 20))
         );
+    }
+
+    #[test]
+    fn what_a_pod_says_as_a_whole_holds_for_all_of_it() {
+        let pod = |level: serde_json::Value| -> (PodSpec, Resources) {
+            let containers = json!([
+                {"name": "a", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "500m"}}},
+                {"name": "b"},
+            ]);
+            let spec = json!({"containers": containers, "resources": level});
+            let spec: PodSpec = serde_json::from_value(spec).unwrap();
+            let got = pod_resources(&spec);
+            (spec, got)
+        };
+        let numbers = |got: &Resources| (got.cpu_shares, got.cpu_quota, got.memory_limit);
+        let (spec, got) = pod(json!(null));
+        assert_eq!((numbers(&got), spec::qos_class(&spec)), ((Some(258), None, None), "Burstable"));
+        let whole = json!({"cpu": "2", "memory": "1Gi"});
+        let (spec, got) = pod(json!({"requests": whole, "limits": whole}));
+        assert_eq!(numbers(&got), (Some(2048), Some(200_000), Some(1 << 30)));
+        assert_eq!(spec::qos_class(&spec), "Guaranteed");
+        let (spec, got) = pod(json!({"limits": {"memory": "1Gi"}}));
+        assert_eq!((numbers(&got), spec::qos_class(&spec)), ((Some(258), None, Some(1 << 30)), "Burstable"));
     }
 }

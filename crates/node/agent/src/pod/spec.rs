@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use sampan_api::quantity;
 
@@ -119,9 +119,11 @@ pub fn is_terminal(pod: &Pod) -> bool {
 #[must_use]
 pub fn qos_class(spec: &PodSpec) -> &'static str {
     let (mut any, mut guaranteed) = (false, true);
-    for (_, container) in containers(spec) {
+    // What the pod says as a whole stands for what its containers say.
+    let level = spec.resources.as_ref().map(|level| vec![Some(level)]);
+    let each = level.unwrap_or_else(|| containers(spec).map(|(_, c)| c.resources.as_ref()).collect());
+    for resources in each {
         let empty = BTreeMap::new();
-        let resources = container.resources.as_ref();
         let requests = resources.and_then(|r| r.requests.as_ref()).unwrap_or(&empty);
         let limits = resources.and_then(|r| r.limits.as_ref()).unwrap_or(&empty);
         for key in ["cpu", "memory"] {
@@ -136,6 +138,13 @@ pub fn qos_class(spec: &PodSpec) -> &'static str {
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
     }
+}
+
+/// Whether a request or limit of that resource is there.
+#[must_use]
+pub fn names(resources: Option<&ResourceRequirements>, name: &str) -> bool {
+    let lists = resources.into_iter().flat_map(|r| [r.requests.as_ref(), r.limits.as_ref()]);
+    lists.flatten().any(|list| list.contains_key(name))
 }
 
 /// A quantity in thousandths, rounded up. `None` when it cannot be read (the API server lets none through).
