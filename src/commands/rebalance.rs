@@ -11,6 +11,7 @@ use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostP
 use kube::{Api, Client, Resource};
 use sampan_planner::pods;
 use sampan_planner::rebalance::{Aim, Bounds, Move, Plan, Snapshot};
+use sampan_planner::reservation::Reservation;
 use serde_json::json;
 
 use crate::cli::{self, Continuous, Rebalance};
@@ -104,6 +105,9 @@ async fn plan(client: &Client, options: &Rebalance) -> Result<Plan> {
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         Err(error) => return Err(error).context("list the pod groups"),
     }
+    // Beside an API server that does not know our kinds there are none.
+    let reservations = Api::<Reservation>::all(client.clone()).list(&all).await.map(|list| list.items);
+    reservations.iter().flatten().for_each(|reservation| snapshot.reserve(reservation));
     let (moves, cost) = match options.consolidate {
         true => (usize::MAX, f64::INFINITY),
         false => (options.moves, options.cost),

@@ -260,6 +260,8 @@ struct Played {
     placed: usize,
     displaced: usize,
     reclaimed: usize,
+    seats_placed: usize,
+    seats_used: usize,
     waiting: usize,
     waiting_reasons: std::collections::BTreeMap<String, usize>,
     wait_seconds: WaitSeconds,
@@ -331,6 +333,8 @@ impl Played {
             placed: outcome.placed,
             displaced: outcome.displaced,
             reclaimed: outcome.reclaimed,
+            seats_placed: outcome.seats_placed,
+            seats_used: outcome.seats_used,
             tenants: outcome
                 .tenants
                 .iter()

@@ -12,6 +12,7 @@ use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::{Api, ResourceExt, api::ListParams};
 use sampan_planner::fairness::{Standing, TenantQueue};
 use sampan_planner::pods;
+use sampan_planner::reservation::{CONSUMED, Reservation, Seat};
 use sampan_planner::scheduler::{
     Budget, Candidate, Cluster, Explanation, FilterSet, PodInfo, Profile, Queue,
 };
@@ -36,6 +37,9 @@ struct Answer {
     /// What its InstanceType has to do with it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     instance_type: Vec<String>,
+    /// What reservations have to do with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reservations: Vec<String>,
     #[serde(flatten)]
     explanation: Explanation,
     preemption: Option<String>,
@@ -98,6 +102,7 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
         Err(unready) => Err(unready.to_string()),
     };
     let explanation = cluster.explain(&info, Some(&allow));
+    let reservations = reserved(&mut cluster, &pod, &info);
     let queue = queued(&cluster, &info, &all);
     let held = queue.as_ref().is_some_and(|queue| queue.waits.is_some());
     let waits = pods::node_name(&pod).is_empty() && (explanation.feasible == 0 || held);
@@ -112,7 +117,8 @@ pub(crate) async fn run(data_dir: &Path, options: Why) -> Result<ExitCode> {
     let mut events = telling(events(&client, &options.namespace, &about).await?);
     events.extend(before(&client, &pod).await?);
     let instance_type = typed::words(&client, &pod, &cluster).await?;
-    let answer = Answer { queue, instance_type, ..answer(&pod, explanation, preemption, events) };
+    let answer =
+        Answer { queue, instance_type, reservations, ..answer(&pod, explanation, preemption, events) };
     terminal::print(options.output.output, &answer, || text(&answer))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -169,6 +175,16 @@ async fn read(client: &kube::Client, profiles: Vec<Profile>) -> Result<(Cluster,
             }
         } else {
             cluster.upsert_pod(pod);
+        }
+    }
+    let reservations = Api::<Reservation>::all(client.clone()).list(&all).await.map(|list| list.items);
+    for reservation in reservations.unwrap_or_default() {
+        let status = reservation.status.clone().unwrap_or_default();
+        let over = matches!(status.phase.as_str(), "Expired" | "Failed");
+        if let Ok(terms) = reservation.terms(status.priority)
+            && !over
+        {
+            cluster.set_reservation(terms, &reservation.known_seats());
         }
     }
     for budget in Api::<PodDisruptionBudget>::all(client.clone()).list(&all).await? {
@@ -252,6 +268,7 @@ fn answer(pod: &Pod, explanation: Explanation, preemption: Option<String>, event
         events,
         queue: None,
         instance_type: Vec::new(),
+        reservations: Vec::new(),
         explanation,
         preemption,
     }
@@ -283,6 +300,30 @@ fn queued(cluster: &Cluster, pod: &PodInfo, all: &[Pod]) -> Option<Queued> {
     })
 }
 
+/// What reservations hold for the pod, a line each.
+fn reserved(cluster: &mut Cluster, pod: &Pod, info: &PodInfo) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(seat) = pods::annotation(&pod.metadata, CONSUMED).and_then(Seat::parse) {
+        lines.push(format!("it took seat {} of reservation {}/{}", seat.index, seat.namespace, seat.name));
+    }
+    let mine = cluster.reservations_for(info);
+    let known = !mine.is_empty();
+    for (terms, seats) in mine {
+        let (all, name) = (terms.count, format!("{}/{}", terms.namespace, terms.name));
+        lines.push(match seats {
+            0 => format!("reservation {name} is for it, and holds nothing for it now"),
+            seats => format!("reservation {name} is for it: {seats} of {all} seats hold something"),
+        });
+    }
+    if known && let Ok(placement) = cluster.schedule(info, 0) {
+        lines.extend(placement.seat.map(|seat| {
+            let (node, namespace, name) = (&placement.node, &seat.namespace, &seat.name);
+            format!("as things are now, it would take seat {} of {namespace}/{name} on {node}", seat.index)
+        }));
+    }
+    lines
+}
+
 fn text(answer: &Answer) -> String {
     let mut out = String::new();
     let mut line = |text: &str| {
@@ -301,7 +342,7 @@ fn text(answer: &Answer) -> String {
             line(&format!("      to change that: {remedy}"));
         }
     }
-    answer.instance_type.iter().for_each(|words| line(words));
+    answer.instance_type.iter().chain(&answer.reservations).for_each(|words| line(words));
     let found = &answer.explanation;
     line(&format!("as things are now, {} of {} nodes can take it", found.feasible, found.nodes));
     for fitting in &found.fitting {
@@ -336,6 +377,7 @@ mod tests {
             conditions: Vec::new(),
             queue: None,
             instance_type: Vec::new(),
+            reservations: Vec::new(),
             events: vec!["FailedScheduling: 0/1 nodes are available".into()],
             explanation: Explanation {
                 nodes: 1,

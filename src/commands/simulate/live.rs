@@ -6,6 +6,7 @@ use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 use kube::{Api, ResourceExt, api::ListParams};
 use sampan_planner::fairness::TenantQueue;
 use sampan_planner::instances::InstanceType;
+use sampan_planner::reservation::Reservation;
 use sampan_planner::simulator::Scenario;
 
 use crate::{instance::Instance, local};
@@ -19,12 +20,20 @@ pub(super) async fn add(instance: &Instance, scenario: &mut Scenario) -> Result<
         Api::<TenantQueue>::all(client.clone()).list(&all).await.context("list the tenant queues")?;
     let types =
         Api::<InstanceType>::all(client.clone()).list(&all).await.context("list the instance types")?;
+    let reservations =
+        Api::<Reservation>::all(client.clone()).list(&all).await.context("list the reservations")?;
     let groups = Api::<PodGroup>::all(client.clone()).list(&all).await.context("list the pod groups")?;
     let namespaces = Api::<Namespace>::all(client).list(&all).await.context("list the namespaces")?;
     scenario.nodes.extend(nodes);
     scenario.pods.extend(pods);
     scenario.queues.extend(queues);
     scenario.types.extend(types);
+    // What is over, or used up, holds nothing; what holds something may do so elsewhere in the simulation.
+    let holds = |reservation: &Reservation| {
+        let phase = reservation.status.as_ref().map_or("Pending", |status| status.phase.as_str());
+        matches!(phase, "Pending" | "Available")
+    };
+    scenario.reservations.extend(reservations.into_iter().filter(holds).map(|held| (0.0, held)));
     scenario.groups.extend(groups);
     let labels = |namespace: &Namespace| (namespace.name_any(), namespace.labels().clone());
     scenario.namespaces.extend(namespaces.iter().map(labels));

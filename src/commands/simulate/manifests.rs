@@ -1,6 +1,6 @@
 //! Scenarios as manifests: nodes, pods, and workloads, which stand for their pods.
 //!
-//! Annotations of a workload or pod say when its pods come: `sampan.io/arrives-at` (seconds, 0 by default),
+//! Annotations of a workload, pod or Reservation say when its pods come: `sampan.io/arrives-at` (seconds, 0 by default),
 //! `sampan.io/arrives-every` (seconds between its pods, 0), `sampan.io/lasts` (seconds that each runs, for ever). A node's
 //! `sampan.io/copies` stands for so many nodes of its kind. TenantQueues and InstanceTypes are there from the start.
 
@@ -56,6 +56,12 @@ fn add_object(value: &Value, scenario: &mut Scenario) -> Result<()> {
             scenario.types.push(serde_json::from_value(value.clone()).with_context(what)?);
             Ok(())
         }
+        "Reservation" => {
+            let at = seconds(value, AT).with_context(what)?.unwrap_or(0.0);
+            let reservation = serde_json::from_value(value.clone()).with_context(what)?;
+            scenario.reservations.push((at, reservation));
+            Ok(())
+        }
         "Pod" => add_pods(value, value, 1, scenario).with_context(what),
         "Deployment" | "ReplicaSet" | "StatefulSet" | "ReplicationController" => {
             add_pods(value, &spec["template"], spec["replicas"].as_u64().unwrap_or(1), scenario)
@@ -66,7 +72,7 @@ fn add_object(value: &Value, scenario: &mut Scenario) -> Result<()> {
             add_pods(value, &spec["template"], count, scenario).with_context(what)
         }
         other => bail!(
-            "{other} {name} has no pods (hint: Node, Namespace, TenantQueue, InstanceType, PodGroup, Pod, Deployment, ReplicaSet, StatefulSet, Job)"
+            "{other} {name} has no pods (hint: Node, Namespace, TenantQueue, InstanceType, Reservation, PodGroup, Pod, Deployment, ReplicaSet, StatefulSet, Job)"
         ),
     }
 }

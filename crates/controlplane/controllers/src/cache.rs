@@ -26,6 +26,7 @@ use kube::{Api, Client, Resource};
 use sampan_daemon::{Backoff, Policy, Supervisor};
 use sampan_planner::fairness::TenantQueue;
 use sampan_planner::instances::{self, InstanceType};
+use sampan_planner::reservation::Reservation;
 use sampan_planner::{pods, volumes};
 use serde::de::DeserializeOwned;
 
@@ -75,6 +76,7 @@ pub(crate) struct Caches {
     pub csi_nodes: Arc<Informer<CSINode>>,
     pub tenant_queues: Arc<Informer<TenantQueue>>,
     pub instance_types: Arc<Informer<InstanceType>>,
+    pub reservations: Arc<Informer<Reservation>>,
     pub pod_groups: Arc<Informer<PodGroup>>,
 }
 
@@ -334,6 +336,7 @@ impl Caches {
             csi_nodes: plain(),
             tenant_queues: plain(),
             instance_types: plain(),
+            reservations: plain(),
             pod_groups: plain(),
         }
     }
@@ -388,8 +391,10 @@ impl Caches {
     /// Starts the watches of our own kinds once they are served.
     fn run_own(&self, supervisor: &Supervisor, client: &Client, definitions: &Definitions) {
         let (queues, types) = (Api::all(client.clone()), Api::all(client.clone()));
+        let reservations = Api::all(client.clone());
         follow_own(supervisor, "watch-tenantqueues", &self.tenant_queues, queues, definitions);
         follow_own(supervisor, "watch-instancetypes", &self.instance_types, types, definitions);
+        follow_own(supervisor, "watch-reservations", &self.reservations, reservations, definitions);
     }
 
     /// Returns once every cache of a built-in kind has its first complete list.

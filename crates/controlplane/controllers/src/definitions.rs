@@ -14,8 +14,11 @@ use tokio::sync::watch;
 use crate::error::{Context, Error, Result};
 
 /// One definition a file.
-const ALL: &[&str] =
-    &[include_str!("definitions/tenantqueues.json"), include_str!("definitions/instancetypes.json")];
+const ALL: &[&str] = &[
+    include_str!("definitions/tenantqueues.json"),
+    include_str!("definitions/instancetypes.json"),
+    include_str!("definitions/reservations.json"),
+];
 /// Who waits for the definitions goes on without them after this long: beside an API server that does not let us define
 /// anything, everything else works.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,9 +37,7 @@ impl Definitions {
         supervisor.supervise("definitions", Policy::Restart(Backoff::default()), move || {
             let (client, done) = (client.clone(), done.clone());
             async move {
-                for text in ALL {
-                    apply(&client, text).await?;
-                }
+                futures::future::try_join_all(ALL.iter().map(|text| apply(&client, text))).await?;
                 done.send_replace(true);
                 // Whoever asks later hears it, too.
                 std::future::pending::<Result<()>>().await

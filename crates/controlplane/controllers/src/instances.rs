@@ -50,7 +50,9 @@ pub(crate) struct Instances {
 }
 
 impl Instances {
-    pub fn new(client: Client, caches: Arc<Caches>, events: &Recorder) -> Arc<Self> {
+    /// Follows what happens, and works from the moment on at which it is known which types there are: without them nodes would
+    /// lose what they were given.
+    pub fn start(supervisor: &Supervisor, client: Client, caches: Arc<Caches>, events: &Recorder) {
         let events = events.of("instance-types");
         let this = Arc::new(Self { client, caches, events, queue: Queue::new() });
         let own = this.clone();
@@ -59,15 +61,10 @@ impl Instances {
         this.caches.nodes.on(move |change| own.node_changed(change));
         let own = this.clone();
         this.caches.pods.on(move |change| own.pod_changed(change));
-        this
-    }
-
-    /// Works from the moment on at which it is known which types there are: without them nodes would lose what they were given.
-    pub fn run(self: &Arc<Self>, supervisor: &Supervisor) {
-        let (own, inner) = (self.clone(), supervisor.clone());
+        let inner = supervisor.clone();
         supervisor.spawn("instance-types-start", async move {
-            own.caches.instance_types.synced().await;
-            worker::run(&inner, "instance-types", 4, own);
+            futures::join!(this.caches.instance_types.synced(), this.caches.nodes.synced());
+            worker::run(&inner, "instance-types", 4, this);
         });
     }
 

@@ -137,6 +137,7 @@ impl Rebalancer {
             &budgets,
         );
         self.caches.pod_groups.all().iter().for_each(|group| snapshot.group(group));
+        self.caches.reservations.all().iter().for_each(|held| snapshot.reserve(held));
         let look = self.look.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(look) = look {
             snapshot.observe(&look.nodes, look.pods.clone());

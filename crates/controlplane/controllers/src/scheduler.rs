@@ -8,6 +8,7 @@ mod asking;
 mod claims;
 mod extender;
 mod gang;
+mod reservations;
 mod tenants;
 mod write;
 
@@ -21,6 +22,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use sampan_daemon::{Backoff, Policy, Supervisor};
 use sampan_planner::pods;
+use sampan_planner::reservation::Seat;
 use sampan_planner::scheduler::config::Config;
 use sampan_planner::scheduler::{
     Budget, Candidate, Cluster, Hints, NodeFilter, Placement, PodInfo, Popped, Preemption, Queue,
@@ -37,6 +39,7 @@ use crate::usage::Usage;
 use crate::volumes::Binder;
 use claims::Volumes;
 use extender::{Extender, Verdict};
+use reservations::Book;
 use tenants::Asked;
 
 /// So many decisions may wait to be written; deciding pauses then.
@@ -62,6 +65,7 @@ pub(crate) struct Scheduler {
     /// What writes how tenants' queues stand.
     standing: Asked,
     groups: Arc<PodGroups>,
+    book: Book,
     start: Instant,
 }
 
@@ -82,7 +86,7 @@ impl State {
 /// What was decided about a pod.
 enum Decision {
     /// It goes to this node.
-    Bind { node: String, devices: Vec<u8>, volumes: Option<Volumes> },
+    Bind { node: String, devices: Vec<u8>, volumes: Option<Volumes>, seat: Option<Arc<Seat>> },
     /// It goes nowhere.
     Refuse { why: String, nomination: Nomination },
     /// Others must leave first.
@@ -153,6 +157,7 @@ impl Scheduler {
             extenders: config.extenders.into_iter().map(Extender::new).collect(),
             standing: Asked::default(),
             groups,
+            book: Book::default(),
             start: Instant::now(),
         });
         let own = this.clone();
@@ -173,6 +178,8 @@ impl Scheduler {
         this.caches.tenant_queues.on(move |change| own.queue_changed(change));
         let own = this.clone();
         this.caches.pod_groups.on(move |change| own.group_changed(change));
+        let own = this.clone();
+        this.caches.reservations.on(move |change| own.reservation_changed(change));
         let own = this.clone();
         this.caches.pods.on(move |change| own.pod_changed(change));
         this
@@ -223,6 +230,7 @@ impl Scheduler {
         let mut state = self.lock();
         let hints = change(&mut state, now);
         state.wake(hints, now);
+        self.follow_seats(&mut state);
         let tenants = state.cluster.tenants().is_some();
         drop(state);
         self.changed.notify_one();
@@ -238,7 +246,13 @@ impl Scheduler {
                 // Domains may have gone with it, and pods of others that nobody wanted near.
                 Hints::POD_GONE
             }
-            Change::Added(node) | Change::Updated { new: node, .. } => state.cluster.upsert_node(node),
+            Change::Added(node) | Change::Updated { new: node, .. } => {
+                let hints = state.cluster.upsert_node(node);
+                if hints.intersects(Hints::NODE_TAINTS) {
+                    state.cluster.recall_seats(pods::name(&node.metadata));
+                }
+                hints
+            }
         });
     }
 
@@ -264,6 +278,7 @@ impl Scheduler {
         let pod = change.object();
         let uid = pods::uid(&pod.metadata);
         let gone = matches!(change, Change::Deleted(_));
+        self.book.pod_changed(pod);
         self.change(|state, now| {
             if gone || !pods::node_name(pod).is_empty() || !pods::active(pod) {
                 state.queue.remove(uid);
@@ -347,9 +362,13 @@ impl Scheduler {
 
     /// Decides about the next pod, or about the whole gang that it belongs to.
     fn decide_one(self: &Arc<Self>) -> Step {
-        let now = self.now();
         let mut state = self.lock();
-        let state = &mut *state;
+        let step = self.decide_next(&mut state, self.now());
+        self.follow_seats(&mut state);
+        step
+    }
+
+    fn decide_next(self: &Arc<Self>, state: &mut State, now: u64) -> Step {
         let Some(popped) = state.cluster.next(&mut state.queue, now) else { return Step::Nothing };
         if let Some(group) = state.cluster.gang_of(&popped.pod) {
             let members = state.queue.pop_gang(&group, popped);
@@ -423,8 +442,10 @@ impl Scheduler {
         // Others may wait for its company: what the watch says of it later is nothing new. And the room that was kept
         // for it elsewhere is others'.
         let freed = if elsewhere { Hints::POD_GONE } else { Hints::none() };
-        state.wake(Hints::POD_ADDED.union(freed), now);
-        let decision = Decision::Bind { node: placement.node, devices: placement.devices, volumes };
+        let held = if pod.holds().is_some() { Hints::RESERVATION } else { Hints::none() };
+        state.wake(Hints::POD_ADDED.union(freed).union(held), now);
+        let Placement { node, devices, seat, .. } = placement;
+        let decision = Decision::Bind { node, devices, volumes, seat };
         (taken, decision)
     }
 
@@ -443,7 +464,12 @@ impl Scheduler {
             let bound = current.as_ref().is_some_and(|pod| !pods::node_name(pod).is_empty());
             // Unless the watch says otherwise meanwhile, the pod is where it was: nowhere.
             let freed = if bound { Hints::none() } else { state.cluster.remove_pod(uid) };
-            if current.is_some_and(|pod| pods::uid(&pod.metadata) == uid && pods::active(&pod)) && !bound {
+            if let Some(seat) = taken.popped.pod.holds() {
+                let waits = state.cluster.waiting_seats(&seat.uid).iter().any(|seat| seat.uid() == uid);
+                if waits { state.queue.put_back(&taken.popped, now) } else { drop(state.queue.remove(uid)) }
+            } else if current.is_some_and(|pod| pods::uid(&pod.metadata) == uid && pods::active(&pod))
+                && !bound
+            {
                 state.queue.put_back(&taken.popped, now);
             } else {
                 state.queue.remove(uid);
@@ -487,6 +513,10 @@ fn refuse(
 fn promise(state: &mut State, pod: &PodInfo, plan: &Preemption) {
     state.cluster.promise(pod, plan);
     state.queue.promised(pod.uid());
+    if plan.victims.iter().any(|victim| victim.holds().is_some()) {
+        // Room that was merely held is free at once.
+        state.queue.note(Hints::POD_GONE);
+    }
     plan.displaced.iter().for_each(|displaced| state.queue.again(displaced.uid()));
 }
 

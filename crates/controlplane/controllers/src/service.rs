@@ -206,7 +206,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     let stateful_sets = StatefulSets::new(client.clone(), caches.clone(), &events);
     let daemon_sets = DaemonSets::new(client.clone(), caches.clone(), &events);
     let nodes = Nodes::new(client.clone(), caches.clone(), &events, options.node_grace);
-    let instances = Instances::new(client.clone(), caches.clone(), &events);
+    Instances::start(&supervisor, client.clone(), caches.clone(), &events);
     let ipam = options.pod_network.map(|network| Ipam::new(client.clone(), caches.clone(), &events, network));
     let evictions = Evictions::new(client.clone(), caches.clone(), &events);
     let pod_gc = PodGc::new(client.clone(), caches.clone(), options.finished_pods);
@@ -259,7 +259,6 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
         worker::run(&inner, "bootstrap", 1, bootstrap);
         worker::run(&inner, "overcommit", 4, overcommit);
         rebalancer.into_iter().for_each(|rebalancer| rebalancer.run(&inner));
-        instances.run(&inner);
         if let Some(scheduler) = scheduler {
             run_scheduler(&scheduler, &caches, &definitions, &inner).await;
         }
@@ -272,17 +271,22 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     Handle { ready }
 }
 
-/// Pods are placed once it is known whose turn it is.
+/// Pods are placed once it is known whose turn it is, and what is held for whom.
 async fn run_scheduler(
     scheduler: &Arc<Scheduler>,
     caches: &Caches,
     definitions: &Definitions,
     supervisor: &Supervisor,
 ) {
-    definitions.or_without(caches.tenant_queues.synced()).await;
+    definitions
+        .or_without(async {
+            futures::join!(caches.tenant_queues.synced(), caches.reservations.synced());
+        })
+        .await;
     scheduler.run(supervisor);
     worker::run(supervisor, "tenant-queues", 1, scheduler.standings());
     worker::run(supervisor, "pod-groups", 4, scheduler.groups());
+    worker::run(supervisor, "reservations", 4, scheduler.reservations());
 }
 
 /// The scheduler alone, over caches of its own.

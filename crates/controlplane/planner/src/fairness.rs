@@ -30,6 +30,7 @@ use crate::scheduler::{PodInfo, Resources};
 use crate::selector::Labels;
 use amounts::{Dims, Vector};
 pub use claim::{Claim, Yield};
+pub(crate) use object::seconds;
 pub use object::{QueueCondition, QueueSpec, QueueStatus, TenantQueue, conditions};
 pub use share::Standing;
 pub use tree::{Problem, Reclaim};

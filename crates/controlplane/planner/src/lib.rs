@@ -6,6 +6,7 @@
 //! - [`scheduler`]: which node a pod goes to, or, counted per reason, why none takes it.
 //! - [`fairness`]: which tenant is next, how much it may have, and what it may take back.
 //! - [`instances`]: which node is of which InstanceType.
+//! - [`reservation`]: what a Reservation holds, for whom, and how it stands.
 //! - [`rollout`]: what Deployments, ReplicaSets, Jobs, StatefulSets, DaemonSets and CronJobs do next.
 //! - [`autoscaler`]: how many replicas a workload needs, by what is measured of it.
 //! - [`volumes`]: which claim gets which volume.
@@ -27,6 +28,7 @@ pub mod pods;
 pub mod quantity;
 pub mod random;
 pub mod rebalance;
+pub mod reservation;
 pub mod rollout;
 pub mod scheduler;
 pub mod selector;

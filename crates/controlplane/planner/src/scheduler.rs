@@ -9,6 +9,7 @@
 //! nodes that changed since it was last asked.
 
 mod affinity;
+mod attempt;
 mod choose;
 mod class;
 mod classes;
@@ -32,6 +33,7 @@ mod reasons;
 mod reclaim;
 mod resources;
 mod score;
+mod seats;
 mod spread;
 mod status;
 mod taints;
@@ -57,6 +59,7 @@ pub use profile::{FilterSet, Profile, Strategy, Weighted, Weights};
 pub use queue::{Patience, Popped, Queue};
 pub use reasons::{Hints, Unschedulable};
 pub use resources::{Resources, pod_requests};
+pub use seats::SeatView;
 pub use taints::tolerates_taint;
 pub use view::{Candidate, NodeView};
 

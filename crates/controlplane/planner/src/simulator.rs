@@ -19,6 +19,8 @@ use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 
 use crate::fairness::TenantQueue;
 use crate::instances::{self, InstanceType};
+use crate::pods;
+use crate::reservation::Reservation;
 use crate::scheduler::{Patience, Profile};
 
 pub use fairness::{TenantOutcome, TenantSample, jain};
@@ -63,6 +65,8 @@ pub struct Scenario {
     pub queues: Vec<TenantQueue>,
     /// Shapes that pods ask for and nodes have; see [`Scenario::settle`].
     pub types: Vec<InstanceType>,
+    /// Reservations, and when they come (seconds). Their time is counted from then on.
+    pub reservations: Vec<(f64, Reservation)>,
     /// Pods that come.
     pub arrivals: Vec<Arrival>,
     /// What happens, and when (seconds).
@@ -70,16 +74,23 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Gives nodes and pods what their InstanceTypes say, as it would be before anything is scheduled.
+    /// Gives nodes and pods what their InstanceTypes say, as it would be before anything is scheduled, and looks whether all
+    /// makes sense.
     ///
     /// # Errors
-    /// Which pod asks for what it cannot have.
+    /// Which pod asks for what it cannot have, or which reservation is none.
     pub fn settle(&mut self) -> Result<(), String> {
         let joining = self.changes.iter_mut().filter_map(|(_, change)| match change {
             Change::Join(node) => Some(&mut **node),
             _ => None,
         });
         let pods = self.pods.iter_mut().chain(self.arrivals.iter_mut().map(|arrival| &mut arrival.pod));
+        for (_, reservation) in &mut self.reservations {
+            let name = pods::name(&reservation.metadata).to_owned();
+            let namespace = reservation.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+            reservation.metadata.uid.get_or_insert_with(|| format!("{namespace}.{name}"));
+            reservation.terms(None).map_err(|why| format!("Reservation {name}: {why}"))?;
+        }
         instances::settle(&self.types, self.nodes.iter_mut().chain(joining), pods)
     }
 }
@@ -116,6 +127,10 @@ pub struct Outcome {
     pub tenants: BTreeMap<String, TenantOutcome>,
     /// Pods still waiting at the end, by the reason the scheduler gives.
     pub waiting: BTreeMap<String, usize>,
+    /// Seats of reservations that were given room, each time that they were.
+    pub seats_placed: usize,
+    /// Pods that took the room of a seat.
+    pub seats_used: usize,
     /// How long those placed had waited.
     pub waits: Waits,
     /// When the last event was, in seconds.

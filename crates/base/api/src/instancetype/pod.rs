@@ -122,7 +122,10 @@ fn none_fits(need: &Amounts, class: Option<&str>, types: &[&Shape]) -> String {
     let of_class: Vec<&&Shape> =
         types.iter().filter(|shape| class.is_none_or(|class| class == shape.class)).collect();
     let what = class.map(|class| format!(" of class {class}")).unwrap_or_default();
-    let largest = of_class.iter().max_by(|a, b| a.cost(need).1.total_cmp(&b.cost(need).1));
+    let largest = of_class.iter().max_by(|a, b| {
+        let ((unused, cost), (other, costs)) = (a.cost(need), b.cost(need));
+        cost.total_cmp(&costs).then(other.cmp(&unused))
+    });
     match largest {
         None => format!("there is no InstanceType{what} (hint: kubectl get instancetypes)"),
         Some(largest) => format!(

@@ -16,7 +16,8 @@ use crate::informer::Key;
 impl Scheduler {
     /// The extenders that have a say about a pod.
     pub(super) fn extenders_of(&self, pod: &PodInfo) -> impl Iterator<Item = &Extender> {
-        self.extenders.iter().filter(move |extender| extender.is_interested(pod))
+        // What is merely held is no pod that they could be told of.
+        self.extenders.iter().filter(move |extender| pod.holds().is_none() && extender.is_interested(pod))
     }
 
     /// Asks and decides. Nothing when an extender could not answer: the pod is tried again later.
@@ -51,7 +52,9 @@ impl Scheduler {
         }
         let now = self.now();
         let mut state = self.lock();
-        Some(self.decide_pod(&mut state, taken, &verdict, now))
+        let decided = self.decide_pod(&mut state, taken, &verdict, now);
+        self.follow_seats(&mut state);
+        Some(decided)
     }
 
     /// The pod with all that it has: what is cached leaves out what only its node reads.

@@ -7,6 +7,7 @@ use http::Request;
 use k8s_openapi::api::core::v1::Pod;
 use sampan_daemon::clock;
 use sampan_planner::pods;
+use sampan_planner::reservation::{CONSUMED, Seat};
 use sampan_planner::scheduler::{Hints, PodInfo, Preemption, gpu};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
@@ -36,11 +37,11 @@ impl Scheduler {
                 }
                 next = async { decisions.lock().await.recv().await }, if running.len() < AT_ONCE => {
                     match next {
-                        Some((taken, Decision::Bind { node, devices, volumes: Some(volumes) }))
+                        Some((taken, Decision::Bind { node, devices, volumes: Some(volumes), seat }))
                             if !volumes.1.is_empty() =>
                         {
                             if settling.len() < SETTLING {
-                                settling.push(self.settle(taken, node, devices, volumes));
+                                settling.push(self.settle(taken, (node, devices, seat), volumes));
                             } else {
                                 tracing::debug!(pod = %taken.key, "too many pods wait for volumes: it backs off");
                             }
@@ -57,12 +58,11 @@ impl Scheduler {
     async fn settle(
         &self,
         taken: Taken,
-        node: String,
-        devices: Vec<u8>,
+        (node, devices, seat): (String, Vec<u8>, Option<Arc<Seat>>),
         volumes: Volumes,
     ) -> Option<(Taken, Decision)> {
         match self.volumes.prebind(&volumes.0, &node, &volumes.1).await {
-            Ok(()) => Some((taken, Decision::Bind { node, devices, volumes: None })),
+            Ok(()) => Some((taken, Decision::Bind { node, devices, volumes: None, seat })),
             Err(error) => {
                 again(&taken, &error);
                 None
@@ -72,7 +72,9 @@ impl Scheduler {
 
     async fn write(&self, mut taken: Taken, decision: Decision) {
         let result = match decision {
-            Decision::Bind { node, devices, .. } => self.bind(&taken, &node, &devices).await,
+            Decision::Bind { node, devices, seat, .. } => {
+                self.bind(&taken, &node, &devices, seat.as_deref()).await
+            }
             Decision::Refuse { why, nomination } => {
                 let node = (nomination == Nomination::Clear).then_some(Value::Null);
                 self.refuse(&taken, &why, node).await
@@ -100,9 +102,13 @@ impl Scheduler {
         }
     }
 
-    async fn bind(&self, taken: &Taken, node: &str, devices: &[u8]) -> Result<()> {
+    async fn bind(&self, taken: &Taken, node: &str, devices: &[u8], seat: Option<&Seat>) -> Result<()> {
         let key = &taken.key;
         let pod = &taken.popped.pod;
+        if let Some(held) = pod.holds() {
+            self.book.waits(held, None);
+            return Ok(());
+        }
         if let Some(extender) = self.extenders_of(pod).find(|e| !e.settings.bind_verb.is_empty()) {
             let bound = extender.bind(pod, node).await;
             return bound.map_err(|problem| Error::Object { object: format!("Pod {key}"), problem });
@@ -110,7 +116,10 @@ impl Scheduler {
         let mut metadata =
             json!({"namespace": key.namespace, "name": key.name, "uid": taken.popped.pod.uid()});
         if !devices.is_empty() {
-            metadata["annotations"] = json!({gpu::GPU_DEVICES: gpu::format_devices(devices)});
+            metadata["annotations"][gpu::GPU_DEVICES] = gpu::format_devices(devices).into();
+        }
+        if let Some(seat) = seat {
+            metadata["annotations"][CONSUMED] = seat.to_string().into();
         }
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding", "metadata": metadata,
@@ -135,6 +144,10 @@ impl Scheduler {
 
     /// Says why the pod fits nowhere, and which node it waits for, if that changed.
     async fn refuse(&self, taken: &Taken, why: &str, nominated: Option<Value>) -> Result<()> {
+        if let Some(seat) = taken.popped.pod.holds() {
+            self.book.waits(seat, Some(why));
+            return Ok(());
+        }
         let Some(pod) = self.current(&taken.key, &taken.popped.pod) else { return Ok(()) };
         self.events.warning(&*pod, "FailedScheduling", why.to_owned());
         let current = pods::condition(&pod, "PodScheduled");
@@ -166,7 +179,7 @@ impl Scheduler {
             self.give_up_room(taken, plan);
             return told;
         }
-        for displaced in &plan.displaced {
+        for displaced in plan.displaced.iter().filter(|displaced| displaced.holds().is_none()) {
             let key = Key::new(displaced.namespace(), displaced.name());
             let patch = json!({"metadata": {"uid": displaced.uid()}, "status": {"nominatedNodeName": null}});
             // It looks for another node whether this is written or not.
@@ -197,6 +210,19 @@ impl Scheduler {
     }
 
     async fn evict(&self, taken: &Taken, victim: &PodInfo, node: &str) -> Result<()> {
+        let winner = match taken.popped.pod.holds() {
+            Some(seat) => format!("reservation {}/{}", seat.namespace, seat.name),
+            None => format!("pod {}", taken.popped.pod.uid()),
+        };
+        if let Some(seat) = victim.holds() {
+            // It has given way already: see [`Cluster::promise`](sampan_planner::scheduler::Cluster::promise).
+            self.seat_lost(
+                seat,
+                "Preempted",
+                format!("seat {} gives way to {winner} on node {node}", seat.index),
+            );
+            return Ok(());
+        }
         let key = Key::new(victim.namespace(), victim.name());
         let Some(pod) = self.current(&key, victim) else { return Ok(()) };
         if pods::terminating(&pod) {
@@ -220,7 +246,7 @@ impl Scheduler {
         apis::delete(&self.client, &*pod).await?;
         let (reason, by) =
             if less { ("Preempted", "Preempted") } else { ("Reclaimed", "Its room is taken back") };
-        let text = format!("{by} by pod {} on node {node}", taken.popped.pod.uid());
+        let text = format!("{by} by {winner} on node {node}");
         self.events.normal(&*pod, reason, text);
         Ok(())
     }

@@ -24,6 +24,7 @@ mod joining;
 mod keeping;
 mod protection;
 mod quotas;
+mod reservations;
 mod roles;
 mod scale;
 mod scheduling;

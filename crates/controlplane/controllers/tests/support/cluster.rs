@@ -59,7 +59,20 @@ impl Cluster {
         let client = Client::new(plane.api.client(UserInfo::admin("tester")), "default");
         let (supervisor, ca_pem) = (plane.supervisor, plane.ca.cert_pem().to_owned());
         supervisor.spawn("hollow-kubelet", hollow_kubelet(client.clone()));
-        let cluster = Self { client, supervisor, ca_pem, _dir: dir };
+        Self { client, supervisor, ca_pem, _dir: dir }.up().await
+    }
+
+    /// One whose state lies elsewhere and stays there.
+    pub async fn of(plane: &Plane) -> Self {
+        let (client, supervisor) = (plane.client(), plane.supervisor.clone());
+        supervisor.spawn("hollow-kubelet", hollow_kubelet(client.clone()));
+        let (ca_pem, dir) = (plane.ca.cert_pem().to_owned(), tempfile::tempdir().unwrap());
+        Self { client, supervisor, ca_pem, _dir: dir }.up().await
+    }
+
+    /// Returns once pods can be made.
+    async fn up(self) -> Self {
+        let cluster = self;
         cluster
             .until("the default ServiceAccount", || async {
                 let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = cluster.api("default");

@@ -152,7 +152,7 @@ fn part(text: &str) -> Option<f64> {
 }
 
 /// The seconds of `90s`, `30m`, `12h`, `7d`, or several of them in a row.
-pub(super) fn seconds(text: &str) -> Option<f64> {
+pub(crate) fn seconds(text: &str) -> Option<f64> {
     if text == "0" {
         return Some(0.0);
     }

@@ -8,6 +8,7 @@ use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 
 use super::{Aim, Bounds, Movable, Plan, plan};
 use crate::pods;
+use crate::reservation::Reservation;
 use crate::scheduler::{Budget, Cluster, GroupPolicy, Profile};
 use crate::usage::{NodeUsage, PodUsage};
 
@@ -68,6 +69,17 @@ impl Snapshot {
         let meta = &group.metadata;
         let namespace = meta.namespace.as_deref().unwrap_or_default();
         self.cluster.set_pod_group(namespace, pods::name(meta), Some(GroupPolicy::of(group)));
+    }
+
+    /// Takes in what a reservation holds: no pod is moved into its room.
+    pub fn reserve(&mut self, reservation: &Reservation) {
+        let status = reservation.status.as_ref();
+        let holds = status.is_some_and(|s| matches!(s.phase.as_str(), "Pending" | "Available"));
+        if let Ok(terms) = reservation.terms(status.and_then(|status| status.priority))
+            && holds
+        {
+            self.cluster.set_reservation(terms, &reservation.known_seats());
+        }
     }
 
     /// Takes in what is measured, without which no node is hot.

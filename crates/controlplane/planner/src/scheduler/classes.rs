@@ -167,6 +167,7 @@ fn essence(shape: &Shape, world: &World) -> Shape {
         node: shape.node.without_names(),
         group: None,
         claims: Box::default(),
+        wish: None,
         ..shape.clone()
     }
 }

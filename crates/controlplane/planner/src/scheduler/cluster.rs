@@ -1,6 +1,6 @@
 //! The cluster as the scheduler sees it, kept up to date by small steps.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -16,10 +16,12 @@ use super::pod::PodInfo;
 use super::preempt::Budget;
 use super::profile::Profile;
 use super::reasons::{self, Hints, Unschedulable};
+use super::seats::Reserved;
 use super::view::{Candidate, NodeView};
 use super::world::World;
 use crate::fairness::Tenants;
 use crate::pods;
+use crate::reservation::Seat;
 use crate::selector::Labels;
 
 /// Where a pod goes.
@@ -33,6 +35,8 @@ pub struct Placement {
     pub feasible: usize,
     /// The GPUs it gets there.
     pub devices: Vec<u8>,
+    /// The seat of a reservation that it takes there.
+    pub seat: Option<Arc<Seat>>,
 }
 
 /// A bound pod: its node, and the pod.
@@ -75,6 +79,8 @@ pub struct Cluster {
     pub(super) budgets: BTreeMap<(Box<str>, Box<str>), Budget>,
     /// What queues have; nothing where there are none.
     pub(super) tenants: Option<Box<Tenants>>,
+    /// What is held for pods to come; nothing where there is none.
+    pub(super) reserved: Option<Box<Reserved>>,
     /// Whether the nodes have something else since they were added up.
     pub(super) capacity_changed: bool,
     pub(super) undo: Option<Vec<Undo>>,
@@ -108,6 +114,7 @@ impl Cluster {
             policies: HashMap::new(),
             budgets: BTreeMap::new(),
             tenants: None,
+            reserved: None,
             capacity_changed: true,
             undo: None,
         };
@@ -132,6 +139,7 @@ impl Cluster {
     pub fn remove_node(&mut self, name: &str) {
         let Some(slot) = self.world.nodes.find(name) else { return };
         self.capacity_changed = true;
+        self.vacate_node(name);
         self.world.nodes.kill(slot);
         self.world.load.iter_mut().for_each(|load| load.forget(slot));
         self.world.touch(slot);
@@ -151,6 +159,9 @@ impl Cluster {
                 if old.node == info.node && info.devices.is_empty() {
                     info.devices.clone_from(&old.devices);
                 }
+                if old.node == info.node && info.seat.is_none() {
+                    info.seat.clone_from(&old.seat);
+                }
                 let same_node = old.node == info.node;
                 if old.terminating != info.terminating {
                     hints = hints.union(Hints::POD_ADDED).union(Hints::POD_GONE);
@@ -161,7 +172,11 @@ impl Cluster {
                 if old.shape.requests != info.shape.requests || !same_node {
                     hints = hints.union(Hints::POD_GONE);
                 }
-                if same_node && old.shape == info.shape && old.terminating == info.terminating {
+                if same_node
+                    && old.shape == info.shape
+                    && old.terminating == info.terminating
+                    && old.seat == info.seat
+                {
                     self.refresh_pod(uid, &old, info);
                     return hints;
                 }
@@ -204,12 +219,24 @@ impl Cluster {
     /// Counts a pod where it was placed, with the devices it got there.
     pub fn assume_placed(&mut self, pod: PodInfo, placement: &Placement) {
         self.learn_of(&pod);
-        self.place(Arc::new(pod.on(&placement.node).with_devices(&placement.devices)));
+        let mut pod = pod.on(&placement.node).with_devices(&placement.devices);
+        pod.seat.clone_from(&placement.seat);
+        self.place(Arc::new(pod));
     }
 
     /// Forgets a bound pod; returns what that may help.
     pub fn remove_pod(&mut self, uid: &str) -> Hints {
-        let Some(bound) = self.pods.remove(uid) else { return Hints::none() };
+        if let Some(seat) = self.seat_of(uid) {
+            return self.vacate_seat(&seat);
+        }
+        let Some(pod) = self.take(uid) else { return Hints::none() };
+        self.count_seat(&pod, false);
+        Hints::POD_GONE
+    }
+
+    /// Takes a pod off its node, or what stands for a seat there.
+    pub(super) fn take(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let bound = self.pods.remove(uid)?;
         let slot = bound.node as usize;
         let pod = bound.pod;
         let nodes = &mut self.world.nodes;
@@ -217,7 +244,10 @@ impl Cluster {
             nodes.pods[slot].swap_remove(at);
         }
         nodes.charge(slot, &pod, -1);
-        self.world.load.iter_mut().for_each(|load| load.charge(slot, &pod, -1));
+        // What is merely held is not used.
+        let load = self.world.load.iter_mut().filter(|_| pod.holds.is_none());
+        load.for_each(|load| load.charge(slot, &pod, -1));
+        let nodes = &mut self.world.nodes;
         nodes.gpus[slot].charge(pod.shape.gpu, &pod.devices, -1);
         for port in &pod.shape.ports {
             if let Some(at) = nodes.ports[slot].iter().position(|p| p == port) {
@@ -244,14 +274,23 @@ impl Cluster {
         self.world.touch(slot);
         self.world.nodes.release(slot);
         if let Some(undo) = &mut self.undo {
-            undo.push(Undo::Place(pod));
+            undo.push(Undo::Place(pod.clone()));
         }
-        Hints::POD_GONE
+        Some(pod)
     }
 
-    fn place(&mut self, mut pod: Arc<PodInfo>) {
+    pub(super) fn place(&mut self, pod: Arc<PodInfo>) {
+        if let Some(seat) = &pod.holds {
+            return self.occupy_seat(&pod, seat);
+        }
         self.remove_pod(&pod.uid);
         self.withdraw(&pod.uid);
+        let pod = self.put(pod);
+        self.count_seat(&pod, true);
+    }
+
+    /// Puts a pod on its node, or what stands for a seat there.
+    pub(super) fn put(&mut self, mut pod: Arc<PodInfo>) -> Arc<PodInfo> {
         let slot = self.world.nodes.slot(&pod.node);
         let inner = Arc::make_mut(&mut pod);
         inner.shape = self.classes.intern(&inner.shape);
@@ -260,7 +299,9 @@ impl Cluster {
         }
         let nodes = &mut self.world.nodes;
         nodes.charge(slot, &pod, 1);
-        self.world.load.iter_mut().for_each(|load| load.charge(slot, &pod, 1));
+        let load = self.world.load.iter_mut().filter(|_| pod.holds.is_none());
+        load.for_each(|load| load.charge(slot, &pod, 1));
+        let nodes = &mut self.world.nodes;
         nodes.gpus[slot].charge(pod.shape.gpu, &pod.devices, 1);
         nodes.ports[slot].extend(pod.shape.ports.iter().cloned());
         nodes.pods[slot].push(pod.clone());
@@ -279,7 +320,8 @@ impl Cluster {
             undo.push(Undo::Remove(pod.uid.clone()));
         }
         let node = u32::try_from(slot).unwrap_or(u32::MAX);
-        self.pods.insert(pod.uid.clone(), Bound { node, pod });
+        self.pods.insert(pod.uid.clone(), Bound { node, pod: pod.clone() });
+        pod
     }
 
     /// Tells profiles that pack which pods are usual. Otherwise they learn it from the pods that run.
@@ -296,7 +338,7 @@ impl Cluster {
         }
     }
 
-    fn learn(&mut self, pod: &PodInfo) {
+    pub(super) fn learn(&mut self, pod: &PodInfo) {
         if self.packs.iter().all(Option::is_none) {
             return;
         }
@@ -493,9 +535,10 @@ impl Cluster {
         if held.is_some() {
             self.withdraw(&pod.uid);
         }
-        let result = match self.admit(pod) {
-            Ok(()) => self.decide(pod, kept, seed, (filter, bonus)),
-            Err(wait) => Err(Unschedulable::queued(self.len(), wait)),
+        let result = match (self.schedule_owner(pod, seed, (filter, bonus)), self.admit(pod)) {
+            (Some(decided), _) => decided,
+            (None, Ok(())) => self.decide(pod, kept, seed, (filter, bonus), None),
+            (None, Err(wait)) => Err(Unschedulable::queued(self.len(), wait)),
         };
         if let (Some(held), Some(slot)) = (held, kept) {
             let name = self.world.nodes.name[slot].clone();
@@ -507,14 +550,16 @@ impl Cluster {
         result
     }
 
-    fn decide(
+    /// The same among some nodes only, where these are given.
+    pub(super) fn decide(
         &mut self,
         pod: &PodInfo,
         kept: Option<usize>,
         seed: u64,
         (filter, bonus): (Option<NodeFilter<'_>>, Option<Bonus<'_>>),
+        among: Option<&[usize]>,
     ) -> Result<Placement, Unschedulable> {
-        let pins = self.pins(pod);
+        let pins = self.pins_among(pod, among);
         if !self.classes.knows(&pod.shape) {
             // Whether it fits at all is likely known from pods like it, and then nobody has to look at every node.
             let (class, world) = self.needs_of(pod);
@@ -556,7 +601,7 @@ impl Cluster {
             if let Some((slot, devices)) = pack.choose(&able, pod, world, seed) {
                 let node = world.nodes.name[slot].to_string();
                 let score = able.iter().find(|(able, _)| *able == slot).map_or(0, |(_, score)| *score);
-                return Ok(Placement { node, score, feasible: able.len(), devices });
+                return Ok(Placement { node, score, feasible: able.len(), devices, seat: None });
             }
             let mut unplaced = Unschedulable::of(class, &judge, world, pins.as_ref());
             unplaced.veto(vetoes);
@@ -585,6 +630,7 @@ impl Cluster {
             score: if feasible == 1 { 0 } else { score },
             feasible,
             devices: world.nodes.gpus[slot].choose(pod.shape.gpu),
+            seat: None,
         })
     }
 
@@ -613,6 +659,9 @@ impl Cluster {
 
     /// Whether some node could take the pod as things are; otherwise what could help it.
     fn fits_somewhere(&mut self, pod: &PodInfo) -> Result<(), Hints> {
+        if let Some(fits) = self.owner_fits(pod) {
+            return fits;
+        }
         self.admit(pod).map_err(|_| Hints::POD_GONE)?;
         let pins = self.pins(pod);
         let (class, world) = self.needs_of(pod);
@@ -641,6 +690,15 @@ impl Cluster {
         !Judge::new(class, &world.nodes).among(&[slot]).is_empty()
     }
 
+    /// The same of some nodes.
+    pub(super) fn pins_among(&self, pod: &PodInfo, among: Option<&[usize]>) -> Option<Pins> {
+        let (own, Some(among)) = (self.pins(pod), among) else { return self.pins(pod) };
+        let may = |slot: &&usize| own.as_ref().is_none_or(|own| own.nodes.contains(slot));
+        let mut nodes: Vec<usize> = among.iter().filter(may).copied().collect();
+        nodes.sort_unstable();
+        Some(Pins { nodes, by_name: own.is_some_and(|own| own.by_name) })
+    }
+
     /// The only nodes that can take the pod, when it names them.
     pub(super) fn pins(&self, pod: &PodInfo) -> Option<Pins> {
         let profile = self.profile_of(pod);
@@ -662,50 +720,6 @@ impl Cluster {
                 Some(Pins { nodes, by_name: true })
             }
             (None, None) => None,
-        }
-    }
-
-    /// Tries something and takes every step of it back, unless it says to keep them.
-    pub fn attempt<T>(&mut self, what: impl FnOnce(&mut Self) -> (T, bool)) -> T {
-        let outer = self.undo.replace(Vec::new());
-        let (result, keep) = what(self);
-        let steps = std::mem::replace(&mut self.undo, outer).unwrap_or_default();
-        if keep {
-            match &mut self.undo {
-                Some(outer) => outer.extend(steps),
-                None => self.learn_from(&steps),
-            }
-            return result;
-        }
-        // Taking back is trying out, too: what it does is not for good.
-        let outer = self.undo.replace(Vec::new());
-        for step in steps.into_iter().rev() {
-            match step {
-                Undo::Remove(uid) => {
-                    self.remove_pod(&uid);
-                }
-                Undo::Place(pod) => self.place(pod),
-                Undo::Withdraw(uid) => {
-                    self.withdraw(&uid);
-                }
-                Undo::Nominate(pod, node) => self.nominate(&pod, &node),
-            }
-        }
-        self.undo = outer;
-        result
-    }
-
-    /// Learns from the pods that came by these steps, and were not merely moved.
-    fn learn_from(&mut self, steps: &[Undo]) {
-        let moved: HashSet<&str> =
-            steps.iter().filter_map(|s| if let Undo::Place(p) = s { Some(&*p.uid) } else { None }).collect();
-        for step in steps {
-            let Undo::Remove(uid) = step else { continue };
-            if let Some(pod) =
-                self.pods.get(uid).filter(|_| !moved.contains(&**uid)).map(|bound| bound.pod.clone())
-            {
-                self.learn(&pod);
-            }
         }
     }
 

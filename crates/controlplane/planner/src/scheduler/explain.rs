@@ -8,6 +8,7 @@ use super::choose::{Judge, Neighbours};
 use super::class::Class;
 use super::cluster::{Cluster, NodeFilter};
 use super::pod::PodInfo;
+use super::preempt::Room;
 use super::reasons;
 use super::status::Status;
 use super::world::World;
@@ -18,6 +19,9 @@ const NAMED: usize = 5;
 /// What would change the mind of what else has a say: volumes.
 const VOLUMES: &str =
     "see where the pod's volumes can be reached (kubectl get pvc,pv -o wide), or make one there";
+
+/// What would change that room is held for others.
+const RESERVED: &str = "wait until it is used or expires, delete the reservation (kubectl get reservations -A), or be one of its owners";
 
 /// Nodes that give the same reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -114,7 +118,10 @@ impl Cluster {
                         }
                     }
                     let reasons = reasons::of_status(class, world, status).into_iter();
-                    reasons.map(|r| (r.text.into_owned(), of_status(status))).collect()
+                    let held = held(class, world, slot).map(|held| (held, RESERVED));
+                    held.into_iter()
+                        .chain(reasons.map(|r| (r.text.into_owned(), of_status(status))))
+                        .collect()
                 }
                 Some((bucket, _)) => {
                     let against = judge.against(&class.buckets[bucket].key).into_iter();
@@ -142,6 +149,26 @@ impl Cluster {
             }),
         }
     }
+}
+
+/// By which reservations the room is held that the pod would need there.
+fn held(class: &Class, world: &World, slot: usize) -> Option<String> {
+    let holds = || world.nodes.pods[slot].iter().filter(|pod| pod.holds().is_some());
+    if !class.status(slot).is_resolvable() || holds().next().is_none() {
+        return None;
+    }
+    let mut room = Room::new(class, world, slot);
+    let mut names: Vec<String> = Vec::new();
+    for pod in holds() {
+        room.give(world, pod);
+        names.extend(pod.holds().map(|seat| format!("{}/{}", seat.namespace, seat.name)));
+        if room.status().is_ok() {
+            names.sort();
+            names.dedup();
+            return Some(format!("node(s) whose room is held by reservation {}", names.join(", ")));
+        }
+    }
+    None
 }
 
 fn note(refusals: &mut BTreeMap<String, Refusal>, reason: String, remedy: &str, node: &str) {

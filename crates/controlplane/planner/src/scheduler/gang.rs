@@ -191,33 +191,36 @@ impl Cluster {
         seed: u64,
     ) -> Result<Vec<Option<Preemption>>, String> {
         let missing = self.missing_of(group);
-        self.attempt(|cluster| {
-            let (mut plans, mut refusal) = (Vec::new(), None);
-            for pod in pods {
-                // Those beyond the minimum make nobody leave.
-                let enough = plans.iter().flatten().count() >= missing;
-                let plan = match cluster.schedule(pod, seed) {
-                    Ok(placement) => Some(Preemption::at(placement.node)),
-                    Err(_) if enough => None,
-                    Err(_) => cluster.preempt(pod, seed, None).map_err(|why| refusal = Some(why)).ok(),
-                };
-                if let Some(plan) = &plan {
-                    for victim in &plan.victims {
-                        cluster.remove_pod(victim.uid());
+        let plan = |cluster: &mut Self| {
+            cluster.attempt(|cluster| {
+                let (mut plans, mut refusal) = (Vec::new(), None);
+                for pod in pods {
+                    // Those beyond the minimum make nobody leave.
+                    let enough = plans.iter().flatten().count() >= missing;
+                    let plan = match cluster.schedule(pod, seed) {
+                        Ok(placement) => Some(Preemption::at(placement.node)),
+                        Err(_) if enough => None,
+                        Err(_) => cluster.preempt(pod, seed, None).map_err(|why| refusal = Some(why)).ok(),
+                    };
+                    if let Some(plan) = &plan {
+                        for victim in &plan.victims {
+                            cluster.remove_pod(victim.uid());
+                        }
+                        for displaced in &plan.displaced {
+                            cluster.withdraw(displaced.uid());
+                        }
+                        cluster.assume((**pod).clone(), &plan.node);
                     }
-                    for displaced in &plan.displaced {
-                        cluster.withdraw(displaced.uid());
-                    }
-                    cluster.assume((**pod).clone(), &plan.node);
+                    plans.push(plan);
                 }
-                plans.push(plan);
-            }
-            let placed = plans.iter().flatten().count();
-            let found = match refusal {
-                Some(refusal) if placed < missing => Err(refusal),
-                _ => Ok(plans),
-            };
-            (found, false)
-        })
+                let placed = plans.iter().flatten().count();
+                let found = match refusal {
+                    Some(refusal) if placed < missing => Err(refusal),
+                    _ => Ok(plans),
+                };
+                (found, false)
+            })
+        };
+        self.frozen(plan)
     }
 }

@@ -117,7 +117,7 @@ impl Gpus {
 }
 
 /// The devices that an annotation names.
-pub(super) fn parse_devices(text: &str) -> Vec<u8> {
+pub(crate) fn parse_devices(text: &str) -> Vec<u8> {
     text.split(',').filter_map(|part| part.trim().parse().ok()).take(MOST).collect()
 }
 

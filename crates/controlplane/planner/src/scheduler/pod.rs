@@ -12,6 +12,7 @@ use super::spread::Constraint;
 use super::taints::Tolerates;
 use crate::fairness::Lane;
 use crate::pods;
+use crate::reservation::{CONSUMED, Maker, Seat, Wish};
 use crate::selector::Labels;
 
 /// A port taken on the node.
@@ -54,6 +55,9 @@ pub(super) struct Shape {
     pub claims: Box<[Box<str>]>,
     /// One of those that run on each node.
     pub of_daemon: bool,
+    pub maker: Maker,
+    /// What it says of reservations.
+    pub wish: Option<Box<Wish>>,
 }
 
 /// The label that makes a pod a member of a gang.
@@ -89,6 +93,10 @@ pub struct PodInfo {
     pub(super) devices: Box<[u8]>,
     /// Its tenant's queue, while it waits.
     pub(super) lane: Lane,
+    /// The seat of a reservation that it took.
+    pub(super) seat: Option<Arc<Seat>>,
+    /// The seat of a reservation that it is: no pod then, but room for one.
+    pub(super) holds: Option<Arc<Seat>>,
 }
 
 impl PodInfo {
@@ -156,6 +164,26 @@ impl PodInfo {
         Self { shape, ..self.clone() }
     }
 
+    /// The seat of a reservation that it took.
+    pub fn seat(&self) -> Option<&Arc<Seat>> {
+        self.seat.as_ref()
+    }
+
+    /// The seat of a reservation that this stands for, when it is no pod.
+    pub fn holds(&self) -> Option<&Arc<Seat>> {
+        self.holds.as_ref()
+    }
+
+    /// What it says of reservations.
+    pub(crate) fn wish(&self) -> Option<&Wish> {
+        self.shape.wish.as_deref()
+    }
+
+    /// What made it.
+    pub(crate) fn maker(&self) -> &Maker {
+        &self.shape.maker
+    }
+
     /// The claims that it mounts, by name.
     pub fn claims(&self) -> impl Iterator<Item = &str> {
         self.shape.claims.iter().map(AsRef::as_ref)
@@ -195,7 +223,7 @@ impl PodInfo {
     /// The same pod, as on no node yet.
     #[must_use]
     pub fn unbound(&self) -> Self {
-        Self { node: "".into(), devices: Box::default(), terminating: false, ..self.clone() }
+        Self { node: "".into(), devices: Box::default(), terminating: false, seat: None, ..self.clone() }
     }
 
     /// Whether it can run on no other node, as the pods of a DaemonSet.
@@ -228,6 +256,8 @@ impl PodInfo {
                 .filter(|n| !n.is_empty())
                 .map(Into::into),
             lane: 0,
+            seat: pods::annotation(&pod.metadata, CONSUMED).and_then(Seat::parse).map(Arc::new),
+            holds: None,
             devices: pods::annotation(&pod.metadata, gpu::GPU_DEVICES)
                 .map(gpu::parse_devices)
                 .unwrap_or_default()
@@ -262,6 +292,8 @@ fn shape(pod: &Pod, spec: &PodSpec) -> Shape {
         group: group(pod, namespace),
         claims: pods::claims(pod).map(Into::into).collect(),
         of_daemon: pods::controller(&pod.metadata).is_some_and(|owner| owner.kind == "DaemonSet"),
+        maker: Maker::of(&pod.metadata),
+        wish: Wish::of(&pod.metadata),
         labels: Arc::new(labels),
     }
 }

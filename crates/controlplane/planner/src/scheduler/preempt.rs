@@ -21,6 +21,7 @@ use super::pod::{HostPort, PodInfo};
 use super::reasons;
 use super::status::Status;
 use super::world::World;
+use crate::reservation::Policy;
 use crate::selector::{Labels, Selector};
 
 /// What a PodDisruptionBudget allows right now.
@@ -209,7 +210,8 @@ pub(super) fn split(budgets: &Budgets, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodI
     for pod in pods {
         let mut violates = false;
         for (budget, allowed) in budgets.values().zip(&mut allowed) {
-            if budget.spares(&pod.shape.namespace, &pod.shape.labels)
+            if pod.holds.is_none()
+                && budget.spares(&pod.shape.namespace, &pod.shape.labels)
                 && !budget.disrupted.contains(&*pod.name)
             {
                 *allowed -= 1;
@@ -222,7 +224,10 @@ pub(super) fn split(budgets: &Budgets, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodI
 }
 
 fn less_important(world: &World, node: usize, priority: i32) -> Vec<Arc<PodInfo>> {
-    let pods = world.nodes.pods[node].iter().filter(|p| p.shape.priority < priority);
+    // Whoever took a seat is as important as the seat: its room would be held for others of its kind all the same.
+    let shield = |pod: &PodInfo| pod.seat.as_ref().and_then(|seat| world.shields.get(&seat.uid).copied());
+    let spared = |pod: &PodInfo| shield(pod).is_some_and(|shield| shield >= priority);
+    let pods = world.nodes.pods[node].iter().filter(|p| p.shape.priority < priority && !spared(p));
     let mut pods: Vec<Arc<PodInfo>> = pods.cloned().collect();
     pods.sort_by(by_importance);
     pods
@@ -380,6 +385,9 @@ impl Cluster {
         if !pod.preempts {
             return Err("not eligible due to preemptionPolicy=Never.".to_owned());
         }
+        if pod.wish().is_some_and(|wish| wish.policy == Policy::Required) {
+            return Err("not eligible: the pod goes only where a reservation holds room for it.".to_owned());
+        }
         let nominated = pod.nominated.as_deref().or(self.nominated_node(&pod.uid));
         let Some(slot) = nominated.and_then(|name| self.world.nodes.find_live(name)) else { return Ok(()) };
         // Where tenants have queues, those that leave need not be less important, and are known as soon as they are told.
@@ -416,10 +424,10 @@ impl Cluster {
         if kept.is_some() {
             self.withdraw(&pod.uid);
         }
-        let found = match self.tenants.is_some() {
-            true => self.reclaim(pod, seed, filter),
-            false => self.best_preemption(pod, seed, filter),
-        };
+        let found = self.frozen(|cluster| match cluster.tenants.is_some() {
+            true => cluster.reclaim(pod, seed, filter),
+            false => cluster.best_preemption(pod, seed, filter),
+        });
         if let Some(kept) = kept {
             self.nominate(pod, &kept);
         }

@@ -427,6 +427,11 @@ impl Queue {
         }
     }
 
+    /// Something happened that may help pods that are being decided now.
+    pub fn note(&mut self, hints: Hints) {
+        self.happened.note(hints);
+    }
+
     /// A pod that was placed and forgotten could not be bound: it is tried again later.
     pub fn put_back(&mut self, popped: &Popped, now: u64) {
         let uid = popped.pod.uid.clone();

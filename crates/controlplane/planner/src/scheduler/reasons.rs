@@ -38,8 +38,10 @@ impl Hints {
     pub const EXTENDER: Self = Self(1 << 9);
     /// What a node uses changed.
     pub const NODE_USAGE: Self = Self(1 << 10);
+    /// A reservation holds more, or other pods may use it.
+    pub const RESERVATION: Self = Self(1 << 11);
     /// How many kinds there are.
-    pub(super) const KINDS: usize = 11;
+    pub(super) const KINDS: usize = 12;
 
     /// Nothing helps.
     pub const fn none() -> Self {

@@ -88,6 +88,11 @@ impl Cluster {
         if let Some(tenants) = &mut self.tenants {
             plan.victims.iter().for_each(|victim| tenants.doom(victim, true));
         }
+        // Of whoever took a seat the seat goes, too, or it would be held for the next of its kind.
+        let seats = plan.victims.iter().filter_map(|victim| victim.seat.as_ref().or(victim.holds.as_ref()));
+        for seat in seats.cloned().collect::<Vec<_>>() {
+            self.vacate_seat(&seat);
+        }
     }
 
     /// A pod that was to leave stays.

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use super::Change;
+use crate::reservation::Terms;
 use crate::scheduler::PodInfo;
 
 #[derive(Debug)]
@@ -14,6 +15,10 @@ pub(super) enum Event {
     End(Box<str>),
     /// The cluster changes.
     Change(Box<Change>),
+    /// Room is to be held.
+    Reserve(Box<Terms>),
+    /// The reservation with that uid is over.
+    Release(Box<str>),
 }
 
 struct Entry {

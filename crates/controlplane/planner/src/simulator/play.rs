@@ -11,6 +11,7 @@ use super::{Change, Options, Outcome, Scenario, TenantOutcome};
 use crate::fairness::Standing;
 use crate::pods;
 use crate::random::Random;
+use crate::reservation::Seat;
 use crate::scheduler::{
     Cluster, GangDecision, GroupName, GroupPolicy, Hints, Placement, PodInfo, Popped, Preemption, Queue,
 };
@@ -132,6 +133,21 @@ impl Play {
         for (arrival, info) in scenario.arrivals.iter().zip(arriving) {
             self.agenda.push(arrival.at, Event::Arrival(Box::new(info), arrival.lasts));
         }
+        for (at, reservation) in &scenario.reservations {
+            // What makes no sense holds nothing: see [`Scenario::settle`].
+            let Ok(terms) = reservation.terms(None) else { continue };
+            let began = pods::created(&reservation.metadata);
+            let lasts =
+                reservation.expiry().ok().flatten().map(|end| end.duration_since(began).as_secs_f64());
+            if let Some(lasts) = lasts {
+                self.agenda.push(at + lasts.max(0.0), Event::Release(terms.uid.clone()));
+            }
+            if *at <= 0.0 {
+                // Pods that run have taken what they took.
+                self.cluster.set_reservation(terms.clone(), &reservation.known_seats());
+            }
+            self.agenda.push(*at, Event::Reserve(Box::new(terms)));
+        }
         for (at, change) in &scenario.changes {
             self.agenda.push(*at, Event::Change(Box::new(change.clone())));
         }
@@ -160,10 +176,60 @@ impl Play {
                 }
             }
             Event::Change(change) => self.change(now, *change),
+            Event::Reserve(terms) => {
+                let hints = self.cluster.set_reservation(*terms, &[]);
+                self.wake(now, hints);
+            }
+            Event::Release(uid) => {
+                for seat in self.cluster.waiting_seats(&uid) {
+                    self.queue.remove(seat.uid());
+                }
+                let hints = self.cluster.remove_reservation(&uid);
+                self.wake(now, hints);
+            }
+        }
+        self.seek_seats(now);
+    }
+
+    /// Seats that lost their room, or never had any, are to be placed.
+    fn seek_seats(&mut self, now: f64) {
+        for terms in self.cluster.changed_reservations() {
+            let seats = self.cluster.waiting_seats(&terms.uid);
+            if seats.iter().all(|seat| self.queue.contains(seat.uid())) {
+                continue;
+            }
+            for mut seat in seats {
+                self.cluster.intern(&mut seat);
+                self.queue.put(Arc::new(seat), false, millis(now));
+            }
+        }
+    }
+
+    fn seat(&mut self, now: f64, seat: &PodInfo, placement: &Placement) {
+        let Self { cluster, queue, outcome, .. } = self;
+        if cluster.node_of(seat.uid()).is_none() {
+            cluster.assume_placed(seat.clone(), placement);
+        }
+        outcome.seats_placed += 1;
+        queue.placed(seat.uid(), millis(now), |next| cluster.would_fit(next));
+        self.wake(now, Hints::POD_ADDED.union(Hints::RESERVATION));
+    }
+
+    /// A pod took a seat; one that is for one pod only is used up.
+    fn used(&mut self, now: f64, seat: &Seat) {
+        self.outcome.seats_used += 1;
+        if self.cluster.reservation(&seat.uid).is_some_and(|terms| terms.once) {
+            let hints = self.cluster.spend_seat(seat);
+            self.wake(now, hints);
         }
     }
 
     fn decide(&mut self, now: f64, popped: Popped) {
+        self.decide_next(now, popped);
+        self.seek_seats(now);
+    }
+
+    fn decide_next(&mut self, now: f64, popped: Popped) {
         if let Some(group) = self.cluster.gang_of(&popped.pod) {
             let members = self.queue.pop_gang(&group, popped).into_iter().flatten();
             let members: Vec<_> = members.map(|member| member.pod).collect();
@@ -221,6 +287,9 @@ impl Play {
     }
 
     fn place(&mut self, now: f64, pod: &PodInfo, placement: &Placement) {
+        if pod.holds().is_some() {
+            return self.seat(now, pod, placement);
+        }
         let uid: Box<str> = pod.uid().into();
         let Some(waiting) = self.waiting.remove(&uid) else { return };
         let elsewhere = self.cluster.nominated_node(&uid).is_some_and(|node| *node != *placement.node);
@@ -239,6 +308,9 @@ impl Play {
         let Self { cluster, queue, .. } = self;
         queue.placed(&uid, millis(now), |next| cluster.would_fit(next));
         self.wake(now, if elsewhere { Hints::POD_ADDED.union(Hints::POD_GONE) } else { Hints::POD_ADDED });
+        if let Some(seat) = &placement.seat {
+            self.used(now, seat);
+        }
     }
 
     /// What is counted of the tenant of a pod.
@@ -285,7 +357,8 @@ impl Play {
         self.cluster.promise(pod, plan);
         self.queue.promised(pod.uid());
         plan.displaced.iter().for_each(|displaced| self.queue.again(displaced.uid()));
-        for victim in &plan.victims {
+        // A seat that gives way has done so, and looks for another node.
+        for victim in plan.victims.iter().filter(|victim| victim.holds().is_none()) {
             self.tenant(victim).displaced += 1;
             self.outcome.reclaimed += usize::from(victim.priority() >= pod.priority());
             self.displace(now, victim.uid());
@@ -321,7 +394,7 @@ impl Play {
         }
         let there = self.cluster.node(name).map(|node| node.pods().to_vec()).unwrap_or_default();
         self.cluster.remove_node(name);
-        for pod in there {
+        for pod in there.into_iter().filter(|pod| pod.holds().is_none()) {
             self.displace(now, pod.uid());
         }
         self.wake(now, Hints::POD_GONE);

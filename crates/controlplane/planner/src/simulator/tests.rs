@@ -182,3 +182,35 @@ fn gangs_wait_for_all_their_members_and_for_room_for_all() {
     assert!(outcome.waits.quantile(1.0) >= 95.0, "not before the first ended");
     assert!((110.0..=112.0).contains(&outcome.end), "{}", outcome.end);
 }
+
+#[test]
+fn room_is_held_for_owners_until_its_time_is_over() {
+    let spec = json!({
+        "ttl": "50s", "allocateOnce": false, "owners": [{"labelSelector": {"matchLabels": {"app": "x"}}}],
+        "template": {"spec": {"resources": {"requests": {"cpu": "3"}}}},
+    });
+    let reservation = json!({"metadata": {"name": "r", "namespace": "one"}, "spec": spec});
+    let mut owner = pod("owner", "one", "1");
+    owner.metadata.labels = Some([("app".to_owned(), "x".to_owned())].into());
+    let mut scenario = Scenario {
+        nodes: vec![node("a", "x", 4)],
+        reservations: vec![(0.0, serde_json::from_value(reservation).unwrap())],
+        arrivals: vec![arrival(1.0, pod("other", "one", "2"), None), arrival(10.0, owner, Some(20.0))],
+        ..Scenario::default()
+    };
+    scenario.settle().unwrap();
+    let outcome = run(&scenario, &options(1));
+    assert_eq!((outcome.placed, outcome.seats_placed, outcome.seats_used), (2, 1, 1));
+    assert_eq!((outcome.waits.quantile(0.0), outcome.waits.quantile(1.0)), (0.0, 49.0));
+    // Held room counts as given away: 3 of 4 cores until then, whoever has them.
+    let before = outcome.samples.iter().filter(|s| s.time > 0.0 && s.time < 50.0);
+    assert!(before.clone().count() > 2 && before.clone().all(|s| s.cpu_pct == 75.0));
+    // A node that is lost takes seats along: they are placed anew, and gangs of seats as well.
+    scenario.nodes.push(node("b", "x", 4));
+    scenario.changes =
+        vec![(5.0, Change::Lose("a".to_owned())), (5.0, Change::Join(Box::new(node("c", "x", 4))))];
+    let outcome = run(&scenario, &options(1));
+    assert!(outcome.seats_used == 1 && outcome.placed >= 2 && outcome.waiting.is_empty());
+    scenario.reservations[0].1.spec.count = Some(0);
+    assert!(scenario.settle().unwrap_err().starts_with("Reservation r: spec.count is 0"));
+}

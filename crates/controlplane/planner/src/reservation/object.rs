@@ -1,0 +1,246 @@
+//! `reservations.sampan.io`, as the API serves it.
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::owners::Matcher;
+use super::{MOST_SEATS, ReservationStatus, Terms};
+use crate::fairness::seconds;
+use crate::pods;
+use crate::scheduler::{PodInfo, tolerates_taint};
+
+const API_VERSION: &str = "sampan.io/v1alpha1";
+const KIND: &str = "Reservation";
+/// Taints of nodes that are out of order, perhaps for a moment.
+const OUTAGES: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+/// Seconds.
+const PATIENCE: i64 = 300;
+
+/// Room that is held for pods to come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reservation {
+    #[serde(default = "api_version")]
+    api_version: String,
+    #[serde(default = "kind")]
+    kind: String,
+    /// Name and so on.
+    pub metadata: ObjectMeta,
+    /// What it should be.
+    #[serde(default)]
+    pub spec: ReservationSpec,
+    /// What it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<ReservationStatus>,
+}
+
+fn api_version() -> String {
+    API_VERSION.to_owned()
+}
+
+fn kind() -> String {
+    KIND.to_owned()
+}
+
+impl k8s_openapi::Resource for Reservation {
+    const API_VERSION: &'static str = API_VERSION;
+    const GROUP: &'static str = "sampan.io";
+    const KIND: &'static str = KIND;
+    const VERSION: &'static str = "v1alpha1";
+    const URL_PATH_SEGMENT: &'static str = "reservations";
+    type Scope = NamespaceResourceScope;
+}
+
+impl k8s_openapi::Metadata for Reservation {
+    type Ty = ObjectMeta;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// What a reservation should be. Words that nobody knows are told in its conditions.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReservationSpec {
+    /// A pod template: each seat is as large as such a pod, and placed like one. Kept as it came: what is no template must
+    /// not keep others from being read.
+    pub template: Value,
+    /// How many seats; 1 when nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// All seats are placed together, or none.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all_or_nothing: bool,
+    /// Whether a seat is for one owner only, which takes all of it; so it is when nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocate_once: Option<bool>,
+    /// Who may take what is held: any of these. With none of them pods that name the reservation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<Owner>,
+    /// How long it holds from its creation on: `90s`, `2h`, `7d`; for ever when nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+    /// Until when it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+/// Pods that may take what is held: all that is said must hold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Owner {
+    /// Pods with such labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_selector: Option<LabelSelector>,
+    /// Pods that this made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub controller: Option<OwnerReference>,
+    /// In another namespace than the reservation's; such pods must name the reservation, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// What makes pods.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnerReference {
+    /// `ReplicaSet`, `StatefulSet`, `Job`, or `Deployment` for its ReplicaSets.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Reservation {
+    /// A reservation of that name.
+    pub fn new(namespace: &str, name: &str, spec: ReservationSpec) -> Self {
+        let metadata = ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        };
+        Self { api_version: api_version(), kind: kind(), metadata, spec, status: None }
+    }
+
+    /// The class of priority that its template names, when it says no number itself.
+    pub fn priority_class(&self) -> Option<&str> {
+        let spec = self.spec.template.get("spec")?;
+        let class = spec.get("priorityClassName")?.as_str().filter(|name| !name.is_empty())?;
+        spec.get("priority").is_none_or(Value::is_null).then_some(class)
+    }
+
+    /// What it asks for, with the priority that its class stands for.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn terms(&self, priority: Option<i32>) -> Result<Terms, String> {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (namespace, name) = (text(&self.metadata.namespace), text(&self.metadata.name));
+        let count = self.spec.count.unwrap_or(1);
+        if !(1..=MOST_SEATS).contains(&count) {
+            return Err(format!("spec.count is {count} (hint: 1 to {MOST_SEATS})"));
+        }
+        self.expiry()?;
+        let template = self.pod(&namespace, priority)?;
+        let owners = self.spec.owners.iter().map(|owner| Matcher::new(owner, &namespace));
+        Ok(Terms {
+            uid: pods::uid(&self.metadata).into(),
+            owners: owners.collect::<Result<_, _>>()?,
+            namespace: namespace.into(),
+            name: name.into(),
+            template,
+            count,
+            gang: self.spec.all_or_nothing && count > 1,
+            once: self.spec.allocate_once.unwrap_or(true),
+        })
+    }
+
+    /// A pod of the template.
+    fn pod(&self, namespace: &str, priority: Option<i32>) -> Result<PodInfo, String> {
+        let template = &self.spec.template;
+        let mut object = json!({"metadata": template["metadata"], "spec": template["spec"]});
+        if !object["metadata"].is_object() {
+            object["metadata"] = json!({});
+        }
+        let mut pod: Pod = serde_json::from_value(object)
+            .map_err(|error| format!("spec.template is no pod template: {error}"))?;
+        pod.metadata.namespace = Some(namespace.to_owned());
+        pod.metadata.owner_references = None;
+        pod.metadata.annotations = None;
+        let spec = pod.spec.get_or_insert_default();
+        spec.volumes = None;
+        spec.node_name = None;
+        spec.scheduling_group = None;
+        spec.priority = spec.priority.or(priority);
+        if let Some(labels) = &mut pod.metadata.labels {
+            labels.retain(|key, _| key != crate::scheduler::POD_GROUP);
+        }
+        let info = PodInfo::of(&pod);
+        let asked = info.requests();
+        let amounts = [asked.milli_cpu, asked.memory, asked.ephemeral];
+        if amounts.iter().all(|amount| *amount <= 0) && asked.extended.iter().all(|(_, amount)| *amount <= 0)
+        {
+            let hint = "resources.requests of containers or of the pod";
+            return Err(format!(
+                "spec.template asks for nothing, so there is nothing to hold (hint: {hint})"
+            ));
+        }
+        Ok(info)
+    }
+
+    /// When it ends by itself.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn expiry(&self) -> Result<Option<Timestamp>, String> {
+        let mut ends = None;
+        if let Some(text) = self.spec.ttl.as_deref().filter(|text| *text != "0") {
+            let held = seconds(text).filter(|s| *s <= 1e9);
+            let held = held.ok_or_else(|| format!("spec.ttl is {text:?} (hint: 90s, 2h, 7d)"))?;
+            let held = SignedDuration::from_secs_f64(held);
+            ends = pods::created(&self.metadata).checked_add(held).ok();
+        }
+        if let Some(text) = &self.spec.expires {
+            let hint = "a time such as 2027-01-31T12:00:00Z";
+            let at: Timestamp =
+                text.parse().map_err(|_| format!("spec.expires is {text:?} (hint: {hint})"))?;
+            ends = Some(ends.map_or(at, |end: Timestamp| end.min(at)));
+        }
+        Ok(ends)
+    }
+
+    /// When a seat on that node is lost because of its taints, if it is: as a pod of the template would have to leave it.
+    pub fn leaves_at(&self, node: &Node, now: Timestamp) -> Option<Timestamp> {
+        let tolerations = self.spec.template.pointer("/spec/tolerations").cloned().unwrap_or_default();
+        let tolerations: Vec<Toleration> = serde_json::from_value(tolerations).unwrap_or_default();
+        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        let leaves = |taint: &Taint| {
+            let since = taint.time_added.as_ref().map_or(now, |at| at.0);
+            let mut tolerating = tolerations.iter().filter(|t| tolerates_taint(t, taint)).peekable();
+            let seconds = match tolerating.peek() {
+                // As the API server has pods tolerate it.
+                None if OUTAGES.contains(&taint.key.as_str()) => PATIENCE,
+                None => 0,
+                Some(_) => tolerating.map(|t| t.toleration_seconds.unwrap_or(i64::MAX)).min()?,
+            };
+            since.checked_add(SignedDuration::from_secs(seconds.max(0))).ok()
+        };
+        taints.filter(|taint| taint.effect == "NoExecute").filter_map(leaves).min()
+    }
+
+    /// By which a template is known again: seats of another one are not held any more.
+    pub fn template_mark(&self) -> String {
+        // FNV-1a: the same in every version.
+        let text = self.spec.template.to_string();
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
+    }
+}
