@@ -1,3 +1,5 @@
+//! Which type is chosen, and what that makes of a pod.
+
 use serde_json::{Value, json};
 
 use super::*;

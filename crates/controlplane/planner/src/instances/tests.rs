@@ -1,3 +1,5 @@
+//! Which nodes are of a type, and what that gives them.
+
 use serde_json::json;
 
 use super::*;

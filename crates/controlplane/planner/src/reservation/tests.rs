@@ -1,3 +1,5 @@
+//! What reservations say, when they end, and how they stand.
+
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
