@@ -62,9 +62,8 @@ pub(crate) async fn topology_labels(core: &Core, review: &mut Review<'_>) -> Res
     if node.is_empty() {
         return Ok(());
     }
-    let Some(stored) = core.fetch(&core.endpoint("", "v1", "nodes")?, None, node).await? else {
-        return Ok(());
-    };
+    let endpoint = core.endpoint("", "v1", "nodes")?;
+    let Some(stored) = core.fetch(&endpoint, None, node).await? else { return Ok(()) };
     let Ok(Labelled { metadata: Labels { labels: Some(found) } }) = serde_json::from_slice(&stored.value)
     else {
         return Ok(());
