@@ -51,6 +51,8 @@ pub struct Range {
     pub limit: usize,
     /// Only count; return no keys.
     pub count_only: bool,
+    /// Look no further than the limit: `count` is then that of the keys that are returned, if the store can do so.
+    pub uncounted: bool,
 }
 
 /// Answer to a [`Range`].

@@ -63,6 +63,7 @@ impl Whole {
                 revision,
                 limit: PAGE,
                 count_only: false,
+                uncounted: true,
             };
             let page = store.range(range).await?;
             if revision == 0 {

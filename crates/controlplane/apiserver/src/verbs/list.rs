@@ -177,7 +177,7 @@ pub(crate) async fn read(
         let wanted = if page.limit == 0 { 0 } else { page.limit - items.len() };
         // With a selector most keys may not match: read more at once than are missing.
         let limit = if everything || wanted == 0 { wanted } else { wanted.max(500) };
-        let range = Range { start: start.clone(), end: end.clone(), revision, limit, count_only: false };
+        let range = Range { start: start.clone(), end: end.clone(), revision, limit, ..Range::default() };
         let response = core.store().range(range).await;
         let mut response = response.map_err(|e| list_error(&e, page))?;
         endpoint.present(&mut response.kvs).await?;

@@ -57,7 +57,7 @@ pub(super) struct Committer {
     queue: Receiver<Request>,
     expiries: BinaryHeap<Reverse<(Instant, LeaseId)>>,
     next_lease: LeaseId,
-    snapshot: Option<JoinHandle<Result<()>>>,
+    snapshot: Option<JoinHandle<Result<u64>>>,
     snapshot_at: u64,
     /// Who waits for the next snapshot to be written.
     snapshot_for: Vec<Reply<()>>,
@@ -116,9 +116,7 @@ impl Committer {
             self.commit(group);
             self.maybe_snapshot();
         }
-        if let Some(running) = self.snapshot.take() {
-            finish_snapshot(running);
-        }
+        self.finish_snapshot();
     }
 
     /// Evaluate everything that waits, up to the group's bound.
@@ -154,7 +152,7 @@ impl Committer {
             }
             next = if group.bytes < GROUP_BYTES { self.queue.try_recv().ok() } else { None };
         }
-        if state.history_bytes() > self.options.max_history_bytes {
+        if state.history_bytes() > self.options.max_history_bytes && !state.is_pinned() {
             group.records.push(Record::Compact { revision: state.middle_of_history() });
         }
         group
@@ -213,14 +211,9 @@ impl Committer {
 
     /// Start a snapshot in the background once the log is long enough, so that it can be cut.
     fn maybe_snapshot(&mut self) {
-        if let Some(running) = self.snapshot.take_if(|running| running.is_finished()) {
-            finish_snapshot(running);
-        }
-        if !self.snapshot_for.is_empty()
-            && let Some(running) = self.snapshot.take()
-        {
-            // Somebody asked for one of the state as it is now.
-            finish_snapshot(running);
+        // Somebody may have asked for one of the state as it is now.
+        if self.snapshot.as_ref().is_some_and(JoinHandle::is_finished) || !self.snapshot_for.is_empty() {
+            self.finish_snapshot();
         }
         if let Some(error) = &self.broken {
             // There will be none any more.
@@ -244,28 +237,82 @@ impl Committer {
                 return;
             }
         };
-        let records = self.shared.read().snapshot();
-        let size: usize = records.iter().map(Record::weight).sum();
-        self.snapshot_at = self.options.snapshot_log_bytes.max(2 * size as u64);
-        let dir = self.options.dir.clone();
+        self.snapshot_at = self.options.snapshot_log_bytes;
+        let (revision, begin) = self.shared.write().pin();
+        let (dir, shared) = (self.options.dir.clone(), self.shared.clone());
         match sampan_daemon::task::thread("store-snapshot", move || {
-            let written = log::write_snapshot(&dir, number, &records);
+            let pages = Pages { shared, revision, begin: Some(begin), last: None, keys: 0, bytes: 0 };
+            let written = pages.write(&dir, number);
             for reply in waiting {
-                let _ = reply.send(written.clone());
+                let _ = reply.send(written.clone().map(|_| ()));
             }
             written
         }) {
             Ok(running) => self.snapshot = Some(running),
-            Err(error) => tracing::warn!("no snapshot, the log stays: {error}"),
+            Err(error) => {
+                self.shared.write().unpin();
+                tracing::warn!("no snapshot, the log stays: {error}");
+            }
+        }
+    }
+
+    /// Wait for the snapshot that is being written, if there is one.
+    fn finish_snapshot(&mut self) {
+        let Some(running) = self.snapshot.take() else { return };
+        match running.join() {
+            Ok(Ok(bytes)) => self.snapshot_at = self.snapshot_at.max(2 * bytes),
+            Ok(Err(error)) => tracing::warn!("snapshot failed, the log stays: {error}"),
+            Err(_) => tracing::error!("snapshot panicked, the log stays"),
         }
     }
 }
 
-fn finish_snapshot(running: JoinHandle<Result<()>>) {
-    match running.join() {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!("snapshot failed, the log stays: {error}"),
-        Err(_) => tracing::error!("snapshot panicked, the log stays"),
+/// Keys that a snapshot takes at once: nobody waits for more than that.
+const PAGE: usize = 2048;
+
+/// A snapshot that goes through the keys as they were when it began, while others go on changing them.
+struct Pages {
+    shared: Arc<Shared>,
+    revision: Revision,
+    /// What comes before the keys.
+    begin: Option<Vec<Record>>,
+    last: Option<Bytes>,
+    keys: usize,
+    /// Of keys and values, about.
+    bytes: u64,
+}
+
+impl Pages {
+    fn write(mut self, dir: &std::path::Path, number: u64) -> Result<u64> {
+        let mut ended = false;
+        log::write_snapshot(dir, number, || {
+            if ended {
+                return None;
+            }
+            let records = self.begin.take().unwrap_or_else(|| self.page(&mut ended));
+            self.bytes += records.iter().map(Record::weight).sum::<usize>() as u64;
+            Some(records)
+        })?;
+        Ok(self.bytes)
+    }
+
+    fn page(&mut self, ended: &mut bool) -> Vec<Record> {
+        let mut records = Vec::with_capacity(PAGE);
+        let state = self.shared.read();
+        self.last = state.snapshot_page(self.revision, self.last.as_ref(), PAGE, &mut records);
+        drop(state);
+        self.keys += records.len();
+        if self.last.is_none() {
+            *ended = true;
+            records.push(Record::Bounds { revision: self.revision, keys: self.keys as i64 });
+        }
+        records
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        self.shared.write().unpin();
     }
 }
 

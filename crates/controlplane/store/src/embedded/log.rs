@@ -185,25 +185,35 @@ pub(super) fn create(dir: &Path, records: &[Record]) -> Result<()> {
     if !snapshots.is_empty() || !logs.is_empty() {
         return Err(Error::Unavailable(format!("{} holds a store already", dir.display())));
     }
-    write_snapshot(dir, 1, records)
+    let mut all = Some(records);
+    write_snapshot(dir, 1, || all.take())
 }
 
-/// Write `snapshot-<number>` so that it appears whole or not at all, then remove what it replaces.
-pub(super) fn write_snapshot(dir: &Path, number: u64, records: &[Record]) -> Result<()> {
+/// Write `snapshot-<number>` so that it appears whole or not at all, then remove what it replaces. `next` gives pages of
+/// records until there are no more.
+pub(super) fn write_snapshot<R: AsRef<[Record]>>(
+    dir: &Path,
+    number: u64,
+    mut next: impl FnMut() -> Option<R>,
+) -> Result<()> {
     let target = path(dir, "snapshot", number);
     let temporary = target.with_extension("tmp");
-    let write = || -> io::Result<()> {
+    let mut write = || -> io::Result<()> {
         let mut file = File::create(&temporary)?;
         file.write_all(SNAPSHOT_MAGIC)?;
         let mut buffer = Vec::with_capacity(SNAPSHOT_FRAME + SNAPSHOT_FRAME / 4);
         let mut start = codec::begin_frame(&mut buffer);
-        for record in records {
-            record.encode(&mut buffer);
-            if buffer.len() >= SNAPSHOT_FRAME {
-                codec::finish_frame(&mut buffer, start);
-                file.write_all(&buffer)?;
-                buffer.clear();
-                start = codec::begin_frame(&mut buffer);
+        while let Some(records) = next() {
+            for record in records.as_ref() {
+                record.encode(&mut buffer);
+                if buffer.len() >= SNAPSHOT_FRAME {
+                    codec::finish_frame(&mut buffer, start);
+                    file.write_all(&buffer)?;
+                    // Whoever syncs the log at this moment waits for what was written here: let it be little.
+                    file.sync_data()?;
+                    buffer.clear();
+                    start = codec::begin_frame(&mut buffer);
+                }
             }
         }
         if buffer.len() > codec::FRAME_HEADER {

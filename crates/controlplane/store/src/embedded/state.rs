@@ -40,6 +40,8 @@ pub(super) struct State {
     history: VecDeque<WatchBatch>,
     history_bytes: usize,
     leases: BTreeMap<LeaseId, Lease>,
+    /// A snapshot of this revision is being taken: what it needs stays.
+    pinned: Option<Revision>,
 }
 
 impl State {
@@ -51,6 +53,7 @@ impl State {
             history: VecDeque::new(),
             history_bytes: 0,
             leases: BTreeMap::new(),
+            pinned: None,
         }
     }
 
@@ -83,11 +86,12 @@ impl State {
         };
         let mut response = RangeResponse { revision: self.revision, ..RangeResponse::default() };
         let mut take = |key: &Bytes, versions: &[Version]| {
-            let Some(kv) = version_at(versions, at).and_then(|v| v.key_value(key)) else { return };
+            let Some(kv) = version_at(versions, at).and_then(|v| v.key_value(key)) else { return true };
             response.count += 1;
             if !range.count_only && (range.limit == 0 || response.kvs.len() < range.limit) {
                 response.kvs.push(kv);
             }
+            !range.uncounted || range.limit == 0 || response.count < range.limit
         };
         if range.end.is_empty() {
             if let Some((key, versions)) = self.keys.get_key_value(&range.start) {
@@ -95,7 +99,9 @@ impl State {
             }
         } else if range.start < range.end || range.end.as_ref() == [0] {
             for (key, versions) in self.keys.range::<[u8], _>(bounds(&range.start, &range.end)) {
-                take(key, versions);
+                if !take(key, versions) {
+                    break;
+                }
             }
         }
         Ok(response)
@@ -193,6 +199,8 @@ impl State {
 
     fn compact(&mut self, revision: Revision) {
         self.compacted = self.compacted.max(revision);
+        // Readers are refused from now on; what the snapshot needs goes with a later compaction.
+        let revision = self.pinned.map_or(revision, |pinned| pinned.min(revision));
         while let Some(batch) = self.history.pop_front_if(|batch| batch.revision <= revision) {
             self.history_bytes -= weight(&batch);
             for event in batch.events.iter() {
@@ -283,25 +291,60 @@ impl State {
         self.history.get(self.history.len() / 2).map_or(self.compacted, |batch| batch.revision)
     }
 
-    /// Everything that a snapshot must hold, in the order in which it is read back: leases before their keys.
-    pub(super) fn snapshot(&self) -> Vec<Record> {
+    /// Begin a snapshot of the state as it is now, however long it takes to go through its keys. Gives the revision,
+    /// and what it begins with.
+    pub(super) fn pin(&mut self) -> (Revision, Vec<Record>) {
+        self.pinned = Some(self.revision);
         let mut records = vec![Record::Bounds { revision: self.revision, keys: 0 }];
+        // Leases before the keys that hang on them.
         records.extend(self.leases.iter().map(|(id, held)| Record::Grant { lease: *id, ttl: held.ttl }));
-        let before = records.len();
-        for (key, versions) in &self.keys {
-            let Some(last) = versions.last() else { continue };
-            let Some(value) = &last.value else { continue };
+        (self.revision, records)
+    }
+
+    /// The snapshot has been taken, or never will be.
+    pub(super) fn unpin(&mut self) {
+        self.pinned = None;
+    }
+
+    /// A snapshot is being taken.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pinned.is_some()
+    }
+
+    /// The next keys after `last` as they were at a pinned revision, at most `most` of those that are looked at. Gives the
+    /// last that was looked at; nothing at the end.
+    pub(super) fn snapshot_page(
+        &self,
+        revision: Revision,
+        last: Option<&Bytes>,
+        most: usize,
+        records: &mut Vec<Record>,
+    ) -> Option<Bytes> {
+        let start = last.map_or(Bound::Unbounded, |last| Bound::Excluded(&last[..]));
+        let mut seen = None;
+        for (key, versions) in self.keys.range::<[u8], _>((start, Bound::Unbounded)).take(most) {
+            seen = Some(key);
+            let Some(version) = version_at(versions, revision) else { continue };
+            let Some(value) = &version.value else { continue };
             records.push(Record::Key {
-                create: last.create,
-                revision: last.revision,
-                version: last.version,
-                lease: last.lease,
+                create: version.create,
+                revision: version.revision,
+                version: version.version,
+                lease: version.lease,
                 key: key.clone(),
                 value: value.clone(),
             });
         }
+        seen.cloned()
+    }
+
+    /// Everything that a snapshot must hold, at once.
+    pub(super) fn snapshot(mut self) -> Vec<Record> {
+        let (revision, mut records) = self.pin();
+        let before = records.len();
+        self.snapshot_page(revision, None, usize::MAX, &mut records);
         let keys = (records.len() - before) as i64;
-        records.push(Record::Bounds { revision: self.revision, keys });
+        records.push(Record::Bounds { revision, keys });
         records
     }
 }
@@ -359,4 +402,64 @@ fn weight(batch: &WatchBatch) -> usize {
 
 fn seconds(ttl: i64) -> Duration {
     Duration::from_secs(ttl.max(1).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(revision: Revision, key: &'static str, value: &'static str) -> Record {
+        Record::Put { revision, key: key.into(), value: value.into(), lease: 0 }
+    }
+
+    fn delete(revision: Revision, key: &'static str) -> Record {
+        Record::Delete { revision, key: key.into() }
+    }
+
+    #[test]
+    fn a_snapshot_is_of_the_moment_it_began_whatever_happens_meanwhile() {
+        let now = Instant::now();
+        let mut state = State::new();
+        let keys = ["a", "b", "c", "d", "e"];
+        state.apply(keys.iter().zip(2..).map(|(key, revision)| put(revision, key, "old")).collect(), now);
+        state.apply(vec![put(7, "b", "newer"), delete(8, "e")], now);
+        let (revision, _) = state.pin();
+        let mut expected = Vec::new();
+        state.snapshot_page(revision, None, usize::MAX, &mut expected);
+        // All kinds of changes, between pages of two, and compactions that would drop what is needed.
+        let (mut pages, mut last) = (Vec::new(), None);
+        let changes = [
+            vec![put(9, "a", "later"), delete(10, "c"), put(11, "bb", "new")],
+            vec![put(12, "c", "again"), delete(13, "d"), Record::Compact { revision: 12 }],
+            vec![put(14, "d", "again"), put(15, "e", "again"), Record::Compact { revision: 15 }],
+        ];
+        for change in changes.into_iter().map(Some).chain(std::iter::repeat_n(None, 9)) {
+            last = state.snapshot_page(revision, last.as_ref(), 2, &mut pages);
+            if let Some(change) = change {
+                state.apply(change, now);
+            } else if last.is_none() {
+                break;
+            }
+        }
+        let text = |records: &[Record]| format!("{records:?}");
+        assert_eq!(text(&pages), text(&expected));
+        assert_eq!(pages.len(), 4);
+        state.unpin();
+        state.apply(vec![put(16, "z", "1"), Record::Compact { revision: 16 }], now);
+        assert!(state.keys.values().all(|versions| versions.len() == 1), "{:?}", state.keys);
+        assert_eq!(state.key_count(), 7);
+    }
+
+    #[test]
+    fn whoever_does_not_ask_for_the_count_is_given_the_first_keys_only() {
+        let mut state = State::new();
+        state.apply(
+            (2..12).map(|n| put(n, ["a", "b", "c", "d", "e"][n as usize % 5], "x")).collect(),
+            Instant::now(),
+        );
+        let all = Range { start: "a".into(), end: "z".into(), limit: 2, ..Range::default() };
+        assert_eq!(state.range(&all).unwrap().count, 5);
+        let some = state.range(&Range { uncounted: true, ..all }).unwrap();
+        assert_eq!((some.count, some.kvs.len()), (2, 2));
+    }
 }
