@@ -193,4 +193,7 @@ pub(crate) struct RegistryServe {
     /// Seconds without a read after which blobs are cut into shared chunks; 0 never.
     #[arg(long, default_value_t = 86_400, value_name = "SECONDS")]
     pub(crate) pack_after: u64,
+    /// Bytes of whole copies of packed blobs that are read; 0 keeps none.
+    #[arg(long, default_value_t = 8 << 30, value_name = "BYTES")]
+    pub(crate) hot_bytes: u64,
 }

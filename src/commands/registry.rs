@@ -117,6 +117,7 @@ fn serve_alone(dir: &Path, options: RegistryServe) -> Result<Options> {
     all.upkeep.grace = Duration::from_secs(options.gc_grace);
     all.upkeep.every = Duration::from_secs(options.gc_every.max(1));
     all.upkeep.pack_after = (options.pack_after > 0).then(|| Duration::from_secs(options.pack_after));
+    all.upkeep.hot_bytes = options.hot_bytes;
     Ok(all)
 }
 

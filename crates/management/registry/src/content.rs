@@ -17,20 +17,27 @@ use crate::{
     digest::{Digest, Hasher},
     error::{ApiError, ApiResult},
     meta::{self, Change, Content, Meta, keys},
-    objects::{ByteStream, Objects, Shared},
+    objects::{ByteStream, Objects, Shared, read_file},
+    options::Options,
 };
 
+pub(crate) mod apart;
 pub(crate) mod deflate;
+pub(crate) mod hot;
 pub(crate) mod pack;
 pub(crate) mod recipe;
 pub(crate) mod unpack;
+pub(crate) mod zstandard;
 
+use hot::{Found, Hot};
 use recipe::Recipe;
+use sampan_daemon::Supervisor;
 
 /// Locks that digests share.
 const STRIPES: usize = 256;
-/// Packed contents that are put together at a time; further readers wait for a seat.
+/// Packed contents that are put together at a time; further readers wait for a seat. Zstandard takes several.
 const UNPACKING: usize = 64;
+const WIDE: u32 = 8;
 const SEAT: Duration = Duration::from_secs(30);
 /// When contents were read last is known of so many; more make us forget and pack nothing for a while.
 const READS: usize = 100_000;
@@ -47,6 +54,8 @@ pub(crate) struct Contents {
     temporary: PathBuf,
     unpacking: Arc<Semaphore>,
     recipes: Mutex<Recipes>,
+    pub(crate) hot: Arc<Hot>,
+    supervisor: Supervisor,
 }
 
 /// Recipes that somebody reads by.
@@ -81,20 +90,24 @@ impl Contents {
         objects: Shared,
         meta: Arc<Meta>,
         counts: Arc<Counts>,
-        dir: &Path,
-        cache_bytes: usize,
-    ) -> Self {
-        Self {
+        options: &Options,
+        supervisor: &Supervisor,
+    ) -> std::io::Result<Self> {
+        let dir = &options.dir;
+        let hot = Hot::open(dir.join("hot"), options.upkeep.hot_bytes)?;
+        Ok(Self {
             objects,
             meta,
             counts,
             stripes: (0..STRIPES).map(|_| AsyncMutex::new(())).collect(),
-            cache: Cache::new(cache_bytes),
+            cache: Cache::new(options.limits.cache_bytes),
             reads: Mutex::default(),
             temporary: dir.join("tmp"),
             unpacking: Arc::new(Semaphore::new(UNPACKING)),
             recipes: Mutex::default(),
-        }
+            hot: Arc::new(hot),
+            supervisor: supervisor.clone(),
+        })
     }
 
     /// Whoever makes, links or removes a content holds its lock.
@@ -161,8 +174,17 @@ impl Contents {
         Ok(Some(bytes))
     }
 
-    /// A part of a content.
+    /// A part of a content, for a client.
     pub(crate) async fn stream(&self, digest: &Digest, range: Range<u64>) -> ApiResult<Option<ByteStream>> {
+        self.read(digest, range, true).await
+    }
+
+    /// The same from where it is stored, whatever copies there are.
+    pub(crate) async fn stored(&self, digest: &Digest, range: Range<u64>) -> ApiResult<Option<ByteStream>> {
+        self.read(digest, range, false).await
+    }
+
+    async fn read(&self, digest: &Digest, range: Range<u64>, copies: bool) -> ApiResult<Option<ByteStream>> {
         // Between the look at the record and the opening it may move, once.
         for _ in 0..3 {
             let Some((content, _)) = self.meta.content(digest).await? else { return Ok(None) };
@@ -170,14 +192,7 @@ impl Contents {
                 return Ok(None);
             }
             let opened = if content.packed {
-                let seat = tokio::time::timeout(SEAT, self.unpacking.clone().acquire_owned()).await;
-                let Ok(Ok(seat)) = seat else {
-                    return Err(ApiError::too_many("too many packed blobs are being read (hint: wait)"));
-                };
-                self.recipe(digest).await?.map(|recipe| {
-                    let stream = unpack::stream(self.objects.clone(), recipe, range.clone());
-                    stream.inspect(move |_| _ = &seat).boxed()
-                })
+                self.packed(digest, content.size, range.clone(), copies).await?
             } else {
                 self.objects.stream(&blob_key(digest), range.clone()).await?
             };
@@ -190,15 +205,75 @@ impl Contents {
         )))
     }
 
-    /// The file of a content that is one.
+    /// A part of a packed content. What has to be compressed again becomes a whole copy, from which all read.
+    async fn packed(
+        &self,
+        digest: &Digest,
+        size: u64,
+        range: Range<u64>,
+        copies: bool,
+    ) -> ApiResult<Option<ByteStream>> {
+        let found = if copies { self.hot.find(digest, size).await? } else { None };
+        if let Some(Found::Whole(file)) = found {
+            return Ok(Some(read_file(file, range)));
+        }
+        let Some(recipe) = self.recipe(digest).await? else { return Ok(None) };
+        let (objects, again) = (self.objects.clone(), recipe.clone());
+        let instead = move |range| unpack::stream(objects, again, range);
+        if let Some(Found::Growing(growing)) = found {
+            return Ok(Some(growing.stream_or(range, instead)));
+        }
+        let seats = self.unpacking.clone().acquire_many_owned(if recipe.is_wide() { WIDE } else { 1 });
+        let Ok(Ok(seat)) = tokio::time::timeout(SEAT, seats).await else {
+            return Err(ApiError::too_many("too many packed blobs are being read (hint: wait)"));
+        };
+        if copies && recipe.is_taken_apart() {
+            // Another reader may have begun while this one waited.
+            match self.hot.find(digest, size).await? {
+                Some(Found::Whole(file)) => return Ok(Some(read_file(file, range))),
+                Some(Found::Growing(growing)) => return Ok(Some(growing.stream_or(range, instead))),
+                None => {}
+            }
+            if let Some((growing, flight)) = self.hot.begin(digest, size).await? {
+                let (hot, whole) = (self.hot.clone(), unpack::stream(self.objects.clone(), recipe, 0..size));
+                self.supervisor.spawn("hot-copy", async move {
+                    hot.fill(flight, whole).await;
+                    drop(seat);
+                });
+                return Ok(Some(growing.stream_or(range, instead)));
+            }
+            if let Some(Found::Growing(growing)) = self.hot.find(digest, size).await? {
+                return Ok(Some(growing.stream_or(range, instead)));
+            }
+        }
+        let stream = unpack::stream(self.objects.clone(), recipe, range);
+        Ok(Some(stream.inspect(move |_| _ = &seat).boxed()))
+    }
+
+    /// The file of a content that is one, or has a whole copy.
     pub(crate) async fn file(&self, digest: &Digest) -> ApiResult<Option<std::fs::File>> {
-        let Objects::Local(local) = &*self.objects else { return Ok(None) };
-        match self.meta.content(digest).await? {
-            Some((content, _)) if !content.packed && !content.damaged => {
+        match (self.meta.content(digest).await?, &*self.objects) {
+            (Some((content, _)), _) if content.packed && !content.damaged => {
+                let found = self.hot.find(digest, content.size).await?;
+                Ok(found.and_then(|found| if let Found::Whole(file) = found { Some(file) } else { None }))
+            }
+            (Some((content, _)), Objects::Local(local)) if !content.damaged => {
                 local.open_file(&blob_key(digest)).await
             }
             _ => Ok(None),
         }
+    }
+
+    /// Copies that nobody read since `before`, or whose content is not packed any more, go.
+    pub(crate) async fn drop_cold_copies(&self, before: i64) -> ApiResult<()> {
+        for (digest, size, read) in self.hot.list() {
+            let content = self.meta.content(&digest).await?;
+            let good = content.is_some_and(|(content, _)| content.packed && content.size == size);
+            if !good || read < before {
+                self.hot.forget(&digest).await;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) async fn recipe(&self, digest: &Digest) -> ApiResult<Option<Arc<Recipe>>> {
@@ -281,6 +356,7 @@ impl Contents {
         self.counts.forget(digest);
         self.forget(digest);
         self.reads.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+        self.hot.forget(digest).await;
         // The record first: a crash in between leaves objects without a record, which the next collection removes.
         self.objects.delete(&blob_key(digest)).await?;
         self.objects.delete(&recipe_key(digest)).await?;

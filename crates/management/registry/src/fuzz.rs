@@ -1,4 +1,4 @@
-//! Hostile inputs: manifests, recipes, queries and paths, and gzip streams that only look like it.
+//! Hostile inputs: manifests, recipes, queries and paths, and gzip and Zstandard streams that only look like it.
 
 use std::io::{Seek, Write};
 
@@ -7,8 +7,10 @@ use serde_json::json;
 
 use crate::{
     content::{
-        deflate::{Apart, again, blocks::Writer, guess::WINDOW},
+        apart::Apart,
+        deflate::{again, blocks::Writer, guess::WINDOW},
         recipe::{Part, Recipe},
+        zstandard::Writing,
     },
     digest::Digest,
     http::Query,
@@ -65,6 +67,7 @@ fn rebuilt(input: &[u8]) -> Vec<u8> {
         tables.extend(piece.tables);
     }
     let (mut out, mut writer, mut begun, mut at) = (Vec::new(), Writer::default(), 0, 0);
+    let mut frame = None;
     let next = |from: &mut Vec<u8>, count: u32| from.drain(..count as usize).collect::<Vec<u8>>();
     for part in apart.parts {
         match part {
@@ -80,6 +83,17 @@ fn rebuilt(input: &[u8]) -> Vec<u8> {
                 let end = at + count as usize;
                 let (wrong, heads) = (next(&mut errors, wrong), next(&mut tables, heads));
                 let made = again(&mut writer, &plain[from..end], at - from, family, &wrong, &heads).unwrap();
+                assert_eq!(made.len(), packed as usize);
+                out.extend(made);
+                at = end;
+            }
+            Part::Zstandard { window, family, plain: count, packed, errors: wrong, tables: heads } => {
+                if let Some(window) = window {
+                    frame = Writing::new(family, window as usize);
+                }
+                let end = at + count as usize;
+                let (wrong, heads) = (next(&mut errors, wrong), next(&mut tables, heads));
+                let made = frame.as_mut().unwrap().part(&plain[at..end], &wrong, &heads).unwrap();
                 assert_eq!(made.len(), packed as usize);
                 out.extend(made);
                 at = end;
@@ -112,14 +126,102 @@ fn fuzz_errors_and_tables() {
 }
 
 #[test]
-fn streams_of_all_kinds_come_back_bit_for_bit() {
-    let mut words = Vec::new();
-    let mut state = 1_u32;
-    while words.len() < 3 << 20 {
+fn fuzz_zstandard() {
+    let text = words(3000);
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.write_all(&text).unwrap();
+    let run = |input: &[u8]| assert!(rebuilt(input) == input);
+    Target::new("fuzz_zstandard")
+        .seeds([encoder.finish().unwrap(), zstd::bulk::compress(&text, 19).unwrap()])
+        .inputs(150)
+        .run(run);
+}
+
+#[test]
+fn fuzz_zstandard_errors_and_tables() {
+    let text = words(3000);
+    let run = |input: &[u8]| {
+        let (family, rest) = input.split_first().unwrap_or((&0, &[]));
+        let (errors, tables) = rest.split_at(rest.len() / 2);
+        if let Some(mut frame) = Writing::new(family % 10, 1 << 20) {
+            drop(frame.part(&text, errors, tables));
+        }
+    };
+    // A compressed block of literals as they are and two sequences, in the codes that need no description.
+    let seed =
+        [&[0, 0, 3, 30, 2, 0, 0, 0, 3, 60, 2, 0, 0][..], &[5, 0xa0, 1, 0, 2, 0, 4, 0xa0, 1, 0, 2, 0, 0]]
+            .concat();
+    Target::new("fuzz_zstandard_errors_and_tables").seeds([seed]).run(run);
+}
+
+fn words(count: usize) -> Vec<u8> {
+    let (mut words, mut state) = (Vec::new(), 1_u32);
+    while words.len() < count {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         words.extend_from_slice(&b"the quick brown fox jumps over the lazy dog, "[(state >> 28) as usize..]);
         words.extend_from_slice(&state.to_be_bytes()[..(state >> 20 & 3) as usize]);
     }
+    words
+}
+
+#[test]
+fn frames_of_all_kinds_come_back_bit_for_bit() {
+    let words = words(3 << 20);
+    let frame = |level, bytes: &[u8], checksum, long| {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level).unwrap();
+        encoder.include_checksum(checksum).unwrap();
+        encoder.long_distance_matching(long).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let mut all = Vec::new();
+    for level in [-5, 1, 3, 6, 9, 15, 19] {
+        all.extend(frame(level, &words[..1 << 20], level % 2 == 0, false));
+    }
+    // Frames that are skipped, empty ones, ones that compress to nothing and to nothing less.
+    all.extend_from_slice(&[0x5a, 0x2a, 0x4d, 0x18, 5, 0, 0, 0, 1, 2, 3, 4, 5]);
+    all.extend(frame(3, b"", true, false));
+    all.extend(frame(3, &vec![0; 3 << 20], true, false));
+    let noise: Vec<u8> = words
+        .iter()
+        .zip(&words[7..])
+        .flat_map(|(a, b)| Digest::of(&[*a, *b]).bytes().to_vec())
+        .take(300_000)
+        .collect();
+    all.extend(frame(3, &noise, true, false));
+    all.extend(frame(3, &words, true, true));
+    (0..100).for_each(|n| all.extend(zstd::bulk::compress(&words[n * 500..n * 500 + 700], 3).unwrap()));
+    assert!(rebuilt(&all) == all);
+    assert!(rebuilt(&all[..all.len() / 2]) == all[..all.len() / 2]);
+    all.truncate(all.len() / 3);
+    all.extend_from_slice(&words[..100_000]);
+    assert!(rebuilt(&all) == all);
+}
+
+/// What is written down besides plain bytes, a hundredth of what the frame had: nearly nothing for the usual level.
+#[test]
+fn the_usual_level_is_guessed() {
+    let text: Vec<u8> =
+        std::fs::read(std::env::current_exe().unwrap()).unwrap().into_iter().take(6 << 20).collect();
+    for (level, most) in [(3, 3), (4, 3)] {
+        let packed = zstd::stream::encode_all(&text[..], level).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&packed).unwrap();
+        file.rewind().unwrap();
+        let (mut apart, mut errors, mut tables) = (Apart::new(file), 0, 0);
+        while let Some(piece) = apart.next().unwrap() {
+            errors += piece.errors.len();
+            tables += piece.tables.len();
+        }
+        println!("level {level}: {} packed, {errors} errors, {tables} tables", packed.len());
+        assert!(errors * 100 < packed.len() * most, "level {level}: {errors} of {}", packed.len());
+    }
+}
+
+#[test]
+fn streams_of_all_kinds_come_back_bit_for_bit() {
+    let words = words(3 << 20);
     let member = |level, bytes: &[u8]| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
         encoder.write_all(bytes).unwrap();

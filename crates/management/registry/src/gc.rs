@@ -28,6 +28,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 use crate::{
     content::{
         digest_of_key,
+        hot::Found,
         pack::{Round, index_key, pack_of_key},
         recipe::{Chunk, Recipe},
         unpack::{pack_key, read_run},
@@ -36,6 +37,7 @@ use crate::{
     digest::Digest,
     error::{ApiError, ApiResult},
     meta::{self, Change, Content, Link, RepoId, keys},
+    objects::read_file,
 };
 
 /// Objects without a record that are younger may belong to a push at this moment.
@@ -169,6 +171,8 @@ impl Core {
         }
         report.orphans = self.remove_orphans(now - ORPHAN_AGE, pace).await?;
         report.packs = self.compact_packs(now - age(Duration::from_secs(ORPHAN_AGE as u64)), pace).await?;
+        let cold = upkeep.pack_after.unwrap_or(Duration::from_secs(24 * 3600));
+        self.contents.drop_cold_copies(now - i64::try_from(cold.as_secs()).unwrap_or(i64::MAX)).await?;
         if task.pack {
             self.pack(task.grace.is_some(), report).await?;
         }
@@ -387,7 +391,15 @@ impl Core {
     ) -> ApiResult<()> {
         report.contents += 1;
         report.bytes += content.size;
-        let whole = match self.contents.stream(&digest, 0..content.size).await {
+        // A copy that is damaged must not be served, and says nothing about what is stored.
+        if content.packed
+            && let Some(Found::Whole(file)) = self.contents.hot.find(&digest, content.size).await?
+            && !self.contents.verify(&digest, read_file(file, 0..content.size)).await?
+        {
+            tracing::warn!(%digest, "the whole copy is damaged; it goes");
+            self.contents.hot.forget(&digest).await;
+        }
+        let whole = match self.contents.stored(&digest, 0..content.size).await {
             Ok(Some(stream)) => self.contents.verify(&digest, stream).await?,
             Ok(None) if content.damaged => {
                 report.damaged.push(digest);

@@ -284,6 +284,12 @@ fn metrics(ask: &Ask) -> Answer {
         ("contents_free", "Contents that wait to be collected.", free as u64),
         ("uploads", "Uploads in progress.", ask.core.uploads.count() as u64),
         ("cache_bytes", "Memory of manifests that were read lately.", ask.core.contents.cached() as u64),
+        ("hot_bytes", "Whole copies of packed contents that are read.", ask.core.contents.hot.bytes()),
+        (
+            "hot_copies_made",
+            "Whole copies that were made since the start.",
+            ask.core.contents.hot.made.load(std::sync::atomic::Ordering::Relaxed),
+        ),
         (
             "events_waiting",
             "Events that webhooks and rules are to be told.",

@@ -11,6 +11,7 @@
 //! recipes/…             how contents that were packed are put together again
 //! packs/<n>, <n>.idx    chunks that packed contents share
 //! uploads/<id>/         uploads in progress: `data`, and `note` with whose they are
+//! hot/                  whole copies of packed contents that are read; each may be removed
 //! tmp/                  unfinished work; what is old in there is removed
 //! audit.log[.n]         who did what
 //! admin.sock            whoever may open it is the administrator
@@ -33,6 +34,7 @@ mod events;
 #[cfg(test)]
 mod fuzz;
 mod gc;
+mod growing;
 mod http;
 mod manifest;
 mod meta;

@@ -152,7 +152,8 @@ impl Meta {
 
     /// Keys of `[start, end)`, at most `limit` (0: all).
     pub(crate) async fn range(&self, start: Vec<u8>, end: Vec<u8>, limit: usize) -> ApiResult<Vec<KeyValue>> {
-        let range = Range { start: start.into(), end: end.into(), limit, ..Range::default() };
+        let range =
+            Range { start: start.into(), end: end.into(), limit, uncounted: true, ..Range::default() };
         Ok(self.store.range(range).await?.kvs)
     }
 

@@ -11,7 +11,7 @@ mod bucket;
 mod local;
 
 pub(crate) use bucket::Remote;
-pub(crate) use local::{Local, blocking};
+pub(crate) use local::{Local, blocking, read_file};
 
 /// Bytes as they are read.
 pub(crate) type ByteStream = BoxStream<'static, std::io::Result<Bytes>>;

@@ -133,6 +133,8 @@ pub struct Upkeep {
     pub pack_after: Option<Duration>,
     /// Smaller blobs are left as they are.
     pub pack_from: u64,
+    /// Bytes of whole copies of packed blobs that are read often; 0 keeps none.
+    pub hot_bytes: u64,
 }
 
 impl Default for Upkeep {
@@ -143,6 +145,7 @@ impl Default for Upkeep {
             upload_age: Duration::from_secs(24 * 3600),
             pack_after: Some(Duration::from_secs(24 * 3600)),
             pack_from: 64 << 10,
+            hot_bytes: 8 << 30,
         }
     }
 }

@@ -5,30 +5,26 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
-    os::unix::fs::FileExt,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::{
-    FutureExt, StreamExt, TryStreamExt,
+    FutureExt, TryStreamExt,
     future::{BoxFuture, Shared},
-    stream,
 };
 use serde_json::{Value, json};
-use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 use crate::{
     auth::Caller,
     core::{Access, Core, Fetched},
     digest::{Digest, Hasher},
     error::{ApiError, ApiResult},
+    growing::{Grower, Growing, create},
     meta::{self, Change, keys},
     name::Selector,
-    objects::{ByteStream, blocking},
+    objects::ByteStream,
     upstream::{Refusal, Upstream, page_of},
 };
 
@@ -67,15 +63,7 @@ impl std::fmt::Debug for Flights {
 #[derive(Debug)]
 struct Download {
     size: Option<u64>,
-    file: Arc<File>,
-    state: watch::Receiver<State>,
-}
-
-#[derive(Clone, Debug)]
-struct State {
-    length: u64,
-    /// Stored, or why not.
-    end: Option<Result<(), String>>,
+    growing: Growing,
 }
 
 impl Core {
@@ -246,28 +234,7 @@ impl Core {
             let stream = self.contents.stream(digest, 0..size).await?;
             return Ok((Some(size), stream.ok_or_else(|| ApiError::blob_unknown(digest))?));
         };
-        let (file, state) = (download.file.clone(), download.state.clone());
-        let stream = stream::try_unfold((file, state, 0), |(file, mut state, at)| async move {
-            let now = state
-                .wait_for(|state| state.length > at || state.end.is_some())
-                .await
-                .map_err(std::io::Error::other)?
-                .clone();
-            if now.length > at {
-                let (reader, count) = (file.clone(), (now.length - at).min(512 << 10));
-                let bytes = blocking(move || {
-                    let mut buffer = vec![0; count as usize];
-                    reader.read_exact_at(&mut buffer, at)?;
-                    Ok(Bytes::from(buffer))
-                });
-                return Ok(Some((bytes.await?, (file, state, at + count))));
-            }
-            match now.end {
-                Some(Err(why)) => Err(std::io::Error::other(why)),
-                _ => Ok(None),
-            }
-        });
-        Ok((download.size, stream.boxed()))
+        Ok((download.size, download.growing.clone().stream()))
     }
 
     /// Join the one who fetches it, or become that one; nothing when it has arrived since the caller looked.
@@ -292,29 +259,22 @@ impl Core {
         for upstream in &upstreams {
             match upstream.blob(&below, digest).await {
                 Ok((size, stream)) => {
-                    let path = self.contents.temporary();
-                    let made = path.clone();
-                    let file =
-                        blocking(move || File::options().create_new(true).read(true).write(true).open(made))
-                            .await?;
-                    let (sender, state) = watch::channel(State { length: 0, end: None });
-                    let download = Arc::new(Download { size, file: Arc::new(file), state });
+                    let (growing, grower) = create(self.contents.temporary()).await?;
+                    let download = Arc::new(Download { size, growing });
                     self.flights
                         .blobs
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .insert(key.clone(), download.clone());
-                    let (core, digest, running, key) =
-                        (self.clone(), digest.clone(), download.clone(), key.clone());
+                    let (core, digest, key) = (self.clone(), digest.clone(), key.clone());
                     let access = Access { caller: Caller::System("proxy"), ..access.clone() };
                     self.supervisor.spawn("proxy-blob", async move {
-                        let outcome =
-                            core.receive(&access, &digest, (stream, running, path.clone()), &sender).await;
+                        let outcome = core.receive(&access, &digest, stream, &grower).await;
                         if outcome.is_err() {
-                            let _ = tokio::fs::remove_file(&path).await;
+                            let _ = tokio::fs::remove_file(grower.path()).await;
                         }
                         core.flights.blobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-                        sender.send_modify(|state| state.end = Some(outcome.map_err(|error| error.message)));
+                        grower.end(outcome.map_err(|error| error.message));
                     });
                     self.metrics.proxied.fetch_add(1, Relaxed);
                     return Ok(Some(download));
@@ -329,28 +289,26 @@ impl Core {
         &self,
         access: &Access,
         digest: &Digest,
-        (mut stream, download, path): (ByteStream, Arc<Download>, PathBuf),
-        state: &watch::Sender<State>,
+        mut stream: ByteStream,
+        grower: &Grower,
     ) -> ApiResult<()> {
         let hold = self.counts.hold(digest);
         let (mut hasher, mut length) = (Hasher::new(digest.algorithm()), 0_u64);
         let stall = self.options.limits.stall;
         let slow = |_| ApiError::unavailable("the other registry sends nothing");
         while let Some(bytes) = tokio::time::timeout(stall, stream.try_next()).await.map_err(slow)?? {
-            let (file, at) = (download.file.clone(), length);
             length += bytes.len() as u64;
             if length > self.options.limits.blob_bytes {
                 return Err(ApiError::size_invalid("the blob is too large"));
             }
             hasher.update(&bytes);
-            blocking(move || file.write_all_at(&bytes, at)).await?;
-            state.send_modify(|state| state.length = length);
+            grower.append(bytes).await?;
         }
         let got = hasher.finish();
         if got != *digest {
             return Err(ApiError::digest_mismatch(digest, &got));
         }
-        self.contents.adopt(digest, &path, length).await?;
+        self.contents.adopt(digest, grower.path(), length).await?;
         self.add_link(access, digest, length).await?;
         drop(hold);
         Ok(())
@@ -359,10 +317,7 @@ impl Core {
     /// Wait until a blob that is on its way is here.
     pub(crate) async fn proxy_complete(self: &Arc<Self>, access: &Access, digest: &Digest) -> ApiResult<()> {
         let Some(download) = self.download(access, digest).await? else { return Ok(()) };
-        let mut state = download.state.clone();
-        let end =
-            state.wait_for(|state| state.end.is_some()).await.map_err(std::io::Error::other)?.end.clone();
-        end.unwrap_or(Ok(())).map_err(ApiError::unavailable)
+        download.growing.clone().ended().await.map_err(|why| ApiError::unavailable(why.to_string()))
     }
 
     /// Tags of the upstream; nothing when it does not answer, then those that are kept are meant.

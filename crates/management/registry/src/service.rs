@@ -80,8 +80,9 @@ pub(crate) async fn open(options: Options, supervisor: &Supervisor) -> Result<Ar
     // Unfinished work belongs to the disk, also with a bucket.
     let temporary = dir.join("tmp");
     std::fs::create_dir_all(&temporary).map_err(Error::io(temporary.display().to_string()))?;
-    let cache = options.limits.cache_bytes;
-    let contents = Arc::new(Contents::new(objects, meta.clone(), counts.clone(), &dir, cache));
+    let contents = Contents::new(objects, meta.clone(), counts.clone(), &options, supervisor)
+        .map_err(Error::io(dir.join("hot").display().to_string()))?;
+    let contents = Arc::new(contents);
     let auth = Auth::open(&dir)?;
     auth.first_admin(&meta, &dir, supervisor).await?;
     first_project(&meta).await.map_err(failed)?;

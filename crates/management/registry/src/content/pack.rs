@@ -19,9 +19,10 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Contents, blob_key,
-    deflate::Apart,
-    recipe::{Chunk, Lane, Part, Recipe},
+    Contents,
+    apart::Apart,
+    blob_key,
+    recipe::{Chunk, Lane, Recipe},
     recipe_key,
     unpack::pack_key,
 };
@@ -291,7 +292,7 @@ fn cut(
     let outcome = cut_all(&mut apart, &mut keep).and_then(|()| {
         recipe.parts = std::mem::take(&mut apart.parts);
         let cost = fresh.bytes + recipe.encode()?.len() as u64;
-        let apart = recipe.parts.iter().any(|part| matches!(part, Part::Deflate { .. }));
+        let apart = recipe.is_taken_apart();
         let most = 100 - if apart { GAIN_APART } else { GAIN };
         tracing::debug!(size, cost, apart, "cut up");
         if cost * 100 > size * most.unsigned_abs() {

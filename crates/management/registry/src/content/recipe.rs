@@ -1,7 +1,7 @@
 //! How a packed content is put together again.
 //!
-//! A content is a sequence of parts. A raw part is plain bytes as they are; a deflate part is plain bytes and what is
-//! needed to compress them to exactly the bytes that were there. All plain bytes together are cut into chunks by
+//! A content is a sequence of parts. A raw part is plain bytes as they are; a deflate or Zstandard part is plain bytes and
+//! what is needed to compress them to exactly the bytes that were there. All plain bytes together are cut into chunks by
 //! their content, so that contents with equal data share chunks, wherever it lies in them and however it was compressed;
 //! so is what is needed besides, in lanes of its own.
 
@@ -35,6 +35,8 @@ pub(crate) enum Part {
     /// Plain bytes to compress, as many as `packed` then, with so many bytes of the other lanes. `first` begins a new
     /// deflate stream.
     Deflate { first: bool, family: u8, plain: u32, packed: u32, errors: u32, tables: u32 },
+    /// The same for Zstandard. `window` is given where it begins a new frame.
+    Zstandard { window: Option<u32>, family: u8, plain: u32, packed: u32, errors: u32, tables: u32 },
 }
 
 /// Where a chunk is: bytes `offset..offset + packed` of a pack, `plain` bytes after decompression.
@@ -68,6 +70,12 @@ impl Recipe {
                 Part::Deflate { first, family, plain, packed, errors, tables } => {
                     out.extend_from_slice(&[if *first { 1 } else { 2 }, *family]);
                     for number in [plain, packed, errors, tables] {
+                        out.extend_from_slice(&number.to_be_bytes());
+                    }
+                }
+                Part::Zstandard { window, family, plain, packed, errors, tables } => {
+                    out.extend_from_slice(&[if window.is_some() { 3 } else { 4 }, *family]);
+                    for number in window.iter().chain([plain, packed, errors, tables]) {
                         out.extend_from_slice(&number.to_be_bytes());
                     }
                 }
@@ -110,6 +118,18 @@ impl Recipe {
                         tables: number()?,
                     }
                 }
+                3 | 4 => {
+                    let [family] = take(input)?;
+                    let mut number = || Some(u32::from_be_bytes(take(input)?));
+                    Part::Zstandard {
+                        window: if kind == 3 { Some(number()?) } else { None },
+                        family,
+                        plain: number()?,
+                        packed: number()?,
+                        errors: number()?,
+                        tables: number()?,
+                    }
+                }
                 _ => return None,
             });
         }
@@ -123,6 +143,16 @@ impl Recipe {
 }
 
 impl Recipe {
+    /// Parts of it are compressed again when it is read.
+    pub(crate) fn is_taken_apart(&self) -> bool {
+        self.parts.iter().any(|part| !matches!(part, Part::Raw(_)))
+    }
+
+    /// A reader needs much memory for it.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Zstandard { .. }))
+    }
+
     /// All that it needs.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
         self.lanes.iter().flatten()
@@ -169,7 +199,10 @@ mod tests {
         let chunk = Chunk { hash: [7; 16], pack: 3, offset: 9, packed: 100, plain: 300 };
         let deflate = Part::Deflate { first: true, family: 2, plain: 290, packed: 80, errors: 3, tables: 4 };
         let lanes = [vec![chunk; 2], vec![chunk], Vec::new()];
-        Recipe { size: 98, parts: vec![Part::Raw(10), deflate, Part::Raw(8)], lanes }
+        let begun =
+            Part::Zstandard { window: Some(9 << 18), family: 1, plain: 9, packed: 8, errors: 7, tables: 6 };
+        let further = Part::Zstandard { window: None, family: 1, plain: 9, packed: 8, errors: 7, tables: 6 };
+        Recipe { size: 98, parts: vec![Part::Raw(10), deflate, begun, further, Part::Raw(8)], lanes }
     }
 
     #[test]

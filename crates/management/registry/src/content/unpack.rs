@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use super::{
     deflate::{again, blocks::Writer, guess::WINDOW},
     recipe::{Chunk, Lane, Part, Recipe},
+    zstandard::Writing,
 };
 use crate::{
     digest::Digest,
@@ -48,6 +49,8 @@ struct Compressor {
     writer: Writer,
     /// What the next part may refer to.
     history: Vec<u8>,
+    /// Of Zstandard, everything.
+    frame: Option<Writing>,
 }
 
 /// Bytes of a lane that were read and not used, and the next chunk to read.
@@ -120,33 +123,62 @@ impl Reader {
                 Ok(Some(plain.split_to(now).freeze()))
             }
             Part::Deflate { first, family, plain, packed, errors, tables } => {
-                let plain = self.take(Lane::Plain, plain).await?;
-                let errors = self.take(Lane::Errors, errors).await?;
-                let tables = self.take(Lane::Tables, tables).await?;
+                let [plain, errors, tables] = self.take_all([plain, errors, tables]).await?;
                 let mut state = std::mem::take(&mut self.state);
                 if first {
                     state = Compressor::default();
                 }
-                self.part += 1;
-                let work = move || {
-                    let Compressor { mut writer, history: mut text } = state;
+                self.compress(packed, move || {
+                    let Compressor { mut writer, history: mut text, .. } = state;
                     let start = text.len();
                     text.extend_from_slice(&plain);
                     let output = again(&mut writer, &text, start, family, &errors, &tables)?;
                     text.drain(..text.len().saturating_sub(WINDOW));
-                    Some((output, Compressor { writer, history: text }))
+                    Some((output, Compressor { writer, history: text, frame: None }))
+                })
+                .await
+            }
+            Part::Zstandard { window, family, plain, packed, errors, tables } => {
+                let [plain, errors, tables] = self.take_all([plain, errors, tables]).await?;
+                let frame = match window {
+                    Some(window) => Writing::new(family, window as usize),
+                    None => self.state.frame.take(),
                 };
-                let (output, state) = tokio::task::spawn_blocking(work)
-                    .await
-                    .map_err(io::Error::other)?
-                    .filter(|(output, _)| output.len() == packed as usize)
-                    .ok_or_else(|| {
-                        io::Error::new(io::ErrorKind::InvalidData, "a part cannot be compressed as it was")
-                    })?;
-                self.state = state;
-                Ok(Some(output.into()))
+                self.compress(packed, move || {
+                    let mut frame = frame?;
+                    let output = frame.part(&plain, &errors, &tables)?;
+                    Some((output, Compressor { frame: Some(frame), ..Compressor::default() }))
+                })
+                .await
             }
         }
+    }
+
+    /// Compress a part on a thread of its own.
+    async fn compress(
+        &mut self,
+        packed: u32,
+        work: impl FnOnce() -> Option<(Vec<u8>, Compressor)> + Send + 'static,
+    ) -> io::Result<Option<Bytes>> {
+        self.part += 1;
+        let (output, state) = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(io::Error::other)?
+            .filter(|(output, _)| output.len() == packed as usize)
+            .ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, "a part cannot be compressed as it was")
+            })?;
+        self.state = state;
+        Ok(Some(output.into()))
+    }
+
+    /// What a part needs of each lane.
+    async fn take_all(&mut self, counts: [u32; 3]) -> io::Result<[Bytes; 3]> {
+        Ok([
+            self.take(Lane::Plain, counts[0]).await?,
+            self.take(Lane::Errors, counts[1]).await?,
+            self.take(Lane::Tables, counts[2]).await?,
+        ])
     }
 
     async fn take(&mut self, lane: Lane, count: u32) -> io::Result<Bytes> {

@@ -1,5 +1,5 @@
 //! A measurement, not a test: what requests wait for while 100,000 manifests and 1,000,000 chunk references are looked at.
-//! `cargo test --release -p sampan-registry --lib gc::measure -- --ignored --nocapture`
+//! `benches/registry --chunks 1000000` runs it.
 
 use std::{
     path::Path,
@@ -33,12 +33,16 @@ use crate::{
 
 const REPOSITORIES: u32 = 20;
 const MANIFESTS: u32 = 5_000;
-/// Chunk references of each packed layer: one is large.
-const LAYERS: [usize; 81] = {
-    let mut layers = [10_000; 81];
-    layers[0] = 200_000;
+/// Packed layers.
+const LAYERS: usize = 81;
+
+/// Chunk references of each packed layer: one has a fifth of all.
+fn layers(chunks: usize) -> Vec<usize> {
+    let mut layers = vec![chunks / 100; LAYERS];
+    layers[0] = chunks / 5;
     layers
-};
+}
+
 const CHUNKS_OF_PACK: u32 = 500;
 const CHUNK: u32 = 20_000;
 /// Contents that nothing needs, so that something is collected.
@@ -75,7 +79,7 @@ fn content(size: u64, packed: bool) -> Vec<u8> {
 }
 
 /// Ten tags in a row share their layers, as versions do.
-async fn fill(core: &Core, dir: &Path) {
+async fn fill(core: &Core, dir: &Path, chunks: usize) {
     let mut filler = Filler { core, change: Change::default(), count: 0 };
     for r in 0..REPOSITORIES {
         let repo = core.meta.repository_or_make(&format!("library/r{r}")).await.unwrap();
@@ -83,14 +87,14 @@ async fn fill(core: &Core, dir: &Path) {
             let at = (r * MANIFESTS + n) as usize;
             let mut blobs = vec![numbered("config", at)];
             blobs.extend((0..4).map(|layer| numbered("layer", at / 10 * 4 + layer)));
-            if at < LAYERS.len() {
+            if at < LAYERS {
                 blobs.push(numbered("packed", at));
             }
             let body = format!("{{\"schemaVersion\":2,\"n\":{at}}}");
             let digest = Digest::of(body.as_bytes());
             write(dir, &blob_key(&digest), body.as_bytes());
             for blob in &blobs {
-                let packed = blob == blobs.last().unwrap() && at < LAYERS.len();
+                let packed = blob == blobs.last().unwrap() && at < LAYERS;
                 filler.change.put(keys::link(repo, blob), Link { size: 1000, made: 1 }.encode());
                 filler.change.put(keys::content(blob), content(1000, packed));
             }
@@ -115,11 +119,11 @@ async fn fill(core: &Core, dir: &Path) {
         filler.more().await;
     }
     assert!(core.meta.commit(filler.change).await.unwrap());
-    fill_packs(dir);
+    fill_packs(dir, chunks);
 }
 
 /// Every layer but the large one shares three quarters of its chunks with the one before.
-fn fill_packs(dir: &Path) {
+fn fill_packs(dir: &Path, chunks: usize) {
     let (mut next, mut packs) = (0_u32, Vec::<Chunk>::new());
     let mut fresh = || {
         let (pack, place) = (next / CHUNKS_OF_PACK + 1, next % CHUNKS_OF_PACK);
@@ -131,7 +135,7 @@ fn fill_packs(dir: &Path) {
         chunk
     };
     let mut before: Vec<Chunk> = Vec::new();
-    for (n, count) in LAYERS.into_iter().enumerate() {
+    for (n, count) in layers(chunks).into_iter().enumerate() {
         let chunks: Vec<Chunk> =
             (0..count).map(|at| if n > 1 && at % 4 != 0 { before[at] } else { fresh() }).collect();
         let size = count as u64 * (64 << 10);
@@ -188,7 +192,17 @@ async fn ask(address: std::net::SocketAddr, stop: Arc<AtomicBool>, push: bool) -
 
 #[test]
 #[ignore = "a measurement: a minute, 800 MB of disk"]
-fn collection_of_many() {
+fn chunks_1000000() {
+    collection(1_000_000);
+}
+
+#[test]
+#[ignore = "a measurement: the same, smaller"]
+fn chunks_100000() {
+    collection(100_000);
+}
+
+fn collection(chunks: usize) {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().to_owned();
     let mut options = Options::new(&dir, vec![([127, 0, 0, 1], 0).into()]);
@@ -197,7 +211,7 @@ fn collection_of_many() {
     runtime.block_on(async {
         let supervisor = Supervisor::new();
         let begun = Instant::now();
-        fill(&crate::service::open(options.clone(), &supervisor).await.unwrap(), &dir).await;
+        fill(&crate::service::open(options.clone(), &supervisor).await.unwrap(), &dir, chunks).await;
         println!("filled in {:.1} s", begun.elapsed().as_secs_f64());
         supervisor.shutdown(Duration::from_secs(20)).await;
     });

@@ -165,6 +165,7 @@ async fn status(ask: &Ask) -> ApiResult<Value> {
         "packedContents": packed,
         "bytes": bytes,
         "storedBytes": stored,
+        "hotBytes": core.contents.hot.bytes(),
         "uploads": core.uploads.count(),
         "lastCollection": core.upkeep.last(),
     }))

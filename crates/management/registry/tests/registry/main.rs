@@ -6,6 +6,7 @@ mod bucket;
 mod clients;
 mod collection;
 mod conformance;
+mod copies;
 mod faults;
 mod kills;
 mod others;

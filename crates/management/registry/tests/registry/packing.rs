@@ -83,6 +83,71 @@ fn versions_share_chunks_whatever_compressed_them_and_come_back_bit_for_bit() {
     assert_eq!(server.admin("POST", "scrub", json!(null)).is(201).json()["damaged"], json!([]));
 }
 
+/// By the tool that everybody has.
+fn zstd_command(bytes: &[u8], arguments: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("layer");
+    std::fs::write(&path, bytes).unwrap();
+    run(Command::new("zstd").arg("-q").args(arguments).arg(&path));
+    std::fs::read(path.with_extension("zst")).unwrap()
+}
+
+#[test]
+fn versions_in_zstd_share_chunks_and_come_back_bit_for_bit() {
+    let server = Server::start(|_| {});
+    let c = server.client();
+    let mut blobs: Vec<Vec<u8>> = Vec::new();
+    for (n, layer) in versions().iter().enumerate() {
+        blobs.push(match n % 4 {
+            0 => zstd::stream::encode_all(&layer[..], 3).unwrap(),
+            1 => zstd_command(layer, &["-3"]),
+            2 => zstd_command(layer, &["-3", "-T2", "--no-check"]),
+            _ => zstd_command(layer, &["-4"]),
+        });
+    }
+    let usual = blobs.len();
+    let layer = &versions()[0];
+    blobs.push(zstd_command(layer, &["-19"]));
+    blobs.push(zstd_command(layer, &["--fast=5"]));
+    blobs.push(zstd_command(layer, &["--long=27", "-9"]));
+    // Files in frames of their own, and a table of contents that decoders skip.
+    let mut frames: Vec<u8> =
+        layer.chunks(9_000).flat_map(|file| zstd::stream::encode_all(file, 3).unwrap()).collect();
+    frames.extend_from_slice(&[0x50, 0x2a, 0x4d, 0x18, 100, 0, 0, 0]);
+    frames.extend_from_slice(&noise(8, 100));
+    blobs.push(frames);
+    // Cut off, changed in the middle, and only the beginning of one.
+    blobs.push(blobs[0][..blobs[0].len() / 2].to_vec());
+    let mut changed = blobs[1].clone();
+    changed[150_000] ^= 0x55;
+    blobs.push(changed);
+    blobs.push([&[0x28, 0xb5, 0x2f, 0xfd][..], &noise(6, 100_000)].concat());
+    let mut bomb = zstd::stream::encode_all(&vec![0; 64 << 20][..], 3).unwrap();
+    bomb.extend_from_slice(&zstd::stream::encode_all(&text(9, 100_000)[..], 3).unwrap());
+    blobs.push(bomb);
+    for (n, blob) in blobs.iter().enumerate() {
+        c.push_image("p/app", &format!("v{n}"), &[blob]);
+        if n + 1 == usual {
+            let report = server.collect(true);
+            let stored: u64 = ["packs", "recipes"].map(|part| disk(&server.dir.join(part))).iter().sum();
+            let sum: u64 = blobs.iter().map(|blob| blob.len() as u64).sum();
+            assert_eq!(report["packed"], usual, "{report}");
+            assert!(stored < sum * 2 / 5, "{stored} of {sum}; {report}");
+        }
+    }
+    server.collect(true);
+    for (n, blob) in blobs.iter().enumerate() {
+        let path = format!("/v2/p/app/blobs/{}", Digest::of(blob));
+        let end = blob.len();
+        for (from, to) in [(0, 0), (end / 3, end / 3 + 5000.min(end / 4)), (end - 1, end - 1)] {
+            let part = c.ask("GET", &path, &[("range", &format!("bytes={from}-{to}"))], b"").is(206);
+            assert!(part.body == blob[from..=to], "{n}");
+        }
+        assert!(c.get(&path).is(200).body == *blob, "{n}");
+    }
+    assert_eq!(server.admin("POST", "scrub", json!(null)).is(201).json()["damaged"], json!([]));
+}
+
 #[test]
 fn packs_lose_what_nobody_needs() {
     let server = Server::start(|_| {});
