@@ -172,14 +172,6 @@ impl Run {
         Ok(())
     }
 
-    async fn table(&self, path: &str) -> Outcome<(u16, usize)> {
-        let (code, body) = self.api.send("GET", path, JSON, "").await?;
-        // Counting is cheaper than parsing.
-        let needle = b"\"creationTimestamp\":";
-        let count = body.windows(needle.len()).filter(|window| window == needle).count();
-        Ok((code.as_u16(), count))
-    }
-
     async fn fill(&self, count: usize) -> Outcome<Value> {
         let path = format!("/api/v1/namespaces/{NAMESPACE}/pods");
         self.many(count, |index| {
@@ -303,17 +295,24 @@ impl Run {
         let counter = &evicted;
         self.many(nodes, |index| async move {
             let node = format!("{}{index}", self.prefix);
-            let pods = self.api.get(&format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}")).await?;
-            for pod in pods["items"].as_array().into_iter().flatten() {
-                let meta = &pod["metadata"];
-                let (namespace, name) = (meta["namespace"].as_str().unwrap_or(""), meta["name"].as_str().unwrap_or(""));
-                let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}});
-                self.make(&format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction"), &eviction).await?;
-                counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            }
-            let path = "/api/v1/pods";
-            self.until("the node to be empty", || async {
-                Ok((self.pods_on(path, &node).await? == 0).then_some(Value::Null))
+            let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}");
+            // Some may come while the scheduler has not heard of it yet.
+            self.until_every(LONG_LOOK, "the node to be empty", || async {
+                let pods = self.api.get(&path).await?;
+                let pods = pods["items"].as_array().cloned().unwrap_or_default();
+                for pod in pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()) {
+                    let meta = &pod["metadata"];
+                    let (namespace, name) = (meta["namespace"].as_str().unwrap_or(""), meta["name"].as_str().unwrap_or(""));
+                    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": namespace}});
+                    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
+                    match self.api.send("POST", &path, JSON, eviction.to_string()).await?.0.as_u16() {
+                        201 => drop(counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
+                        // It went by itself, or a budget says: later.
+                        404 | 429 => {}
+                        code => return Err(format!("POST {path}: {code}").into()),
+                    }
+                }
+                Ok(pods.is_empty().then_some(Value::Null))
             })
             .await
         })
@@ -325,11 +324,6 @@ impl Run {
         })
         .await?;
         Ok(json!({"evicted": evicted.into_inner()}))
-    }
-
-    async fn pods_on(&self, path: &str, node: &str) -> Outcome<usize> {
-        let (code, count) = self.table(&format!("{path}?fieldSelector=spec.nodeName%3D{node}")).await?;
-        if code == 200 { Ok(count) } else { Err(format!("{path}: {code}").into()) }
     }
 
     async fn objects(&self, count: usize) -> Outcome<Value> {
