@@ -175,5 +175,6 @@ fn a_bucket_holds_everything_and_its_outage_loses_nothing() {
     server.collect(false);
     assert_eq!(server.admin("POST", "scrub", Value::Null).is(201).json()["damaged"], json!([]));
     let stored = server.admin("GET", "status", Value::Null).is(200).json()["storedBytes"].as_u64().unwrap();
-    assert!(stored < 70 << 20 | (pushed.len() as u64 + 1) << 20, "{stored}");
+    // The large layer goes with the next run; packs of a MiB at most stay beside it.
+    assert!(stored < (72 + pushed.len() as u64) << 20, "{stored}");
 }
