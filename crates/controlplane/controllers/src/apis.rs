@@ -1,11 +1,13 @@
 //! Clients in the shapes that controllers use.
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
+use sampan_daemon::clock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Context, Result, gone_is_fine};
 use crate::informer::{Informer, Key};
@@ -92,4 +94,19 @@ where
     let there = result.is_ok();
     gone_is_fine(result).during(|| format!("deleting {} {key}", K::kind(&())))?;
     Ok(there)
+}
+
+/// Makes exactly this pod leave, in the time that it may take: why is said in its condition `DisruptionTarget` before. Whether it
+/// was there.
+pub(crate) async fn disrupt(client: &Client, pod: &Pod, reason: &str, message: &str) -> Result<bool> {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
+        "lastTransitionTime": clock::rfc3339(clock::now()),
+    });
+    let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
+    match patch_status::<Pod>(client, &Key::of(&pod.metadata), &patch).await {
+        Err(error) if error.is_gone() => return Ok(false),
+        other => other?,
+    }
+    delete(client, pod).await
 }

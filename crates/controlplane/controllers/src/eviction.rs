@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use kube::Client;
 use sampan_daemon::clock;
 use sampan_planner::pods;
 use sampan_planner::scheduler::tolerates_taint;
-use serde_json::json;
 
 use crate::apis;
 use crate::cache::{Caches, on_node};
@@ -94,17 +93,8 @@ impl Reconciler for Evictions {
         }
         let text = format!("Marking for deletion Pod {key}");
         self.events.normal(&*pod, "TaintManagerEviction", text);
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint",
-            "lastTransitionTime": clock::rfc3339(now),
-        });
-        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        match apis::patch_status::<Pod>(&self.client, key, &patch).await {
-            Err(error) if error.is_gone() => return Ok(None),
-            other => other?,
-        }
-        apis::delete(&self.client, &*pod).await?;
+        let message = "Taint manager: deleting due to NoExecute taint";
+        apis::disrupt(&self.client, &pod, "DeletionByTaintManager", message).await?;
         Ok(None)
     }
 }

@@ -172,18 +172,9 @@ impl Overcommit {
     }
 
     async fn evict(&self, pod: &Pod, why: &str) -> Result<()> {
-        let key = Key::of(&pod.metadata);
-        let condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "EvictionByOvercommit", "message": why,
-            "lastTransitionTime": clock::rfc3339(clock::now()),
-        });
-        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        match apis::patch_status::<Pod>(&self.client, &key, &patch).await {
-            Err(error) if error.is_gone() => return Ok(()),
-            other => other?,
+        if apis::disrupt(&self.client, pod, "EvictionByOvercommit", why).await? {
+            self.events.warning(pod, "Evicted", why.to_owned());
         }
-        apis::delete(&self.client, pod).await?;
-        self.events.warning(pod, "Evicted", why.to_owned());
         Ok(())
     }
 }

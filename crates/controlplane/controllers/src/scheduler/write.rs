@@ -232,18 +232,13 @@ impl Scheduler {
         let scheduler = scheduler.and_then(|p| p.spec.as_ref().and_then(|s| s.scheduler_name.clone()));
         let scheduler = scheduler.unwrap_or_else(|| "default-scheduler".to_owned());
         let less = victim.priority() < taken.popped.pod.priority();
-        let patch = json!({"metadata": {"uid": victim.uid()}, "status": {"conditions": [{
-            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": if less { format!("{scheduler}: preempting to accommodate a higher priority pod") } else {
-                format!("{scheduler}: a tenant's queue takes back what it is guaranteed")
-            },
-            "lastTransitionTime": clock::rfc3339(clock::now()),
-        }]}});
-        match apis::patch_status::<Pod>(&self.client, &key, &patch).await {
-            Err(error) if error.is_gone() => return Ok(()),
-            other => other?,
+        let message = match less {
+            true => format!("{scheduler}: preempting to accommodate a higher priority pod"),
+            false => format!("{scheduler}: a tenant's queue takes back what it is guaranteed"),
+        };
+        if !apis::disrupt(&self.client, &pod, "PreemptionByScheduler", &message).await? {
+            return Ok(());
         }
-        apis::delete(&self.client, &*pod).await?;
         let (reason, by) =
             if less { ("Preempted", "Preempted") } else { ("Reclaimed", "Its room is taken back") };
         let text = format!("{by} by {winner} on node {node}");
