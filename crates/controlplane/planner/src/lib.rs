@@ -11,6 +11,7 @@
 //! - [`autoscaler`]: how many replicas a workload needs, by what is measured of it.
 //! - [`volumes`]: which claim gets which volume.
 //! - [`overcommit`]: what may be promised twice, and who leaves when it was too much.
+//! - [`numa`]: which CPUs and which memory of a machine with several zones a pod gets.
 //! - [`usage`]: what is really used, its peaks, and what is foreseen.
 //! - [`zones`]: how fast silent nodes are emptied.
 //! - [`election`]: who leads when several want to. [`ipam`]: which part of the pods' network a node gets.
@@ -22,6 +23,7 @@ pub mod election;
 pub mod fairness;
 pub mod instances;
 pub mod ipam;
+pub mod numa;
 pub mod overcommit;
 pub mod packing;
 pub mod pods;

@@ -19,6 +19,7 @@ use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 
 use crate::fairness::TenantQueue;
 use crate::instances::{self, InstanceType};
+use crate::numa::NodeTopology;
 use crate::pods;
 use crate::reservation::Reservation;
 use crate::scheduler::{Patience, Profile};
@@ -67,6 +68,8 @@ pub struct Scenario {
     pub types: Vec<InstanceType>,
     /// Reservations, and when they come (seconds). Their time is counted from then on.
     pub reservations: Vec<(f64, Reservation)>,
+    /// What nodes say of their zones.
+    pub topologies: Vec<NodeTopology>,
     /// Pods that come.
     pub arrivals: Vec<Arrival>,
     /// What happens, and when (seconds).

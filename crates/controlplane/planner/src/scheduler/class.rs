@@ -16,7 +16,7 @@ use super::gpu::{GPU, GPU_MILLI};
 use super::interpod::Term;
 use super::labelsets::LabelSet;
 use super::nodes::{CPU, EPHEMERAL, MEMORY, Nodes};
-use super::pod::Shape;
+use super::pod::{PodInfo, Shape};
 use super::preempt::Index;
 use super::profile::Profile;
 use super::score::{self, Use};
@@ -251,12 +251,9 @@ impl Class {
         if filters.node_affinity && !suits {
             return Status::AFFINITY;
         }
-        let guests = || {
-            let all = nodes.nominated[node].iter();
-            all.filter(|p| p.shape.priority >= self.shape.priority)
-        };
         if filters.node_ports && !self.shape.ports.is_empty() {
-            let taken = nodes.ports[node].iter().chain(guests().flat_map(|p| p.shape.ports.iter()));
+            let guests = self.guests(nodes, node).flat_map(|p| p.shape.ports.iter());
+            let taken = nodes.ports[node].iter().chain(guests);
             let clash = |taken: &super::pod::HostPort| self.shape.ports.iter().any(|p| p.conflicts(taken));
             if taken.into_iter().any(clash) {
                 return Status::PORTS;
@@ -272,9 +269,19 @@ impl Class {
                 return status;
             }
         }
-        if !filters.resources_fit {
-            return Status::OK;
+        let status = if filters.resources_fit { self.judge_room(nodes, node) } else { Status::OK };
+        if status.is_ok()
+            && filters.zones
+            && let (Some(zones), Some(need)) = (&world.zones, &self.shape.zones)
+        {
+            return zones.judge(&nodes.name[node], need);
         }
+        status
+    }
+
+    /// What the node has too little of.
+    fn judge_room(&self, nodes: &Nodes, node: usize) -> Status {
+        let guests = || self.guests(nodes, node);
         let mut status = Status::OK;
         let pods = nodes.pods[node].len() + guests().count();
         if i64::try_from(pods).unwrap_or(i64::MAX) + 1 > nodes.max_pods[node] {
@@ -299,6 +306,11 @@ impl Class {
             }
         }
         status
+    }
+
+    /// Pods for which room is kept on the node also against such a pod.
+    fn guests<'a>(&'a self, nodes: &'a Nodes, node: usize) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+        nodes.nominated[node].iter().filter(|p| p.shape.priority >= self.shape.priority)
     }
 
     /// The names of what a node with that status lacks.
@@ -368,6 +380,11 @@ impl Class {
         {
             let asked = Amount::new(self.shape.nonzero.0, self.shape.nonzero.1);
             total += weights.load_aware * load.score(node, &self.profile.load, asked, nodes);
+        }
+        if weights.zones > 0
+            && let (Some(zones), Some(need)) = (&world.zones, &self.shape.zones)
+        {
+            total += weights.zones * zones.score(&nodes.name[node], need, &self.profile.zones);
         }
         total
     }

@@ -168,6 +168,7 @@ fn essence(shape: &Shape, world: &World) -> Shape {
         group: None,
         claims: Box::default(),
         wish: None,
+        zones: shape.zones.clone().filter(|_| world.zones.is_some()),
         ..shape.clone()
     }
 }

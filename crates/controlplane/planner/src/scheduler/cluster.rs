@@ -269,6 +269,9 @@ impl Cluster {
                 counts.iter_mut().for_each(|(id, _)| *id = renumbered[*id as usize]);
             }
         }
+        if let Some(zones) = &mut self.world.zones {
+            zones.recount(&self.world.nodes, slot, &pod);
+        }
         self.count_gang(&pod, false);
         self.count_tenant(&pod, false);
         self.world.touch(slot);
@@ -306,6 +309,9 @@ impl Cluster {
         nodes.ports[slot].extend(pod.shape.ports.iter().cloned());
         nodes.pods[slot].push(pod.clone());
         self.count_labels(slot, &pod, true);
+        if let Some(zones) = &mut self.world.zones {
+            zones.recount(&self.world.nodes, slot, &pod);
+        }
         self.count_gang(&pod, true);
         self.count_tenant(&pod, true);
         for term in self.world.terms.add(&pod.shape) {

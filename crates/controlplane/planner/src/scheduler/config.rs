@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::affinity::NodeAffinity;
 use super::load::LoadAware;
+use super::numa::ZoneScoring;
 use super::pack::Packing;
 use super::profile::{FilterSet, Profile, Strategy, Weighted, Weights};
 use super::queue::Patience;
@@ -242,7 +243,7 @@ const POINTS: [&str; 13] = [
     "postBind",
 ];
 
-const PLUGINS: [&str; 23] = [
+const PLUGINS: [&str; 24] = [
     "SchedulingGates",
     "PrioritySort",
     "NodeUnschedulable",
@@ -266,6 +267,7 @@ const PLUGINS: [&str; 23] = [
     "NodeDeclaredFeatures",
     "Fragmentation",
     "LoadAware",
+    "NodeResourceTopologyMatch",
 ];
 
 /// Collects everything that is wrong.
@@ -466,6 +468,7 @@ fn filter_slot<'a>(filters: &'a mut FilterSet, plugin: &str) -> Option<&'a mut b
         "PodTopologySpread" => &mut filters.topology_spread,
         "InterPodAffinity" => &mut filters.inter_pod_affinity,
         "LoadAware" => &mut filters.load_aware,
+        "NodeResourceTopologyMatch" => &mut filters.zones,
         _ => return None,
     })
 }
@@ -481,6 +484,7 @@ pub(super) fn weight_slot<'a>(weights: &'a mut Weights, plugin: &str) -> Option<
         "NodeResourcesBalancedAllocation" => (&mut weights.balanced_allocation, default.balanced_allocation),
         "ImageLocality" => (&mut weights.image_locality, default.image_locality),
         "LoadAware" => (&mut weights.load_aware, 1),
+        "NodeResourceTopologyMatch" => (&mut weights.zones, 1),
         _ => return None,
     })
 }
@@ -600,6 +604,9 @@ fn arguments(errors: &mut Errors, path: &str, profile: &mut Profile, config: Plu
             spread_defaults(errors, &path, profile, args);
         }
         "LoadAware" => profile.load = LoadAware::parse(errors, &path, args).unwrap_or_default(),
+        "NodeResourceTopologyMatch" => {
+            profile.zones = ZoneScoring::parse(errors, &path, args).unwrap_or_default();
+        }
         "DefaultPreemption" | "VolumeBinding" | "DynamicResources" | "GangScheduling" => {}
         other => errors.at(&path, format!("plugin {other:?} takes no arguments")),
     }
@@ -706,6 +713,7 @@ mod tests {
             balanced_allocation: 0,
             image_locality: 0,
             load_aware: 0,
+            zones: 0,
         };
         assert_eq!(profile.weights, weights);
         assert_eq!(profile.filters, FilterSet { node_ports: false, ..FilterSet::default() });

@@ -231,6 +231,9 @@ fn of_status(status: Status) -> &'static str {
         Status::HOT_CPU | Status::HOT_MEMORY => {
             "wait until less is used there (kubectl top node), move pods off it, or raise usageThresholds of LoadAware"
         }
+        Status::UNALIGNED_CONTAINER | Status::UNALIGNED_POD => {
+            "the node would refuse it (TopologyAffinityError): ask for what one of its zones has left (kubectl get noderesourcetopologies NODE -o yaml), or give the node a milder topology manager policy"
+        }
         _ => "free room there, ask for less, or add a node",
     }
 }

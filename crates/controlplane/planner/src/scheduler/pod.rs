@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use super::affinity::NodeAffinity;
 use super::gpu::{self, GpuRequest};
 use super::interpod::PodTerms;
+use super::numa::ZoneNeed;
 use super::resources::{Resources, nonzero_requests, pod_requests};
 use super::spread::Constraint;
 use super::taints::Tolerates;
@@ -58,6 +59,8 @@ pub(super) struct Shape {
     pub maker: Maker,
     /// What it says of reservations.
     pub wish: Option<Box<Wish>>,
+    /// What it asks of the zones of its node.
+    pub zones: Option<Arc<ZoneNeed>>,
 }
 
 /// The label that makes a pod a member of a gang.
@@ -276,6 +279,7 @@ fn shape(pod: &Pod, spec: &PodSpec) -> Shape {
         profile: spec.scheduler_name.as_deref().unwrap_or("default-scheduler").into(),
         priority: spec.priority.unwrap_or(0),
         gpu: GpuRequest::of(&requests),
+        zones: ZoneNeed::of(spec, &requests),
         requests,
         nonzero: nonzero_requests(spec),
         ports: host_ports(spec),

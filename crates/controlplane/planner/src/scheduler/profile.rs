@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::affinity::NodeAffinity;
 use super::load::LoadAware;
+use super::numa::ZoneScoring;
 use super::pack::Packing;
 use super::spread::Constraint;
 use crate::packing::Measure;
@@ -47,6 +48,8 @@ pub struct Weights {
     pub image_locality: i64,
     /// What is really used; off unless a profile switches it on.
     pub load_aware: i64,
+    /// What zones have left; off unless a profile switches it on.
+    pub zones: i64,
 }
 
 impl Default for Weights {
@@ -60,6 +63,7 @@ impl Default for Weights {
             balanced_allocation: 1,
             image_locality: 1,
             load_aware: 0,
+            zones: 0,
         }
     }
 }
@@ -93,6 +97,8 @@ pub struct FilterSet {
     pub inter_pod_affinity: bool,
     /// `LoadAware`; off unless a profile switches it on.
     pub load_aware: bool,
+    /// `NodeResourceTopologyMatch`.
+    pub zones: bool,
 }
 
 impl Default for FilterSet {
@@ -111,6 +117,7 @@ impl Default for FilterSet {
             topology_spread: true,
             inter_pod_affinity: true,
             load_aware: false,
+            zones: true,
         }
     }
 }
@@ -144,6 +151,8 @@ pub struct Profile {
     pub packing: Option<Packing>,
     /// How what is really used is read, where `LoadAware` takes part.
     pub load: LoadAware,
+    /// How nodes are scored by their zones, where `NodeResourceTopologyMatch` takes part in that.
+    pub zones: ZoneScoring,
     pub(super) added_affinity: NodeAffinity,
     pub(super) default_spread: Vec<Constraint>,
     /// Nodes without a label that a default constraint names take part all the same.
@@ -168,6 +177,7 @@ impl Profile {
             preemption: true,
             packing: None,
             load: LoadAware::default(),
+            zones: ZoneScoring::default(),
             added_affinity: NodeAffinity::default(),
             default_spread: Constraint::system_defaults(),
             system_spread: true,
@@ -195,7 +205,7 @@ impl Profile {
         self.packing = Some(packing);
         let weights = &mut self.weights;
         (weights.resources_fit, weights.balanced_allocation, weights.image_locality) = (0, 0, 0);
-        weights.load_aware = 0;
+        (weights.load_aware, weights.zones) = (0, 0);
         self.default_spread.clear();
         self.system_spread = false;
     }
@@ -217,6 +227,7 @@ impl Profile {
             balanced_allocation: 0,
             image_locality: 0,
             load_aware: 0,
+            zones: 0,
         };
         let mut needs = Self { weights: none, resources: Vec::new(), balanced: Vec::new(), ..self.clone() };
         needs.added_affinity.forget_wishes();

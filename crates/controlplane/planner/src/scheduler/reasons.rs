@@ -40,8 +40,10 @@ impl Hints {
     pub const NODE_USAGE: Self = Self(1 << 10);
     /// A reservation holds more, or other pods may use it.
     pub const RESERVATION: Self = Self(1 << 11);
+    /// What zones of a node have left changed.
+    pub const NODE_TOPOLOGY: Self = Self(1 << 12);
     /// How many kinds there are.
-    pub(super) const KINDS: usize = 12;
+    pub(super) const KINDS: usize = 13;
 
     /// Nothing helps.
     pub const fn none() -> Self {
@@ -98,6 +100,7 @@ pub struct Unschedulable {
 
 const FIT: Hints = Hints::NODE_ALLOCATABLE.union(Hints::POD_GONE);
 const HOT: Hints = Hints::NODE_USAGE.union(FIT);
+const ZONES: Hints = Hints::NODE_TOPOLOGY.union(FIT);
 
 /// Why nodes of that status do not take pods of the class.
 pub(super) fn of_status(class: &Class, world: &World, status: Status) -> Vec<Reason> {
@@ -117,6 +120,8 @@ pub(super) fn of_status(class: &Class, world: &World, status: Status) -> Vec<Rea
         Status::HOT_MEMORY => {
             vec![Reason::new("node(s) memory usage exceeded the threshold", HOT)]
         }
+        Status::UNALIGNED_CONTAINER => vec![Reason::new("cannot align container", ZONES)],
+        Status::UNALIGNED_POD => vec![Reason::new("cannot align pod", ZONES)],
         fit if fit.is_fit() => {
             let pods = fit.has_too_many_pods().then_some(Reason::new("Too many pods", FIT));
             let lacking = class.lacking(&world.nodes, fit);
@@ -134,6 +139,7 @@ fn hints_of(status: Status) -> Hints {
         Status::AFFINITY => Hints::NODE_LABELS,
         Status::PORTS => Hints::POD_GONE,
         Status::HOT_CPU | Status::HOT_MEMORY => HOT,
+        Status::UNALIGNED_CONTAINER | Status::UNALIGNED_POD => ZONES,
         _ => FIT,
     }
 }

@@ -24,6 +24,10 @@ impl Status {
     pub const HOT_CPU: Self = Self(6 << KIND);
     /// More memory is.
     pub const HOT_MEMORY: Self = Self(7 << KIND);
+    /// It would refuse the pod: no zone has room for one of its containers.
+    pub const UNALIGNED_CONTAINER: Self = Self(8 << KIND);
+    /// It would refuse the pod: no zone has room for it.
+    pub const UNALIGNED_POD: Self = Self(9 << KIND);
     /// There is no such node.
     pub const GONE: Self = Self(u64::MAX);
 

@@ -8,6 +8,7 @@ use super::*;
 mod differential;
 mod liveness;
 mod load;
+mod numa;
 mod reference;
 mod seats;
 mod tenancy;

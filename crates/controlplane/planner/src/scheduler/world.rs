@@ -6,6 +6,7 @@ use super::interpod::Namespaces;
 use super::labelsets::{LabelSets, Terms};
 use super::load::Load;
 use super::nodes::Nodes;
+use super::numa::Zones;
 
 /// Which nodes changed, in order. Whoever lags too far behind looks at all of them instead.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +52,8 @@ pub(super) struct World {
     pub log: Log,
     /// What nodes really use, when a profile reads it.
     pub load: Option<Box<Load>>,
+    /// What zones of nodes have left, when nodes say so.
+    pub zones: Option<Box<Zones>>,
     /// The nodes with pods whose budget changed: where anything fits does not hang on that, only who may be made to go.
     pub spared: Log,
     /// The priorities of reservations: who took a seat is as important as the seat, at least.

@@ -109,6 +109,9 @@ impl Play {
         for node in &scenario.nodes {
             self.join(node);
         }
+        for topology in &scenario.topologies {
+            self.cluster.set_topology(pods::name(&topology.metadata), Some(topology));
+        }
         for group in &scenario.groups {
             let namespace = group.metadata.namespace.as_deref().unwrap_or("default");
             self.cluster.set_pod_group(namespace, pods::name(&group.metadata), Some(GroupPolicy::of(group)));
