@@ -11,6 +11,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::{Api, ResourceExt, api::ListParams};
 use sampan_planner::fairness::{Standing, TenantQueue};
+use sampan_planner::numa::NodeTopology;
 use sampan_planner::pods;
 use sampan_planner::reservation::{CONSUMED, Reservation, Seat};
 use sampan_planner::scheduler::{
@@ -166,6 +167,10 @@ async fn read(client: &kube::Client, profiles: Vec<Profile>) -> Result<(Cluster,
         cluster.set_queue(&queue.name_any(), Some((queue.spec, history)));
     }
     cluster.tend(0);
+    let topologies = Api::<NodeTopology>::all(client.clone()).list(&all).await.map(|list| list.items);
+    for topology in topologies.unwrap_or_default() {
+        cluster.set_topology(&topology.name_any(), Some(&topology));
+    }
     let known = Api::<Pod>::all(client.clone()).list(&all).await?.items;
     for pod in &known {
         if pods::node_name(pod).is_empty() {

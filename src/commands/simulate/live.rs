@@ -6,6 +6,7 @@ use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 use kube::{Api, ResourceExt, api::ListParams};
 use sampan_planner::fairness::TenantQueue;
 use sampan_planner::instances::InstanceType;
+use sampan_planner::numa::NodeTopology;
 use sampan_planner::reservation::Reservation;
 use sampan_planner::simulator::Scenario;
 
@@ -22,6 +23,8 @@ pub(super) async fn add(instance: &Instance, scenario: &mut Scenario) -> Result<
         Api::<InstanceType>::all(client.clone()).list(&all).await.context("list the instance types")?;
     let reservations =
         Api::<Reservation>::all(client.clone()).list(&all).await.context("list the reservations")?;
+    // Beside an API server that does not know the kind there are none.
+    let topologies = Api::<NodeTopology>::all(client.clone()).list(&all).await.map(|list| list.items);
     let groups = Api::<PodGroup>::all(client.clone()).list(&all).await.context("list the pod groups")?;
     let namespaces = Api::<Namespace>::all(client).list(&all).await.context("list the namespaces")?;
     scenario.nodes.extend(nodes);
@@ -34,6 +37,7 @@ pub(super) async fn add(instance: &Instance, scenario: &mut Scenario) -> Result<
         matches!(phase, "Pending" | "Available")
     };
     scenario.reservations.extend(reservations.into_iter().filter(holds).map(|held| (0.0, held)));
+    scenario.topologies.extend(topologies.unwrap_or_default());
     scenario.groups.extend(groups);
     let labels = |namespace: &Namespace| (namespace.name_any(), namespace.labels().clone());
     scenario.namespaces.extend(namespaces.iter().map(labels));

@@ -2,12 +2,14 @@
 //!
 //! Annotations of a workload, pod or Reservation say when its pods come: `sampan.io/arrives-at` (seconds, 0 by default),
 //! `sampan.io/arrives-every` (seconds between its pods, 0), `sampan.io/lasts` (seconds that each runs, for ever). A node's
-//! `sampan.io/copies` stands for so many nodes of its kind. TenantQueues and InstanceTypes are there from the start.
+//! `sampan.io/copies` stands for so many nodes of its kind, and so does that of a NodeResourceTopology. TenantQueues and
+//! InstanceTypes are there from the start.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use sampan_planner::numa::NodeTopology;
 use sampan_planner::simulator::{Arrival, Scenario};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -39,6 +41,7 @@ fn add_object(value: &Value, scenario: &mut Scenario) -> Result<()> {
             items.try_for_each(|item| add_object(item, scenario))
         }
         "Node" => add_nodes(value, scenario).with_context(what),
+        "NodeResourceTopology" => add_topologies(value, scenario).with_context(what),
         "Namespace" => {
             let namespace: Namespace = serde_json::from_value(value.clone()).with_context(what)?;
             scenario.namespaces.insert(name.to_owned(), namespace.metadata.labels.unwrap_or_default());
@@ -72,7 +75,7 @@ fn add_object(value: &Value, scenario: &mut Scenario) -> Result<()> {
             add_pods(value, &spec["template"], count, scenario).with_context(what)
         }
         other => bail!(
-            "{other} {name} has no pods (hint: Node, Namespace, TenantQueue, InstanceType, Reservation, PodGroup, Pod, Deployment, ReplicaSet, StatefulSet, Job)"
+            "{other} {name} has no pods (hint: Node, NodeResourceTopology, Namespace, TenantQueue, InstanceType, Reservation, PodGroup, Pod, Deployment, ReplicaSet, StatefulSet, Job)"
         ),
     }
 }
@@ -86,17 +89,35 @@ fn seconds(owner: &Value, annotation: &str) -> Result<Option<f64>> {
     }
 }
 
+/// For how many objects it stands.
+fn copies(value: &Value) -> Result<Option<u64>> {
+    let copies = seconds(value, COPIES)?.map(|copies| copies as u64);
+    if let Some(copies) = copies.filter(|copies| *copies > MOST) {
+        bail!("{copies} copies are more than the {MOST} that are allowed");
+    }
+    Ok(copies)
+}
+
+fn add_topologies(value: &Value, scenario: &mut Scenario) -> Result<()> {
+    let topology: NodeTopology = serde_json::from_value(value.clone())?;
+    let Some(copies) = copies(value)? else {
+        scenario.topologies.push(topology);
+        return Ok(());
+    };
+    for at in 0..copies {
+        let mut topology = topology.clone();
+        topology.metadata.name = Some(format!("{}-{at}", topology.metadata.name.unwrap_or_default()));
+        scenario.topologies.push(topology);
+    }
+    Ok(())
+}
+
 fn add_nodes(value: &Value, scenario: &mut Scenario) -> Result<()> {
     let node: Node = serde_json::from_value(value.clone())?;
-    let copies = seconds(value, COPIES)?;
-    let Some(copies) = copies else {
+    let Some(copies) = copies(value)? else {
         scenario.nodes.push(node);
         return Ok(());
     };
-    let copies = copies as u64;
-    if copies > MOST {
-        bail!("{copies} copies are more than the {MOST} that are allowed");
-    }
     for at in 0..copies {
         let mut node = node.clone();
         let name = format!("{}-{at}", node.metadata.name.unwrap_or_default());

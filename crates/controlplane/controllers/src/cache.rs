@@ -26,6 +26,7 @@ use kube::{Api, Client, Resource};
 use sampan_daemon::{Backoff, Policy, Supervisor};
 use sampan_planner::fairness::TenantQueue;
 use sampan_planner::instances::{self, InstanceType};
+use sampan_planner::numa::NodeTopology;
 use sampan_planner::reservation::Reservation;
 use sampan_planner::{pods, volumes};
 use serde::de::DeserializeOwned;
@@ -77,6 +78,7 @@ pub(crate) struct Caches {
     pub tenant_queues: Arc<Informer<TenantQueue>>,
     pub instance_types: Arc<Informer<InstanceType>>,
     pub reservations: Arc<Informer<Reservation>>,
+    pub topologies: Arc<Informer<NodeTopology>>,
     pub pod_groups: Arc<Informer<PodGroup>>,
 }
 
@@ -337,6 +339,7 @@ impl Caches {
             tenant_queues: plain(),
             instance_types: plain(),
             reservations: plain(),
+            topologies: plain(),
             pod_groups: plain(),
         }
     }
@@ -395,6 +398,8 @@ impl Caches {
         follow_own(supervisor, "watch-tenantqueues", &self.tenant_queues, queues, definitions);
         follow_own(supervisor, "watch-instancetypes", &self.instance_types, types, definitions);
         follow_own(supervisor, "watch-reservations", &self.reservations, reservations, definitions);
+        let topologies = Api::all(client.clone());
+        follow_own(supervisor, "watch-noderesourcetopologies", &self.topologies, topologies, definitions);
     }
 
     /// Returns once every cache of a built-in kind has its first complete list.

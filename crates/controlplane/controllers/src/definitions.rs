@@ -1,4 +1,4 @@
-//! The kinds of our own: their definitions are applied at each start, so that they are there as this version knows them.
+//! The kinds of our own, and those of others that we serve: their definitions are applied at each start, so that they are there as this version knows them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ const ALL: &[&str] = &[
     include_str!("definitions/tenantqueues.json"),
     include_str!("definitions/instancetypes.json"),
     include_str!("definitions/reservations.json"),
+    include_str!("definitions/noderesourcetopologies.json"),
 ];
 /// Who waits for the definitions goes on without them after this long: beside an API server that does not let us define
 /// anything, everything else works.

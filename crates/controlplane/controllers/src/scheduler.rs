@@ -21,6 +21,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use sampan_daemon::{Backoff, Policy, Supervisor};
+use sampan_planner::numa::NodeTopology;
 use sampan_planner::pods;
 use sampan_planner::reservation::Seat;
 use sampan_planner::scheduler::config::Config;
@@ -177,6 +178,8 @@ impl Scheduler {
         let own = this.clone();
         this.caches.tenant_queues.on(move |change| own.queue_changed(change));
         let own = this.clone();
+        this.caches.topologies.on(move |change| own.topology_changed(change));
+        let own = this.clone();
         this.caches.pod_groups.on(move |change| own.group_changed(change));
         let own = this.clone();
         this.caches.reservations.on(move |change| own.reservation_changed(change));
@@ -254,6 +257,12 @@ impl Scheduler {
                 hints
             }
         });
+    }
+
+    fn topology_changed(&self, change: &Change<'_, NodeTopology>) {
+        let topology = change.object();
+        let said = (!matches!(change, Change::Deleted(_))).then_some(&**topology);
+        self.change(|state, _| state.cluster.set_topology(pods::name(&topology.metadata), said));
     }
 
     fn namespace_changed(&self, change: &Change<'_, Namespace>) {

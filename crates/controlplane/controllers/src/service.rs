@@ -271,7 +271,7 @@ pub fn start(options: Options, supervisor: &Supervisor) -> Handle {
     Handle { ready }
 }
 
-/// Pods are placed once it is known whose turn it is, and what is held for whom.
+/// Pods are placed once it is known whose turn it is, what is held for whom, and what the zones of nodes have.
 async fn run_scheduler(
     scheduler: &Arc<Scheduler>,
     caches: &Caches,
@@ -280,7 +280,11 @@ async fn run_scheduler(
 ) {
     definitions
         .or_without(async {
-            futures::join!(caches.tenant_queues.synced(), caches.reservations.synced());
+            futures::join!(
+                caches.tenant_queues.synced(),
+                caches.reservations.synced(),
+                caches.topologies.synced()
+            );
         })
         .await;
     scheduler.run(supervisor);

@@ -121,6 +121,7 @@ impl Nodes {
             ("", "serviceaccounts") => self.account(&ask),
             ("coordination.k8s.io", "leases") => lease(&ask),
             ("storage.k8s.io", "csinodes") => csi_node(&ask),
+            ("topology.node.k8s.io", "noderesourcetopologies") => topology(&ask),
             ("resource.k8s.io", "resourceslices") => self.slice(&ask),
             ("", "nodes") => own_node(&ask),
             ("", "pods") => self.pod(&ask),
@@ -229,6 +230,17 @@ fn csi_node(ask: &Ask<'_>) -> Verdict {
     }
     if ask.verb != "create" && ask.name() != ask.node {
         return no("can only access CSINode with the same name as the requesting node");
+    }
+    yes()
+}
+
+/// Not of Kubernetes: what a node says of its own zones.
+fn topology(ask: &Ask<'_>) -> Verdict {
+    if !matches!(ask.verb, "get" | "create" | "update" | "patch" | "delete") || !ask.sub().is_empty() {
+        return no("can only get, create, update, patch, or delete a NodeResourceTopology");
+    }
+    if ask.verb != "create" && ask.name() != ask.node {
+        return no("can only access NodeResourceTopology with the same name as the requesting node");
     }
     yes()
 }

@@ -32,3 +32,4 @@ mod tenants;
 mod usage;
 mod volumes;
 mod workloads;
+mod zones;

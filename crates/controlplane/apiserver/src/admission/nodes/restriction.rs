@@ -53,6 +53,9 @@ pub(crate) async fn restrict(core: &Core, review: &Review<'_>) -> Result<(), Sta
         ("storage.k8s.io", "csinodes", _) if review.name() != node => {
             Some("can only access CSINode with the same name as the requesting node".to_owned())
         }
+        ("topology.node.k8s.io", "noderesourcetopologies", _) if review.name() != node => {
+            Some("can only access NodeResourceTopology with the same name as the requesting node".to_owned())
+        }
         _ => None,
     };
     refusal.map_or(Ok(()), |why| Err(review.forbidden(why)))
