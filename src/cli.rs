@@ -13,11 +13,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod image;
 mod rebalance;
 mod registry;
+mod zones;
 pub(crate) use image::{
     Access, Analyze, Build, Compression, Image, Network, ProgressStyle, Pull, Push, Slim,
 };
 pub(crate) use rebalance::{Aim, Continuous, Rebalance};
 pub(crate) use registry::{Registry, RegistryAt, RegistryServe};
+pub(crate) use zones::ZoneArgs;
 
 /// A complete container service in one binary.
 #[derive(Debug, Parser)]
@@ -138,6 +140,8 @@ pub(crate) struct Up {
     pub(crate) node_name: Option<String>,
     #[command(flatten)]
     pub(crate) images: ImageArgs,
+    #[command(flatten)]
+    pub(crate) zones: ZoneArgs,
     /// Port of the registry; 0 picks a free one. Remembered. [default: 5000, or a free one]
     #[arg(long, value_name = "PORT")]
     pub(crate) registry_port: Option<u16>,
@@ -189,6 +193,8 @@ pub(crate) struct Agent {
     pub(crate) kubelet_port: u16,
     #[command(flatten)]
     pub(crate) images: ImageArgs,
+    #[command(flatten)]
+    pub(crate) zones: ZoneArgs,
 }
 
 /// How a long-running command is started.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     instance::{Choices, Instance},
     local,
-    node::{self, ImageSettings},
+    node::{self, NodeSettings},
     platform::{self, DOMAIN, NODE_CONFIG},
 };
 pub(crate) use servers::Servers;
@@ -53,8 +53,8 @@ pub(crate) struct Settings {
     pub(crate) port: u16,
     /// Labels beside the usual ones.
     pub(crate) labels: BTreeMap<String, String>,
-    /// Where images come from.
-    pub(crate) images: ImageSettings,
+    /// How it runs pods.
+    pub(crate) node: NodeSettings,
 }
 
 /// What is remembered of the cluster, beside certificates: `cluster.json`.
@@ -99,7 +99,7 @@ impl Joined {
             Ok,
         )?;
         let runtime = platform::runtime(instance, &supervisor)?;
-        let images = node::images(instance, &settings.images)?;
+        let images = node::images(instance, &settings.node)?;
         node::claim_network(instance, &client, ip).await?;
         let network = node::network(instance, &supervisor).await?;
         // Until it has a certificate for serving, nobody can be sure whom they talk to, and nobody does.
@@ -110,6 +110,7 @@ impl Joined {
             identity: serving.clone(),
             ca: ca.clone(),
             labels: settings.labels.clone(),
+            zones: settings.node.zones.clone(),
         };
         let options = node::agent_options(instance, place, client.clone(), runtime, images, network)?;
         let agent = Agent::start(options, &supervisor).await?;

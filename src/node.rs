@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, api::PostParams};
+use sampan_agent::ZoneOptions;
 use sampan_container::Runtime;
 use sampan_daemon::{Supervisor, tls};
 use sampan_image::Images;
@@ -12,6 +13,7 @@ use sampan_network::Network;
 use serde_json::json;
 
 use crate::{
+    cli::{ImageArgs, ZoneArgs},
     instance::Instance,
     platform::{self, Addresses, DOMAIN},
     wait,
@@ -20,13 +22,21 @@ use crate::{
 /// How long a node may wait for its network before it says so and goes on waiting.
 const NETWORK_BOUND: Duration = Duration::from_secs(60);
 
-/// Where images come from.
+/// What the arguments say of the node.
 #[derive(Clone, Debug)]
-pub(crate) struct ImageSettings {
+pub(crate) struct NodeSettings {
     /// Registries reached over plain HTTP.
     pub(crate) insecure: Vec<String>,
     /// Registry to mirror.
     pub(crate) mirrors: Vec<(String, String)>,
+    /// How CPUs and memory are given to pods.
+    pub(crate) zones: ZoneOptions,
+}
+
+impl NodeSettings {
+    pub(crate) fn new(images: ImageArgs, zones: ZoneArgs) -> Self {
+        Self { insecure: images.insecure_registry, mirrors: images.registry_mirror, zones: zones.options() }
+    }
 }
 
 /// Where this node stands.
@@ -41,10 +51,12 @@ pub(crate) struct Place {
     pub(crate) ca: String,
     /// Labels beside the usual ones.
     pub(crate) labels: BTreeMap<String, String>,
+    /// How CPUs and memory are given to pods.
+    pub(crate) zones: ZoneOptions,
 }
 
 /// The images of this machine.
-pub(crate) fn images(instance: &Instance, settings: &ImageSettings) -> Result<Images> {
+pub(crate) fn images(instance: &Instance, settings: &NodeSettings) -> Result<Images> {
     let mut options = crate::commands::image_options(&instance.dir, &settings.insecure);
     for (registry, mirror) in &settings.mirrors {
         let hosts = &mut options.registries.hosts;
@@ -115,6 +127,7 @@ pub(crate) fn agent_options(
         node_name: instance.facts.node_name.clone(),
         node_ip: place.ip,
         labels: place.labels,
+        zones: place.zones,
         capacity: sampan_agent::Capacity::default(),
         pod_cidr: Some(addresses.node_cidr.to_string()),
         cluster_dns: Some(addresses.dns),

@@ -19,7 +19,7 @@ use crate::{
     controlplane::{self, ControlPlane, Place, Settings},
     identity::Identity,
     instance::Instance,
-    node::{self, ImageSettings},
+    node::{self, NodeSettings},
     store::{self, Opened},
 };
 
@@ -130,12 +130,12 @@ impl Platform {
     pub(crate) async fn start(
         instance: &mut Instance,
         settings: &Settings,
-        (images, registry_port): (&ImageSettings, Option<u16>),
+        (node, registry_port): (&NodeSettings, Option<u16>),
         supervisor: Supervisor,
     ) -> Result<Self> {
         let runtime = runtime(instance, &supervisor)?;
         let registry_port = crate::commands::registry_port(&instance.dir, registry_port)?;
-        let content = node::images(instance, images)?;
+        let content = node::images(instance, node)?;
         let opened = store::open(instance, &supervisor).await?;
         let cluster = controlplane::enter(instance, settings, &opened).await?;
         let addresses = Addresses::of(instance)?;
@@ -170,6 +170,7 @@ impl Platform {
                     identity: plane.identity.node.clone(),
                     ca: plane.identity.ca.cert_pem().to_owned(),
                     labels: BTreeMap::new(),
+                    zones: node.zones.clone(),
                 },
                 client,
                 runtime,

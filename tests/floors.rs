@@ -16,7 +16,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("container", &["daemon"]),
     ("image", &["daemon"]),
     ("network", &["daemon"]),
-    ("agent", &["api", "daemon", "container", "image", "network"]),
+    ("agent", &["api", "daemon", "planner", "container", "image", "network"]),
     ("registry", &["daemon", "store"]),
     ("hollow", &["daemon"]),
 ];

@@ -10,7 +10,7 @@ use crate::{
     cli::Agent,
     instance::{self, Instance},
     join::{self, Joined, Settings},
-    node::ImageSettings,
+    node::NodeSettings,
 };
 
 struct Node {
@@ -39,10 +39,7 @@ pub(crate) fn run(data_dir: &Path, options: Agent) -> Result<ExitCode> {
         ip: options.node_ip,
         port: options.kubelet_port,
         labels: options.node_label.into_iter().collect(),
-        images: ImageSettings {
-            insecure: options.images.insecure_registry,
-            mirrors: options.images.registry_mirror,
-        },
+        node: NodeSettings::new(options.images, options.zones),
     };
     service::launch(instance, options.launch, &Node { settings })
 }

@@ -11,7 +11,7 @@ use crate::{
     cli::{PlaneArgs, Up},
     controlplane::{Auditing, Settings},
     instance::{self, Choices, Instance},
-    node::ImageSettings,
+    node::NodeSettings,
     platform::{Addresses, Platform},
     scheduler_config,
     store::Remote,
@@ -19,7 +19,7 @@ use crate::{
 
 struct Whole {
     settings: Settings,
-    images: ImageSettings,
+    node: NodeSettings,
     registry_port: Option<u16>,
 }
 
@@ -27,10 +27,9 @@ pub(crate) fn run(data_dir: &Path, options: Up) -> Result<ExitCode> {
     instance::require_root()?;
     Instance::refuse_agent(data_dir)?;
     let instance = Instance::open_or_make(data_dir, &choices(&options.plane, options.node_name)?)?;
-    let images =
-        ImageSettings { insecure: options.images.insecure_registry, mirrors: options.images.registry_mirror };
+    let node = NodeSettings::new(options.images, options.zones);
     let settings = settings(&options.plane)?;
-    let whole = Whole { settings, images, registry_port: options.registry_port };
+    let whole = Whole { settings, node, registry_port: options.registry_port };
     service::launch(instance, options.launch, &whole)
 }
 
@@ -98,7 +97,7 @@ impl Service for Whole {
     const ROLE: &'static str = "up";
 
     async fn start(&self, instance: &mut Instance, supervisor: Supervisor) -> Result<Platform> {
-        Platform::start(instance, &self.settings, (&self.images, self.registry_port), supervisor).await
+        Platform::start(instance, &self.settings, (&self.node, self.registry_port), supervisor).await
     }
 
     fn api(running: &Platform) -> String {

@@ -1,6 +1,6 @@
 //! What all pod workers share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +17,7 @@ use crate::pod::spec;
 use crate::usage::Meter;
 use crate::volumes::host_path::HostVolumes;
 use crate::worker::Message;
+use crate::zones::Zones;
 
 /// Images pulled at once.
 const PARALLEL_PULLS: usize = 5;
@@ -37,6 +38,8 @@ pub struct Context {
     pub pods: PodTable,
     /// Bytes of memory of this node.
     pub memory: u64,
+    /// Who holds what of the machine's zones.
+    pub zones: Zones,
     /// What pods may use.
     pub allocatable: BTreeMap<String, Quantity>,
     /// Volumes of claims that live in directories of ours.
@@ -45,8 +48,8 @@ pub struct Context {
     pub pulls: Semaphore,
     /// What is used.
     pub meter: Meter,
-    /// Held while a pod is given other resources.
-    pub resizes: Mutex<()>,
+    /// Held while a pod is given other resources. The uids of pods that wait until somebody has less.
+    pub resizes: Mutex<HashSet<String>>,
 }
 
 impl Context {
@@ -57,6 +60,7 @@ impl Context {
         supervisor: Supervisor,
         memory: u64,
         allocatable: BTreeMap<String, Quantity>,
+        zones: Zones,
     ) -> Self {
         let recorder = Recorder::start(options.client.clone(), options.node_name.clone(), &supervisor);
         let objects = ObjectCache::new(options.client.clone(), supervisor.child("objects"));
@@ -71,9 +75,18 @@ impl Context {
             pods: PodTable::default(),
             memory,
             allocatable,
+            zones,
             pulls: Semaphore::new(PARALLEL_PULLS),
             meter: Meter::default(),
             resizes: Mutex::default(),
+        }
+    }
+
+    /// Look again at the pods that wait for others to have less, of whom one has.
+    pub fn room_freed(&self, waiting: &mut HashSet<String>) {
+        for entry in waiting.drain().filter_map(|uid| self.pods.get(&uid)) {
+            // A worker whose inbox is full looks again anyway.
+            let _ = entry.inbox.try_send(Message::RoomFreed);
         }
     }
 

@@ -29,8 +29,10 @@ mod streams;
 mod usage;
 mod volumes;
 mod worker;
+mod zones;
 
 pub use options::{ApiOptions, Capacity, Error, Options};
+pub use zones::ZoneOptions;
 
 use context::Context;
 
@@ -57,11 +59,13 @@ impl Agent {
         }
         let server = server::Server::bind(options.node_ip, &options.api).await?;
         let port = server.port();
-        let machine = node::Machine::detect(&options);
+        let zones = zones::Zones::new(&options.zones)?;
+        let machine = node::Machine::detect(&options, &zones);
         let supervisor = supervisor.child("agent");
-        let ctx = Arc::new(Context::new(options, supervisor, machine.memory, machine.resources()));
+        let ctx = Arc::new(Context::new(options, supervisor, machine.memory, machine.allocatable(), zones));
         feed::start(&ctx);
         pods::start(&ctx).await?;
+        zones::start(&ctx);
         server.serve(&ctx);
         let ready = node::NodeKeeper::start(&ctx, machine, port);
         Ok(Handle { ctx, port, ready })

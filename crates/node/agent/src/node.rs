@@ -22,6 +22,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::options::Options;
+use crate::zones::Zones;
 
 /// Between two renewals of the lease.
 const RENEW: Duration = Duration::from_secs(10);
@@ -55,12 +56,14 @@ pub struct Machine {
     pub disk: u64,
     /// Most pods.
     pub pods: u32,
+    /// Processors, thousandths, and bytes of memory that pods get nothing of.
+    pub reserved: (u64, u64),
 }
 
 impl Machine {
     /// Look at this machine; options win.
     #[must_use]
-    pub fn detect(options: &Options) -> Self {
+    pub fn detect(options: &Options, zones: &Zones) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
         let (total, _) = memory();
         Self {
@@ -68,7 +71,20 @@ impl Machine {
             memory: options.capacity.memory.unwrap_or(total),
             disk: disk(&options.pods_dir).0,
             pods: options.capacity.pods,
+            reserved: (zones.reserved_cpus() as u64 * 1000, zones.reserved_memory()),
         }
+    }
+
+    /// What pods may use of it, as the API writes it.
+    #[must_use]
+    pub fn allocatable(&self) -> BTreeMap<String, Quantity> {
+        let (cpu, memory) = self.reserved;
+        let left = Self {
+            cpu_milli: self.cpu_milli.saturating_sub(cpu),
+            memory: self.memory.saturating_sub(memory),
+            ..self.clone()
+        };
+        left.resources()
     }
 
     /// As the API writes it.
@@ -92,7 +108,7 @@ impl Machine {
 }
 
 /// Total and available memory in bytes.
-fn memory() -> (u64, u64) {
+pub(crate) fn memory() -> (u64, u64) {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let find = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -271,15 +287,14 @@ impl NodeKeeper {
 
     fn status(&self, known: &NodeStatus, images: Vec<ContainerImage>) -> NodeStatus {
         let options = &self.ctx.options;
-        let capacity = self.machine.resources();
         let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
         NodeStatus {
             addresses: Some(vec![
                 address("InternalIP", options.node_ip.to_string()),
                 address("Hostname", options.node_name.clone()),
             ]),
-            allocatable: Some(capacity.clone()),
-            capacity: Some(capacity),
+            allocatable: Some(self.machine.allocatable()),
+            capacity: Some(self.machine.resources()),
             conditions: Some(conditions(known, &options.pods_dir, clock::now())),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.port) }),

@@ -10,6 +10,8 @@ use sampan_daemon::tls::Identity;
 use sampan_image::Images;
 use sampan_network::Network;
 
+use crate::zones::ZoneOptions;
+
 /// Options of [`crate::Agent`].
 #[derive(Clone)]
 pub struct Options {
@@ -23,6 +25,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// Capacity instead of what the machine says.
     pub capacity: Capacity,
+    /// How CPUs and memory are given to pods.
+    pub zones: ZoneOptions,
     /// This node's part of the pod network, for `spec.podCIDR`.
     pub pod_cidr: Option<String>,
     /// Cluster DNS for pods' resolver files; `None` when there is none.
@@ -100,6 +104,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Pods cannot be given CPUs and memory in that way.
+    #[error("{0}")]
+    Zones(String),
     /// The certificates are unusable.
     #[error("kubelet API: {0}")]
     Tls(#[from] sampan_daemon::tls::Error),

@@ -53,6 +53,8 @@ pub async fn start(ctx: &Arc<Context>) -> Result<(), Error> {
     let pods_dir = ctx.options.pods_dir.clone();
     (left.records, left.files) =
         ctx.supervisor.blocking(move || (load(&records), leftovers(&pods_dir, &records))).await;
+    let running = left.records.iter().filter(|(_, record)| !record.finished);
+    ctx.zones.restore(running.map(|(uid, record)| (uid, &record.zones)));
     left.attached = ctx.options.network.attachments().into_keys().collect();
     match ctx.options.images.holders().await {
         Ok(holders) => left.holders = holders.into_iter().map(|holder| holder.holder).collect(),
@@ -175,6 +177,9 @@ async fn sweep(ctx: &Arc<Context>, left: Left, known: HashSet<String>) {
         if let Err(error) = sandbox.remove().await {
             warn("sandbox", error.to_string());
         }
+    }
+    for uid in left.records.keys().filter(|uid| !known.contains(*uid)) {
+        ctx.zones.release(uid);
     }
     for id in left.attached.iter().filter(|id| !known.contains(*id)) {
         if let Err(error) = ctx.options.network.detach(id).await {

@@ -4,7 +4,7 @@
 //! [`Done`]. So state changes in one place only, and nothing here waits.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use sampan_container::{ContainerState, ContainerStatus, Exit, ExitReason, PodSandbox};
 use sampan_daemon::{Backoff, clock};
+use sampan_planner::numa::{CpuSet, Holding};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,7 @@ use crate::pod::record::{ContainerRecord, PodRecord, Run, Termination};
 use crate::pod::spec::{self, Role};
 use crate::volumes::{Ready, TokenKey};
 
+mod confine;
 mod decide;
 mod image;
 mod probe;
@@ -50,6 +52,10 @@ pub enum Message {
     Exited(String, Exit),
     /// The pod's shim died.
     SandboxLost,
+    /// The CPUs that are shared became more or fewer.
+    SharedCpus,
+    /// There is more room on the node.
+    RoomFreed,
     /// Events were missed: look at the containers again.
     Resync,
 }
@@ -62,6 +68,7 @@ enum Done {
     PostStart(String, String, Result<(), String>),
     Stopped(String),
     Resized(Box<resize::Resized>),
+    Confined(Vec<confine::Confined>),
     Published(Box<Result<Option<Pod>, kube::Error>>),
     TornDown(Result<(), String>),
     Deleted(Result<(), kube::Error>),
@@ -132,6 +139,8 @@ pub struct Worker {
     probes: Probes,
     resize_stage: Stage,
     resize_retry: Retry,
+    confine_stage: Stage,
+    confine_retry: Retry,
     publisher: Publisher,
     events: Subject,
     cancel: CancellationToken,
@@ -186,6 +195,8 @@ impl Worker {
             probes: Probes::default(),
             resize_stage: Stage::Todo,
             resize_retry: Retry::new(Duration::from_secs(60)),
+            confine_stage: Stage::Todo,
+            confine_retry: Retry::new(Duration::from_secs(60)),
             cancel: CancellationToken::new(),
             stop_by: None,
             teardown: Stage::Todo,
@@ -232,10 +243,22 @@ impl Worker {
             // The final delete waits until the API server knows everything, and nothing else would wake it now.
             self.decide(now);
         }
+        if self.record.finished && !self.saved.finished {
+            self.give_back();
+        }
         if self.record != self.saved {
             save(&self.ctx, &self.record);
             self.saved = self.record.clone();
         }
+    }
+
+    /// What the pod had is free for others.
+    fn give_back(&mut self) {
+        self.ctx.zones.release(&self.record.uid);
+        self.record.zones = Holding::default();
+        self.show_record();
+        let mut waiting = self.ctx.resizes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ctx.room_freed(&mut waiting);
     }
 
     async fn next(&mut self) -> Next {
@@ -288,6 +311,8 @@ impl Worker {
             Message::Gone => self.gone = true,
             Message::Exited(id, exit) => self.apply_exit(&id, exit),
             Message::SandboxLost => self.lose_sandbox(),
+            // The next decision looks at them.
+            Message::SharedCpus | Message::RoomFreed => {}
             Message::Resync => {
                 if let Some(sandbox) = self.sandbox.clone() {
                     self.ops.push(Box::pin(async move { Done::Containers(sandbox.containers().await) }));
@@ -307,6 +332,7 @@ impl Worker {
                 self.busy.remove(&name);
             }
             Done::Resized(resized) => self.resized(*resized, now),
+            Done::Confined(confined) => self.confined(confined, now),
             Done::Published(result) => self.publisher.done(*result, now),
             Done::TornDown(Ok(())) => {
                 self.teardown = Stage::Done;
@@ -370,6 +396,10 @@ impl Worker {
                     seen.waiting = None;
                     (seen.image, seen.image_id) = (label("image"), label("image-id"));
                     seen.run = Run::Running { id: status.id.clone(), at };
+                    if self.ctx.zones.shared().is_some() {
+                        // To be found out by setting them.
+                        seen.cpus = Some(CpuSet::default());
+                    }
                     if let Some(exit) = status.exit.clone() {
                         self.apply_exit(&status.id, exit);
                     }

@@ -18,7 +18,6 @@ fn wide_cases() -> Vec<Case<'static>> {
     let any = Hint { mask: None, preferred: true };
     let never = Hint { mask: None, preferred: false };
     let all: Option<&[usize]> = Some(&[0, 1, 2, 3]);
-    let quarter = || Some(vec![hint(&[0, 1, 2, 3], false), hint(&[0, 1], false)]);
     vec![
         ("nobody is asked", vec![], all, true),
         ("nobody minds", vec![None], all, true),
@@ -79,6 +78,13 @@ fn wide_cases() -> Vec<Case<'static>> {
             Some(&[0]),
             false,
         ),
+    ]
+}
+
+/// The same where nothing is preferred: as many zones as whoever needs most.
+fn cases_of_need() -> Vec<Case<'static>> {
+    let quarter = || Some(vec![hint(&[0, 1, 2, 3], false), hint(&[0, 1], false)]);
+    vec![
         (
             "as many as who needs most (1)",
             vec![quarter(), Some(vec![hint(&[0, 1], false)])],
@@ -128,7 +134,7 @@ fn wide_cases() -> Vec<Case<'static>> {
 
 #[test]
 fn resources_agree_as_with_a_kubelet() {
-    for (what, lists, zones, preferred) in wide_cases() {
+    for (what, lists, zones, preferred) in wide_cases().into_iter().chain(cases_of_need()) {
         for policy in [Policy::BestEffort, Policy::Restricted] {
             let verdict = merge(policy, 4, None, &lists);
             assert_eq!((verdict.mask, verdict.preferred), (zones.map(mask), preferred), "{what} by {policy}");

@@ -266,7 +266,7 @@ impl Said {
     }
 
     /// What of these amounts comes from zones, by the place of the resource.
-    fn from_zones(&self, guaranteed: bool, asked: &Resources) -> Vec<(usize, i64)> {
+    fn zoned(&self, guaranteed: bool, asked: &Resources) -> Vec<(usize, i64)> {
         let of = |resource: &Amounts| match &*resource.name {
             "cpu" => match self.cpus {
                 Manager::Static if asked.milli_cpu % 1000 != 0 => 0,
@@ -295,7 +295,7 @@ impl Said {
     fn take(&self, need: &ZoneNeed, left: &mut [Vec<i64>]) -> bool {
         let mut admitted = true;
         let mut give = |asked: &Resources, keep: bool| {
-            let asked = self.from_zones(need.guaranteed, asked);
+            let asked = self.zoned(need.guaranteed, asked);
             let verdict = self.verdict(&asked, left);
             admitted &= verdict.admitted;
             if keep {
@@ -325,7 +325,7 @@ impl Said {
             }
             Scope::Container => need.containers.iter().map(|(_, asked)| asked).collect(),
         };
-        let asked = parts.into_iter().map(|asked| self.from_zones(true, asked));
+        let asked = parts.into_iter().map(|asked| self.zoned(true, asked));
         if how.strategy == ZoneStrategy::LeastNumaNodes {
             return self.fewest(asked, left.to_vec());
         }

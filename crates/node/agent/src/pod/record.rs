@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ResourceRequirements;
+use sampan_planner::numa::{CpuSet, Holding};
 use serde::{Deserialize, Serialize};
 
 /// A pod as this node carries it out. Written to `<pod dir>/record.json` when it changes.
@@ -31,6 +32,8 @@ pub struct PodRecord {
     pub image_holds: Vec<String>,
     /// What its containers were given, by name: what they ask for, unless a change does not fit here.
     pub allocated: BTreeMap<String, ResourceRequirements>,
+    /// What it holds of the machine's zones.
+    pub zones: Holding,
     /// How far the limits of the pod as a whole follow that.
     pub limits: PodLimits,
     /// Why it has not got what it asks for: reason and message.
@@ -77,6 +80,8 @@ pub struct ContainerRecord {
     pub stop_signal: Option<String>,
     /// What the present run has; nothing when a version that did not note it started it.
     pub applied: Option<ResourceRequirements>,
+    /// The CPUs that the present run is confined to; nothing when it may use any.
+    pub cpus: Option<CpuSet>,
     /// It was stopped to start anew with other resources, however it ended.
     pub resizing: bool,
     /// Readiness as probed (true without a probe while running).

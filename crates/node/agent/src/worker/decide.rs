@@ -47,6 +47,7 @@ impl Worker {
         self.decide_sandbox(now);
         self.decide_volumes(now);
         if self.sandbox_stage == Stage::Done && self.volume_stage == Stage::Done {
+            self.decide_confinement(now);
             self.decide_containers(spec, now);
         }
     }

@@ -6,20 +6,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
 use sampan_container::{PodSandbox, Resources};
+use sampan_planner::numa::Holding;
 
 use super::{Done, Retry, Stage, Worker, stop};
 use crate::context::View;
 use crate::pod::record::{PodLimits, Run};
 use crate::pod::{resize, security, spec};
 
-/// When a resize that does not fit is looked at again, if nothing happens to the pod before.
-const DEFERRED: Duration = Duration::from_secs(60);
-
 /// A container's id and what it is to have.
 struct Update {
     name: String,
     id: String,
     resources: ResourceRequirements,
+    /// It has CPUs for itself, and no quota.
+    has_cpus: bool,
 }
 
 /// What became of it: the containers that have what they were given, with their ids, the pod's limits if they were
@@ -38,7 +38,7 @@ impl Worker {
 
     /// Take what the pod asks for now, when there is room, and bring its containers there.
     pub(super) fn decide_resize(&mut self, spec: &PodSpec, now: Timestamp) {
-        self.allocate(spec, now);
+        self.allocate(spec);
         let unfinished: Vec<String> = resize::unfinished(&self.record).map(str::to_owned).collect();
         if unfinished.is_empty() && self.record.limits == PodLimits::Settled {
             self.record.resize_error = None;
@@ -66,7 +66,8 @@ impl Worker {
                 }
                 continue;
             }
-            updates.push(Update { id: id.clone(), resources: given, name: name.clone() });
+            let (id, has_cpus) = (id.clone(), self.has_cpus(name));
+            updates.push(Update { id, resources: given, name: name.clone(), has_cpus });
         }
         // Those that start anew need the room before, and have what they had until then.
         let is_last = updates.len() == unfinished.len();
@@ -90,7 +91,11 @@ impl Worker {
                 let given = self.record.allocated.get(&container.name);
                 container.resources = if applied { seen.or(given) } else { given }.cloned();
             }
-            security::pod_resources(&spec)
+            let mut limits = security::pod_resources(&spec);
+            if !self.record.zones.cpus.is_empty() {
+                limits.cpu_quota = Some(-1);
+            }
+            limits
         };
         let (before, after) = (of(true), of(false));
         // A pod that had no limit gets one only when its containers have theirs.
@@ -113,7 +118,7 @@ impl Worker {
         })
     }
 
-    fn allocate(&mut self, spec: &PodSpec, now: Timestamp) {
+    fn allocate(&mut self, spec: &PodSpec) {
         if resize::has_all(spec, &self.record.allocated) {
             self.record.resize_pending = None;
             return;
@@ -121,15 +126,16 @@ impl Worker {
         let wanted = resize::wanted(spec);
         let ctx = self.ctx.clone();
         // One pod of the node after the other: each sees what the one before was given.
-        let _turn = ctx.resizes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut waiting = ctx.resizes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let views: Vec<_> = self.others().collect();
         let others: Vec<_> =
             views.iter().filter_map(|view| Some((view.pod.spec.as_ref()?, &view.record.allocated))).collect();
         if self.record.allocated.is_empty() {
             let is_new = self.record.containers.values().all(|seen| seen.runs == 0);
             let admitted = if is_new { resize::admit(spec, &ctx.allocatable, &others) } else { Ok(()) };
-            match admitted {
-                Ok(()) => self.record.allocated = wanted,
+            let held = admitted.and_then(|()| self.hold(spec));
+            match held {
+                Ok(held) => (self.record.allocated, self.record.zones) = (wanted, held),
                 Err((reason, message)) => {
                     self.events.warning(reason, message.clone());
                     self.record.failed = Some((reason.to_owned(), message));
@@ -142,15 +148,18 @@ impl Worker {
             let requests = others.iter().map(|(spec, given)| resize::request(spec, given, resource));
             requests.fold(0, i64::saturating_add)
         };
-        match resize::fits(spec, &self.record.allocated, &ctx.allocatable, others) {
-            Ok(()) => {
-                self.record.allocated = wanted;
+        let fits = resize::fits(spec, &self.record.allocated, &ctx.allocatable, others);
+        match fits.and_then(|()| self.hold_otherwise(spec)) {
+            Ok(held) => {
+                (self.record.allocated, self.record.zones) = (wanted, held);
                 self.record.limits = PodLimits::Due;
                 self.record.resize_pending = None;
                 self.record.resize_error = None;
                 self.resize_retry = Retry::new(Duration::from_secs(60));
                 self.events.normal("ResizeStarted", "Pod resize started");
                 self.show_record();
+                // It may have less of something now.
+                ctx.room_freed(&mut waiting);
             }
             Err((reason, message)) => {
                 let pending = Some((reason.to_owned(), message.clone()));
@@ -162,10 +171,25 @@ impl Worker {
                     self.record.resize_pending = pending;
                 }
                 if reason == "Deferred" {
-                    self.wake_at(now + DEFERRED);
+                    waiting.insert(self.record.uid.clone());
                 }
             }
         }
+    }
+
+    /// What a pod that is new here holds of the machine's zones, unless its policy refuses it.
+    fn hold(&self, spec: &PodSpec) -> Result<Holding, resize::Refusal> {
+        let held = self.ctx.zones.hold(&self.record.uid, spec);
+        held.map_err(|refusal| (refusal.reason(), refusal.to_string()))
+    }
+
+    /// What it holds when it asks for something else.
+    fn hold_otherwise(&self, spec: &PodSpec) -> Result<Holding, resize::Refusal> {
+        let held = self.ctx.zones.hold(&self.record.uid, spec);
+        held.map_err(|refusal| {
+            let reason = if self.ctx.zones.could_hold(spec) { "Deferred" } else { "Infeasible" };
+            (reason, refusal.to_string())
+        })
     }
 
     pub(super) fn resized(&mut self, resized: Resized, now: Timestamp) {
@@ -206,7 +230,10 @@ async fn carry_out(
         sandbox.update(&during)?;
         resized.limits = Some(PodLimits::Raised);
         for update in updates {
-            let limits = security::resources(Some(&update.resources));
+            let mut limits = security::resources(Some(&update.resources));
+            if update.has_cpus {
+                limits.cpu_quota = Some(-1);
+            }
             let used = sandbox.container_stats(&update.id)?.memory_usage_bytes;
             let wanted = limits.memory_limit.and_then(|limit| u64::try_from(limit).ok());
             // Version 2 would kill the container, which nobody asked for.

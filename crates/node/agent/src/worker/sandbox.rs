@@ -55,7 +55,8 @@ impl Worker {
         }
         self.sandbox_stage = Stage::Doing;
         let (ctx, pod, old) = (self.ctx.clone(), self.allocated_pod(), self.sandbox.take());
-        self.ops.push(Box::pin(async move { Done::Sandbox(make_sandbox(&ctx, &pod, old).await) }));
+        let has_cpus = !self.record.zones.cpus.is_empty();
+        self.ops.push(Box::pin(async move { Done::Sandbox(make_sandbox(&ctx, &pod, old, has_cpus).await) }));
     }
 
     pub(super) fn sandbox_made(&mut self, result: Result<Made, String>, now: Timestamp) {
@@ -151,14 +152,23 @@ impl Worker {
     }
 }
 
-async fn make_sandbox(ctx: &Context, pod: &Pod, old: Option<PodSandbox>) -> Result<Made, String> {
+async fn make_sandbox(
+    ctx: &Context,
+    pod: &Pod,
+    old: Option<PodSandbox>,
+    has_cpus: bool,
+) -> Result<Made, String> {
     let uid = spec::uid(pod);
     if let Some(old) = old.or_else(|| ctx.options.runtime.pod(uid)) {
         old.remove().await.map_err(|error| error.to_string())?;
     }
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
-    let config = sandbox_config(pod, spec);
+    let mut config = sandbox_config(pod, spec);
+    if has_cpus {
+        // A quota would keep its containers from using all of what is theirs alone.
+        config.resources.cpu_quota = None;
+    }
     let host = config.network == Network::Host;
     let sandbox = ctx.options.runtime.create_pod(config).await.map_err(|error| error.to_string())?;
     let mut ip = None;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements, VolumeMount};
 use sampan_container::{
-    ContainerConfig, Device, Exit, LogConfig, Mount, MountSource, PodSandbox, Propagation, Rootfs,
+    ContainerConfig, Device, Exit, LogConfig, Mount, MountSource, PodSandbox, Propagation, Resources, Rootfs,
 };
 use sampan_daemon::clock;
 use sampan_image::RootfsPlan;
+use sampan_planner::numa::CpuSet;
 use tokio_util::sync::CancellationToken;
 
 use super::decide::restarts;
@@ -39,6 +40,7 @@ pub struct Started {
     image_id: String,
     stop_signal: Option<String>,
     resources: ResourceRequirements,
+    cpus: Option<CpuSet>,
 }
 
 /// Why a container does not run.
@@ -87,6 +89,10 @@ struct Job {
     ip: String,
     events: Subject,
     cancel: CancellationToken,
+    /// The CPUs that it runs on, whether they are its alone, and the zones that its memory comes from.
+    cpus: Option<CpuSet>,
+    has_cpus: bool,
+    zones: Vec<u32>,
     /// Name and id of the container whose processes it is to see; without an id that one does not run.
     target: Option<(String, Option<String>)>,
 }
@@ -97,6 +103,8 @@ impl Worker {
         let settled = references.settled();
         let pod = self.allocated_pod();
         let given = pod.spec.as_ref().and_then(|spec| spec::container(spec, &container.name));
+        let (cpus, has_cpus) = (self.cpus_of(&container.name), self.has_cpus(&container.name));
+        let zones = self.pin(&container.name).map(|pin| pin.zones.clone()).unwrap_or_default();
         let seen = self.record.containers.entry(container.name.clone()).or_default();
         let ip = self.record.ip.map(|ip| ip.to_string());
         let job = Job {
@@ -111,6 +119,9 @@ impl Worker {
             ip: ip.unwrap_or_else(|| self.ctx.options.node_ip.to_string()),
             events: self.events.container(role, &container.name),
             cancel: self.cancel.clone(),
+            cpus,
+            has_cpus,
+            zones,
             target: self.target_of(&container.name),
         };
         self.busy.insert(container.name.clone(), Busy::Starting);
@@ -151,6 +162,7 @@ impl Worker {
                 (seen.image, seen.image_id) = (started.image, started.image_id);
                 seen.stop_signal = started.stop_signal;
                 seen.applied = Some(started.resources);
+                seen.cpus = started.cpus;
                 seen.resizing = false;
                 seen.run = Run::Running { id: started.id.clone(), at: started.at };
                 if let Some((role, container)) = found {
@@ -262,6 +274,7 @@ async fn start(job: Job, objects: Snapshot) -> Result<Started, Failed> {
         image_id,
         stop_signal: plan.config.stop_signal.clone(),
         resources: job.container.resources.clone().unwrap_or_default(),
+        cpus: job.cpus.clone(),
     })
 }
 
@@ -321,6 +334,18 @@ impl Job {
         created.map_err(|error| Failed::Config("CreateContainerError", error.to_string()))
     }
 
+    fn limits(&self) -> Resources {
+        let mut limits = security::resources(self.container.resources.as_ref());
+        limits.cpuset_cpus = self.cpus.as_ref().map(CpuSet::to_string);
+        if self.has_cpus {
+            limits.cpu_quota = None;
+        }
+        if !self.zones.is_empty() {
+            limits.cpuset_mems = Some(self.zones.iter().copied().collect::<CpuSet>().to_string());
+        }
+        limits
+    }
+
     fn base_config(
         &self,
         spec: &PodSpec,
@@ -370,7 +395,7 @@ impl Job {
             env: all,
             working_dir: container.working_dir.clone().unwrap_or_else(|| plan.config.working_dir.clone()),
             oom_score_adj: Some(security::oom_score_adj(spec, container, self.ctx.memory)),
-            resources: security::resources(container.resources.as_ref()),
+            resources: self.limits(),
             stdin: container.stdin == Some(true),
             stdin_once: container.stdin_once == Some(true),
             tty: container.tty == Some(true),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
-use sampan_agent::{Agent, ApiOptions, Capacity, Handle, Options};
+use sampan_agent::{Agent, ApiOptions, Capacity, Handle, Options, ZoneOptions};
 use sampan_apiserver::{ApiServer, SigningKey, UserInfo};
 use sampan_container::Runtime;
 use sampan_daemon::Supervisor;
@@ -25,6 +25,8 @@ pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub node: Supervisor,
     pub handle: Handle,
+    /// Of the next start of the agent.
+    pub zones: ZoneOptions,
     control: Supervisor,
     ca: Arc<Ca>,
     id: String,
@@ -57,9 +59,11 @@ impl Cluster {
         let images = Images::open(sampan_image::Options::new(dir.path().join("images"))).unwrap();
         import_busybox(&images, dir.path()).await;
         let node = Supervisor::new();
-        let (handle, runtime) = start_agent(dir.path(), &id, &ca, &server, &images, &node).await;
+        let zones = ZoneOptions::default();
+        let place = (dir.path(), id.as_str(), &zones);
+        let (handle, runtime) = start_agent(place, &ca, &server, &images, &node).await;
         assert!(handle.wait_ready(Duration::from_secs(10)).await, "node did not become Ready");
-        let cluster = Self { client, dir, node, handle, control, ca, id, images, runtime, server };
+        let cluster = Self { client, dir, node, handle, zones, control, ca, id, images, runtime, server };
         cluster.create("v1", "ServiceAccount", json!({"metadata": {"name": "default"}})).await;
         cluster
     }
@@ -69,8 +73,9 @@ impl Cluster {
         let left = self.node.shutdown(Duration::from_secs(5)).await;
         assert!(left.is_empty(), "tasks that did not end: {left:?}");
         self.node = Supervisor::new();
+        let place = (self.dir.path(), self.id.as_str(), &self.zones);
         (self.handle, self.runtime) =
-            start_agent(self.dir.path(), &self.id, &self.ca, &self.server, &self.images, &self.node).await;
+            start_agent(place, &self.ca, &self.server, &self.images, &self.node).await;
     }
 
     /// Stop the agent and start it again after `between` ran.
@@ -78,8 +83,9 @@ impl Cluster {
         self.node.shutdown(Duration::from_secs(5)).await;
         between(self).await;
         self.node = Supervisor::new();
+        let place = (self.dir.path(), self.id.as_str(), &self.zones);
         (self.handle, self.runtime) =
-            start_agent(self.dir.path(), &self.id, &self.ca, &self.server, &self.images, &self.node).await;
+            start_agent(place, &self.ca, &self.server, &self.images, &self.node).await;
     }
 
     pub async fn stop(self) {
@@ -274,8 +280,7 @@ fn runtime(id: &str, supervisor: &Supervisor) -> Runtime {
 }
 
 async fn start_agent(
-    dir: &Path,
-    id: &str,
+    (dir, id, zones): (&Path, &str, &ZoneOptions),
     ca: &Ca,
     server: &sampan_apiserver::Handle,
     images: &Images,
@@ -306,6 +311,7 @@ async fn start_agent(
         node_ip: Ipv4Addr::LOCALHOST,
         labels: BTreeMap::from([("team".to_owned(), "test".to_owned())]),
         capacity: Capacity::default(),
+        zones: zones.clone(),
         pod_cidr: Some("10.142.0.0/24".to_owned()),
         cluster_dns: Some(Ipv4Addr::new(10, 143, 0, 10)),
         cluster_domain: "cluster.local".to_owned(),

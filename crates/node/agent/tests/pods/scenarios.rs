@@ -5,6 +5,7 @@ mod network;
 mod restart;
 mod streams;
 mod volumes;
+mod zones;
 
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
@@ -85,6 +86,7 @@ pub async fn run(filter: &str) -> Vec<&'static str> {
             restart::a_node_says_how_it_is_whatever_others_wrote,
             network::services_and_names,
             network::host_network_and_host_ports,
+            zones::whole_cpus_of_one_zone,
         ]
     );
     cluster.stop().await;

@@ -234,7 +234,9 @@ fn what_is_known_is_what_a_fresh_look_gives() {
         for (name, topology) in &said {
             fresh.set_topology(name, Some(topology));
         }
-        pods.iter().rev().for_each(|pod| drop(fresh.upsert_pod(pod)));
+        for pod in pods.iter().rev() {
+            fresh.upsert_pod(pod);
+        }
         for name in names {
             fresh.upsert_node(&large(name));
             assert_eq!(cluster.left_in_zones(name), fresh.left_in_zones(name), "step {step}");
