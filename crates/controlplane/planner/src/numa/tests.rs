@@ -1,3 +1,5 @@
+//! Hints beside upstream's cases and a slow reference; what containers get; what nodes say.
+
 use serde_json::{Value, json};
 
 use super::*;
