@@ -97,6 +97,59 @@ fn a_running_pod_gets_other_limits_and_another_container() {
     c.wait_pod("live", "asks for less again", |pod| condition(pod, "PodResizePending").is_empty());
 
     look_into_it(&c);
+    sizes_and_seats(&c);
+}
+
+/// A pod that asks for a size by name really has it, and room that is held is there for its owner and for nobody else.
+fn sizes_and_seats(c: &Cluster) {
+    c.apply(concat!(include_str!("../../examples/instance-types.yaml"), "---\n\
+        apiVersion: sampan.io/v1alpha1\nkind: InstanceType\nmetadata: {name: tiny}\nspec: {cpu: 100m, memory: 48Mi}\n"));
+    let sized = |name: &str, size: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}, annotations: {{sampan.io/instance-type: {size}}}}}\n\
+             spec:\n  terminationGracePeriodSeconds: 0\n  containers: [{{name: c, image: 'busybox:1', command: [sleep, infinity]}}]\n"
+        )
+    };
+    c.apply(&sized("sized", "tiny"));
+    let pod = c.wait_ready("sized");
+    assert_eq!(
+        (&pod["status"]["qosClass"], &pod["metadata"]["labels"]["sampan.io/instance-type"]),
+        (&"Guaranteed".into(), &"tiny".into())
+    );
+    let least = c.exec("sized", LEAST);
+    assert!(least.trim().ends_with(&(48 << 20).to_string()), "{least}");
+    assert!(c.k("get it tiny").contains("tiny"));
+    let file = c.file("huge.yaml", sized("huge", "gigantic"));
+    c.sh(&format!("kubectl apply -f {}", file.display())).fails(&["gigantic"]);
+
+    // All that the node has left is held.
+    let cpu = c.k("get node -o jsonpath={.items[0].status.allocatable.cpu}");
+    let room: f64 = cpu
+        .trim()
+        .strip_suffix('m')
+        .map_or_else(|| cpu.trim().parse(), |m| m.parse().map(|m: f64| m / 1e3))
+        .unwrap();
+    let held = format!("{}m", (room * 1e3) as u64 - 300);
+    c.apply(&format!(
+        "apiVersion: sampan.io/v1alpha1\nkind: Reservation\nmetadata: {{name: later}}\nspec:\n  owners: [{{labelSelector: {{matchLabels: {{app: owner}}}}}}]\n\
+         \x20 template: {{spec: {{resources: {{requests: {{cpu: {held}, memory: 16Mi}}}}}}}}\n"
+    ));
+    until("the room is held", || {
+        let phase = c.k("get rsv later -o jsonpath={.status.phase}");
+        if phase.trim() == "Available" { Ok(()) } else { Err(phase) }
+    });
+    let wants = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+             containers: [{{name: c, image: 'busybox:1', command: [sleep, infinity], resources: {{requests: {{cpu: {held}}}}}}}]\n"
+        )
+    };
+    c.apply(&wants("other"));
+    c.wait_pod("other", "has no room", |pod| condition(pod, "PodScheduled") == "False");
+    c.sampan(&["why", "pod/other"]).says(&["reservation", "later"]);
+    c.apply(&wants("owner"));
+    c.wait_ready("owner");
+    c.k("delete pod sized other owner --timeout=60s");
 }
 
 /// An ephemeral container sees the processes of its target, can be attached to, and ends with the pod.
