@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use nix::sys::time::TimeValLike;
 use serde_json::json;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, eventually};
 
 pub fn ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
@@ -153,8 +153,7 @@ async fn fifty_at_once(cluster: &mut Cluster) {
         cluster.wait_gone(name).await;
     }
     println!("   gone in {} ms", start.elapsed().as_millis());
-    let left = std::fs::read_dir(cluster.dir.path().join("pods")).unwrap().count();
-    assert_eq!(left, 1, "only the directory of logs is left");
-    let logs = std::fs::read_dir(cluster.dir.path().join("pods/logs")).unwrap().count();
-    assert_eq!(logs, 0, "logs of deleted pods are left");
+    let entries = |dir: &str| std::fs::read_dir(cluster.dir.path().join(dir)).unwrap().count();
+    eventually("only the directory of logs is left", async || entries("pods") == 1).await;
+    eventually("the logs of deleted pods are gone", async || entries("pods/logs") == 0).await;
 }
