@@ -262,3 +262,30 @@ async fn a_transaction_over_the_limit_is_refused() {
     let error = store.txn(put("/k", vec![0; 5 << 20])).await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { .. }), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_that_are_asked_for_while_one_is_written_are_all_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { snapshot_log_bytes: 4096, ..Options::new(dir.path()) };
+    let store = Embedded::open(options).unwrap();
+    for round in 0..20 {
+        for n in 0..8 {
+            store.txn(put(&format!("/k/{round}/{n}"), vec![7; 1024])).await.unwrap();
+        }
+        let both = async { tokio::join!(store.tidy(), store.tidy()) };
+        let (first, second) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+        first.unwrap();
+        second.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_crash_left_of_a_snapshot_goes_with_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 10).await;
+    let rest = dir.path().join("snapshot-000000000002.tmp");
+    fs::write(&rest, [7; 100]).unwrap();
+    let store = Embedded::open(Options::new(dir.path())).unwrap();
+    assert!(get(&store, "/k/9").await.is_some());
+    assert!(!rest.exists());
+}

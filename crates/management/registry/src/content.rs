@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     counts::Counts,
@@ -39,6 +39,8 @@ const STRIPES: usize = 256;
 const UNPACKING: usize = 64;
 const WIDE: u32 = 8;
 const SEAT: Duration = Duration::from_secs(30);
+/// Recipes that are read at a time: each may be large.
+const DECODING: usize = 4;
 /// When contents were read last is known of so many; more make us forget and pack nothing for a while.
 const READS: usize = 100_000;
 
@@ -53,6 +55,7 @@ pub(crate) struct Contents {
     reads: Mutex<HashMap<Digest, i64>>,
     temporary: PathBuf,
     unpacking: Arc<Semaphore>,
+    decoding: Arc<Semaphore>,
     recipes: Mutex<Recipes>,
     pub(crate) hot: Arc<Hot>,
     supervisor: Supervisor,
@@ -94,7 +97,7 @@ impl Contents {
         supervisor: &Supervisor,
     ) -> std::io::Result<Self> {
         let dir = &options.dir;
-        let hot = Hot::open(dir.join("hot"), options.upkeep.hot_bytes)?;
+        let hot = Hot::open(dir.join("hot"), options.upkeep.hot_bytes);
         Ok(Self {
             objects,
             meta,
@@ -104,6 +107,7 @@ impl Contents {
             reads: Mutex::default(),
             temporary: dir.join("tmp"),
             unpacking: Arc::new(Semaphore::new(UNPACKING)),
+            decoding: Arc::new(Semaphore::new(DECODING)),
             recipes: Mutex::default(),
             hot: Arc::new(hot),
             supervisor: supervisor.clone(),
@@ -213,28 +217,35 @@ impl Contents {
         range: Range<u64>,
         copies: bool,
     ) -> ApiResult<Option<ByteStream>> {
-        let found = if copies { self.hot.find(digest, size).await? } else { None };
+        let found = if copies { self.hot.find(digest, size).await } else { None };
         if let Some(Found::Whole(file)) = found {
             return Ok(Some(read_file(file, range)));
         }
         let Some(recipe) = self.recipe(digest).await? else { return Ok(None) };
-        let (objects, again) = (self.objects.clone(), recipe.clone());
-        let instead = move |range| unpack::stream(objects, again, range);
+        let wide = if recipe.is_wide() { WIDE } else { 1 };
+        let (objects, again, seats) = (self.objects.clone(), recipe.clone(), self.unpacking.clone());
+        let instead = move |range: Range<u64>| {
+            // All who follow a copy that fails come at once: they need seats as everybody.
+            let seated = async move {
+                let seat = seat(seats, wide).await.ok_or(std::io::ErrorKind::TimedOut)?;
+                Ok::<_, std::io::Error>(unpack::stream(objects, again, range).inspect(move |_| _ = &seat))
+            };
+            futures::stream::once(seated).try_flatten().boxed()
+        };
         if let Some(Found::Growing(growing)) = found {
             return Ok(Some(growing.stream_or(range, instead)));
         }
-        let seats = self.unpacking.clone().acquire_many_owned(if recipe.is_wide() { WIDE } else { 1 });
-        let Ok(Ok(seat)) = tokio::time::timeout(SEAT, seats).await else {
+        let Some(seat) = seat(self.unpacking.clone(), wide).await else {
             return Err(ApiError::too_many("too many packed blobs are being read (hint: wait)"));
         };
         if copies && recipe.is_taken_apart() {
             // Another reader may have begun while this one waited.
-            match self.hot.find(digest, size).await? {
+            match self.hot.find(digest, size).await {
                 Some(Found::Whole(file)) => return Ok(Some(read_file(file, range))),
                 Some(Found::Growing(growing)) => return Ok(Some(growing.stream_or(range, instead))),
                 None => {}
             }
-            if let Some((growing, flight)) = self.hot.begin(digest, size).await? {
+            if let Some((growing, flight)) = self.hot.begin(digest, size).await {
                 let (hot, whole) = (self.hot.clone(), unpack::stream(self.objects.clone(), recipe, 0..size));
                 self.supervisor.spawn("hot-copy", async move {
                     hot.fill(flight, whole).await;
@@ -242,7 +253,7 @@ impl Contents {
                 });
                 return Ok(Some(growing.stream_or(range, instead)));
             }
-            if let Some(Found::Growing(growing)) = self.hot.find(digest, size).await? {
+            if let Some(Found::Growing(growing)) = self.hot.find(digest, size).await {
                 return Ok(Some(growing.stream_or(range, instead)));
             }
         }
@@ -254,7 +265,7 @@ impl Contents {
     pub(crate) async fn file(&self, digest: &Digest) -> ApiResult<Option<std::fs::File>> {
         match (self.meta.content(digest).await?, &*self.objects) {
             (Some((content, _)), _) if content.packed && !content.damaged => {
-                let found = self.hot.find(digest, content.size).await?;
+                let found = self.hot.find(digest, content.size).await;
                 Ok(found.and_then(|found| if let Found::Whole(file) = found { Some(file) } else { None }))
             }
             (Some((content, _)), Objects::Local(local)) if !content.damaged => {
@@ -277,16 +288,22 @@ impl Contents {
     }
 
     pub(crate) async fn recipe(&self, digest: &Digest) -> ApiResult<Option<Arc<Recipe>>> {
+        if let Some(read) = self.recipes().all.get(digest).and_then(Weak::upgrade) {
+            return Ok(Some(read));
+        }
+        let turn = self.decoding.clone().acquire_owned().await.map_err(std::io::Error::other)?;
         let before = {
             let recipes = self.recipes();
+            // Another reader may have read it meanwhile.
             if let Some(read) = recipes.all.get(digest).and_then(Weak::upgrade) {
                 return Ok(Some(read));
             }
             recipes.replaced
         };
         let Some(bytes) = self.objects.read_all(&recipe_key(digest)).await? else { return Ok(None) };
-        let decoded = tokio::task::spawn_blocking(move || Recipe::decode(&bytes));
-        let recipe = decoded.await.map_err(std::io::Error::other)?;
+        // Who asked may go away meanwhile: the turn lasts as long as the work.
+        let decoded = tokio::task::spawn_blocking(move || (Recipe::decode(&bytes), turn));
+        let (recipe, _turn) = decoded.await.map_err(std::io::Error::other)?;
         let recipe = recipe.map_err(|why| ApiError::internal(format!("recipe of {digest}: {why}")))?;
         let recipe = Arc::new(recipe);
         let mut recipes = self.recipes();
@@ -302,12 +319,14 @@ impl Contents {
     }
 
     /// A recipe that replaces the one that is there.
-    pub(crate) async fn replace_recipe(&self, digest: &Digest, recipe: &Recipe) -> ApiResult<()> {
-        self.objects.put(&recipe_key(digest), recipe.encode()?.into()).await?;
+    /// Gives what was written.
+    pub(crate) async fn replace_recipe(&self, digest: &Digest, recipe: &Recipe) -> ApiResult<Bytes> {
+        let bytes = Bytes::from(recipe.encode()?);
+        self.objects.put(&recipe_key(digest), bytes.clone()).await?;
         let mut recipes = self.recipes();
         recipes.all.remove(digest);
         recipes.replaced += 1;
-        Ok(())
+        Ok(bytes)
     }
 
     /// A client read it.
@@ -373,6 +392,11 @@ impl Contents {
         self.cache.forget(digest);
         self.recipes().all.remove(digest);
     }
+}
+
+/// Leave to put a packed content together; nothing when there is none for long.
+async fn seat(seats: Arc<Semaphore>, wide: u32) -> Option<OwnedSemaphorePermit> {
+    tokio::time::timeout(SEAT, seats.acquire_many_owned(wide)).await.ok()?.ok()
 }
 
 /// A whole stream, bounded.

@@ -240,3 +240,57 @@ fn streams_of_all_kinds_come_back_bit_for_bit() {
     all.extend_from_slice(&words[..100_000]);
     assert!(rebuilt(&all) == all);
 }
+
+/// The parts, and how many plain bytes they have.
+fn parts(input: &[u8]) -> (Vec<Part>, usize) {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(input).unwrap();
+    file.rewind().unwrap();
+    let (mut apart, mut plain) = (Apart::new(file), 0);
+    while let Some(piece) = apart.next().unwrap() {
+        plain += piece.plain.len();
+    }
+    (apart.parts, plain)
+}
+
+/// A frame with a window of 128 KiB, and sixteen bytes in it.
+fn frame_begun() -> Vec<u8> {
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+    frame.extend_from_slice(&[16 << 3, 0, 0]);
+    frame.extend_from_slice(&[b'a'; 16]);
+    frame
+}
+
+/// Twelve bytes are a block of 43,690 sequences, each of which could be as long as the block.
+#[test]
+fn a_block_that_takes_much_work_for_few_bytes_is_raw() {
+    let frame = |count: &[u8]| {
+        let content = [&[0][..], count, &[0x54, 0, 0, 0, 1]].concat();
+        let block = |last: u8| [&[last | 2 << 1 | (content.len() as u8) << 3, 0, 0][..], &content].concat();
+        [frame_begun(), block(0), block(0), block(1)].concat()
+    };
+    for (count, sequences, is_raw) in [(&[100][..], 100, false), (&[255, 0xaa, 0x2b], 43_690, true)] {
+        let frame = frame(count);
+        assert_eq!(zstd::stream::decode_all(&frame[..]).unwrap().len(), 16 + 9 * sequences);
+        assert_eq!(parts(&frame).0 == [Part::Raw(frame.len() as u64)], is_raw);
+        assert!(rebuilt(&frame) == frame);
+    }
+}
+
+#[test]
+fn what_swells_or_has_too_many_parts_is_raw_in_the_end() {
+    let mut frame = frame_begun();
+    for n in 0..1000 {
+        let word = u32::from(n == 999) | 1 << 1 | (128 << 10) << 3;
+        frame.extend_from_slice(&word.to_le_bytes()[..3]);
+        frame.push(b'a');
+    }
+    assert_eq!(zstd::stream::decode_all(&frame[..]).unwrap().len(), 16 + (1000 << 17));
+    let (_, plain) = parts(&frame);
+    assert!((60 << 20..70 << 20).contains(&plain), "{plain}");
+    assert!(rebuilt(&frame) == frame);
+    let tiny = zstd::stream::encode_all(&b"a"[..], 3).unwrap().repeat(8000);
+    let (all, _) = parts(&tiny);
+    assert!((4000..=4098 + tiny.len() / 256).contains(&all.len()), "{}", all.len());
+    assert!(rebuilt(&tiny) == tiny);
+}

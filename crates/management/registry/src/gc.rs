@@ -244,10 +244,16 @@ impl Core {
         }
         let recipes = self.contents.objects.list("recipes").await?;
         let recipes: Vec<Digest> = recipes.iter().filter_map(|found| digest_of_key(&found.key)).collect();
-        let mut live = Live::default();
+        let (mut live, mut is_known) = (Live::default(), true);
         for digest in &recipes {
-            if let Some(recipe) = pace.step(self.contents.recipe(digest)).await? {
-                recipe.chunks().for_each(|chunk| live.add(chunk));
+            match pace.step(self.contents.recipe(digest)).await {
+                Ok(Some(recipe)) => recipe.chunks().for_each(|chunk| live.add(chunk)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%digest, "cannot be looked at (hint: `sampan registry scrub`): {}", error.message);
+                    // What it needs stays, unless it is given up already.
+                    is_known &= self.meta.content(digest).await?.is_none_or(|(content, _)| content.damaged);
+                }
             }
         }
         let live = live.bytes();
@@ -260,6 +266,9 @@ impl Core {
                 continue;
             };
             let Some(bytes) = live.get(&pack) else {
+                if !is_known {
+                    continue;
+                }
                 // Its index goes first: a pack without one is never found again.
                 self.contents.objects.delete(&index_key(pack)).await?;
                 self.contents.objects.delete(&pack_key(pack)).await?;
@@ -276,7 +285,7 @@ impl Core {
         // Which chunks those are, and whose, is only asked for the few packs that are written anew.
         let mut packs: HashMap<u32, (HashMap<u32, Chunk>, HashSet<Digest>)> = HashMap::new();
         for digest in &recipes {
-            let Some(recipe) = pace.step(self.contents.recipe(digest)).await? else { continue };
+            let Ok(Some(recipe)) = pace.step(self.contents.recipe(digest)).await else { continue };
             for chunk in recipe.chunks().filter(|chunk| sparse.contains(&chunk.pack)) {
                 let (chunks, users) = packs.entry(chunk.pack).or_default();
                 chunks.insert(chunk.offset, *chunk);
@@ -393,7 +402,7 @@ impl Core {
         report.bytes += content.size;
         // A copy that is damaged must not be served, and says nothing about what is stored.
         if content.packed
-            && let Some(Found::Whole(file)) = self.contents.hot.find(&digest, content.size).await?
+            && let Some(Found::Whole(file)) = self.contents.hot.find(&digest, content.size).await
             && !self.contents.verify(&digest, read_file(file, 0..content.size)).await?
         {
             tracing::warn!(%digest, "the whole copy is damaged; it goes");

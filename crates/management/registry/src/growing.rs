@@ -136,6 +136,11 @@ impl Growing {
         .boxed()
     }
 
+    /// Its writer went away without an end.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.state.has_changed().is_err() && self.state.borrow().end.is_none()
+    }
+
     /// Wait for the end.
     pub(crate) async fn ended(mut self) -> io::Result<()> {
         let state = self.state.wait_for(|state| state.end.is_some()).await.map_err(io::Error::other)?;

@@ -131,10 +131,7 @@ impl Committer {
             match request.work {
                 Work::Txn(txn, reply) => group.evaluate(&state, txn, reply),
                 Work::Compact(revision, reply) => group.compact(&state, revision, reply),
-                Work::Snapshot(reply) => {
-                    self.snapshot_at = 0;
-                    self.snapshot_for.push(reply);
-                }
+                Work::Snapshot(reply) => self.snapshot_for.push(reply),
                 Work::Revoke(lease, reply) => {
                     let known = group.revoke(&state, lease);
                     let answer = if known { Ok(()) } else { Err(Error::LeaseNotFound(lease)) };
@@ -222,7 +219,8 @@ impl Committer {
             }
             return;
         }
-        if self.snapshot.is_some() || self.log.length() < self.snapshot_at {
+        let is_due = !self.snapshot_for.is_empty() || self.log.length() >= self.snapshot_at;
+        if self.snapshot.is_some() || !is_due {
             return;
         }
         let waiting = mem::take(&mut self.snapshot_for);
@@ -237,7 +235,6 @@ impl Committer {
                 return;
             }
         };
-        self.snapshot_at = self.options.snapshot_log_bytes;
         let (revision, begin) = self.shared.write().pin();
         let (dir, shared) = (self.options.dir.clone(), self.shared.clone());
         match sampan_daemon::task::thread("store-snapshot", move || {
@@ -260,7 +257,7 @@ impl Committer {
     fn finish_snapshot(&mut self) {
         let Some(running) = self.snapshot.take() else { return };
         match running.join() {
-            Ok(Ok(bytes)) => self.snapshot_at = self.snapshot_at.max(2 * bytes),
+            Ok(Ok(bytes)) => self.snapshot_at = self.options.snapshot_log_bytes.max(2 * bytes),
             Ok(Err(error)) => tracing::warn!("snapshot failed, the log stays: {error}"),
             Err(_) => tracing::error!("snapshot panicked, the log stays"),
         }

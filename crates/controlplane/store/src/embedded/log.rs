@@ -55,6 +55,7 @@ impl Log {
             log.file.set_len(length).map_err(|e| failed(&file_path, &e))?;
         }
         log.remove_before(base.unwrap_or(0));
+        remove_unfinished(dir);
         Ok(Opened { log, records })
     }
 
@@ -223,7 +224,11 @@ pub(super) fn write_snapshot<R: AsRef<[Record]>>(
         file.sync_all()?;
         fs::rename(&temporary, &target)
     };
-    write().map_err(|e| failed(&target, &e))?;
+    write().map_err(|e| {
+        // Where the disk is full, what was written of it must not stay.
+        let _ = fs::remove_file(&temporary);
+        failed(&target, &e)
+    })?;
     sync_dir(dir)?;
     remove_before(dir, number);
     Ok(())
@@ -360,6 +365,17 @@ pub(super) fn numbered_files(dir: &Path) -> Result<(Vec<u64>, Vec<u64>)> {
     snapshots.sort_unstable();
     logs.sort_unstable();
     Ok((snapshots, logs))
+}
+
+/// Remove snapshots that a crash cut short. Failing is harmless: they are written over or removed later.
+fn remove_unfinished(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snapshot-") && name.ends_with(".tmp") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn remove_before(dir: &Path, number: u64) {

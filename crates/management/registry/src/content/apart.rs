@@ -24,6 +24,12 @@ const BLOCK: usize = 8 << 20;
 const PLAIN: usize = 10 << 20;
 /// Plain bytes of a part, about: whole blocks until there are so many.
 const PART: usize = 1 << 20;
+/// A content may have so many parts, and one more for so many compressed bytes; all that follows is raw.
+const PARTS: usize = 4 << 10;
+const PART_BYTES: u64 = 256;
+/// It may make so many plain bytes, and so many more for each compressed one.
+const MADE: u64 = 64 << 20;
+const EXPANSION: u64 = 100;
 /// Header of a gzip member at most, with its name.
 const HEADER: usize = 4 << 10;
 
@@ -45,6 +51,9 @@ pub(crate) struct Apart {
     state: State,
     /// The family of an earlier frame of Zstandard.
     hint: Option<u8>,
+    /// Compressed bytes that are in parts, and the plain bytes that they made.
+    used: u64,
+    made: u64,
     pub(crate) parts: Vec<Part>,
 }
 
@@ -78,6 +87,8 @@ impl Apart {
             ended: false,
             state: State::Member,
             hint: None,
+            used: 0,
+            made: 0,
             parts: Vec::new(),
         }
     }
@@ -94,8 +105,14 @@ impl Apart {
         Ok(())
     }
 
+    /// It grows so much that it is meant to, or was not worth compressing.
+    fn is_swollen(&self) -> bool {
+        self.made > MADE + EXPANSION * self.used
+    }
+
     /// So many bytes of input as they are.
     fn raw(&mut self, count: usize) -> Piece {
+        self.used += count as u64;
         match self.parts.last_mut() {
             Some(Part::Raw(length)) => *length += count as u64,
             _ => self.parts.push(Part::Raw(count as u64)),
@@ -120,6 +137,9 @@ impl Apart {
                         return Ok(Some(self.raw(now)));
                     }
                 }
+                State::Member
+                    if self.is_swollen()
+                        || self.parts.len() as u64 > PARTS as u64 + self.used / PART_BYTES => {}
                 State::Member => {
                     if let Some(length) = header_length(&self.input) {
                         self.state = State::Deflate { family: None, history: Vec::new() };
@@ -175,11 +195,13 @@ impl Apart {
             tables: tables.len() as u32,
         });
         self.input.drain(..packed);
+        self.used += packed as u64;
+        self.made += (text.len() - start) as u64;
         self.at %= 8;
         let plain = text[start..].to_vec();
         if blocks.last().is_some_and(|block| block.last) {
             self.state = State::Skip(8);
-        } else if whole {
+        } else if whole && !self.is_swollen() {
             text.drain(..text.len().saturating_sub(WINDOW));
             self.state = State::Deflate { family: Some(family), history: text };
         } else {
@@ -214,12 +236,14 @@ impl Apart {
             tables: taken.tables.len() as u32,
         });
         self.input.drain(..at);
+        self.used += at as u64;
+        self.made += plain_bytes as u64;
         if taken.first && plain_bytes >= zstandard::SMALL {
             self.hint = Some(taken.family);
         }
         if whole {
             self.state = State::Skip(if reading.frame.checksum { 4 } else { 0 });
-        } else if !odd {
+        } else if !odd && !self.is_swollen() {
             self.state = State::Zstandard(reading);
         }
         Ok(Some(Piece { plain: taken.plain, errors: taken.errors, tables: taken.tables }))

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -75,16 +75,36 @@ fn name(digest: &Digest) -> String {
     format!("{}-{}", digest.name(), digest.hex())
 }
 
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), "could not remove: {error}");
+    }
+}
+
 impl Hot {
-    /// What was there before is used on; what was not finished goes.
-    pub(crate) fn open(dir: PathBuf, budget: u64) -> io::Result<Self> {
-        fs::create_dir_all(&dir)?;
+    /// What was there before is used on; what was not finished goes. Where the disk does not let us, there are no copies.
+    pub(crate) fn open(dir: PathBuf, budget: u64) -> Self {
+        let (inner, budget) = match Self::read(&dir) {
+            Ok(inner) => (inner, budget),
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), "no whole copies are kept: {error}");
+                (Inner::default(), 0)
+            }
+        };
+        let hot = Self { dir, budget, inner: Mutex::new(inner), made: AtomicU64::new(0) };
+        let gone = hot.inner().make_room(0, budget);
+        gone.unwrap_or_default().iter().for_each(|digest| remove(&hot.path(digest)));
+        hot
+    }
+
+    fn read(dir: &Path) -> io::Result<Inner> {
+        fs::create_dir_all(dir)?;
         let mut inner = Inner::default();
-        for entry in fs::read_dir(&dir)? {
+        for entry in fs::read_dir(dir)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().replacen('-', ":", 1);
             let Ok(digest) = name.parse::<Digest>() else {
-                fs::remove_file(entry.path())?;
+                remove(&entry.path());
                 continue;
             };
             let size = entry.metadata()?.len();
@@ -92,12 +112,7 @@ impl Hot {
             let copy = Copied { size, used: 0, read: meta::now(), reads: 1, growing: None };
             inner.copies.insert(digest, copy);
         }
-        let hot = Self { dir, budget, inner: Mutex::new(inner), made: AtomicU64::new(0) };
-        let gone = hot.inner().make_room(0, budget);
-        for digest in gone.unwrap_or_default() {
-            fs::remove_file(hot.path(&digest))?;
-        }
-        Ok(hot)
+        Ok(inner)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -114,16 +129,23 @@ impl Hot {
     }
 
     /// The copy of a content, for a reader.
-    pub(crate) async fn find(&self, digest: &Digest, size: u64) -> io::Result<Option<Found>> {
-        {
+    pub(crate) async fn find(&self, digest: &Digest, size: u64) -> Option<Found> {
+        let growing = {
             let mut inner = self.inner();
             inner.clock += 1;
             let clock = inner.clock;
-            let Some(copy) = inner.copies.get_mut(digest) else { return Ok(None) };
+            let copy = inner.copies.get_mut(digest)?;
             (copy.used, copy.read, copy.reads) = (clock, meta::now(), copy.reads.saturating_add(1));
-            if let Some(growing) = &copy.growing {
-                return Ok(Some(Found::Growing(growing.clone())));
+            copy.growing.clone()
+        };
+        match growing {
+            // Who made it went away.
+            Some(growing) if growing.is_lost() => {
+                self.forget(digest).await;
+                return None;
             }
+            Some(growing) => return Some(Found::Growing(growing)),
+            None => {}
         }
         let path = self.path(digest);
         let opened = blocking(move || {
@@ -132,18 +154,28 @@ impl Hot {
             Ok((file, length))
         });
         match opened.await {
-            Ok((file, length)) if length == size => Ok(Some(Found::Whole(file))),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok((file, length)) if length == size => Some(Found::Whole(file)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%digest, "its whole copy cannot be opened, it is compressed again: {error}");
+                None
+            }
             // Somebody cleaned up, or it is of another time.
             _ => {
                 self.forget(digest).await;
-                Ok(None)
+                None
             }
         }
     }
 
     /// Begin a copy; nothing when there is no room for it, or somebody was faster.
-    pub(crate) async fn begin(&self, digest: &Digest, size: u64) -> io::Result<Option<(Growing, Flight)>> {
+    pub(crate) async fn begin(&self, digest: &Digest, size: u64) -> Option<(Growing, Flight)> {
+        self.try_begin(digest, size).await.unwrap_or_else(|error| {
+            tracing::warn!(%digest, "no whole copy can be begun, it is compressed again for each pull: {error}");
+            None
+        })
+    }
+
+    async fn try_begin(&self, digest: &Digest, size: u64) -> io::Result<Option<(Growing, Flight)>> {
         if size > self.budget {
             return Ok(None);
         }
@@ -152,14 +184,16 @@ impl Hot {
             let found = rustix::fs::statvfs(dir)?;
             Ok(found.f_bavail.saturating_mul(found.f_frsize))
         });
-        if free.await? < size.saturating_add(SPARE) {
+        let free = free.await?;
+        if free < size.saturating_add(SPARE) {
             return Ok(None);
         }
         let (growing, grower) = create(part.clone()).await?;
         let gone = {
             let mut inner = self.inner();
-            let room =
-                if inner.copies.contains_key(digest) { None } else { inner.make_room(size, self.budget) };
+            let is_possible =
+                !inner.copies.contains_key(digest) && inner.promised().saturating_add(size + SPARE) <= free;
+            let room = if is_possible { inner.make_room(size, self.budget) } else { None };
             if room.is_some() {
                 inner.clock += 1;
                 let (used, growing) = (inner.clock, Some(growing.clone()));
@@ -175,13 +209,8 @@ impl Hot {
             return Ok(None);
         };
         let paths: Vec<PathBuf> = gone.iter().map(|digest| self.path(digest)).collect();
-        blocking(move || {
-            for path in paths {
-                let _ = fs::remove_file(path);
-            }
-            Ok(())
-        })
-        .await?;
+        // Not waited for: who asked may go away, and then nobody would fill the copy.
+        drop(tokio::task::spawn_blocking(move || paths.iter().for_each(|path| remove(path))));
         Ok(Some((growing, Flight { digest: digest.clone(), grower })))
     }
 
@@ -246,6 +275,11 @@ impl Hot {
 }
 
 impl Inner {
+    /// Bytes of the copies that are being made; how many of them are on the disk already is not known.
+    fn promised(&self) -> u64 {
+        self.copies.values().filter(|copy| copy.growing.is_some()).map(|copy| copy.size).sum()
+    }
+
     /// Make room for so many bytes: those that were read once go first, then by the last use. What has to go is given;
     /// nothing, and nothing is changed, when there is not enough.
     fn make_room(&mut self, size: u64, budget: u64) -> Option<Vec<Digest>> {
@@ -276,6 +310,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+
     use super::*;
 
     #[test]
@@ -293,5 +329,34 @@ mod tests {
         assert_eq!(inner.make_room(50, 40), None);
         assert_eq!(inner.bytes, 20);
         assert_eq!(inner.make_room(25, 40), Some(vec![digest(0)]));
+    }
+
+    #[tokio::test]
+    async fn a_copy_whose_maker_went_away_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let hot = Hot::open(dir.path().join("hot"), 100);
+        let digest = Digest::of(b"content");
+        let flight = hot.begin(&digest, 7).await.unwrap();
+        assert!(matches!(hot.find(&digest, 7).await, Some(Found::Growing(_))));
+        assert!(hot.begin(&digest, 7).await.is_none());
+        drop(flight);
+        assert!(hot.find(&digest, 7).await.is_none());
+        assert_eq!(hot.bytes(), 0);
+        let (growing, flight) = hot.begin(&digest, 7).await.unwrap();
+        let content = futures::stream::iter([Ok(bytes::Bytes::from_static(b"content"))]).boxed();
+        hot.fill(flight, content).await;
+        growing.ended().await.unwrap();
+        assert!(matches!(hot.find(&digest, 7).await, Some(Found::Whole(_))));
+    }
+
+    #[tokio::test]
+    async fn without_a_directory_there_are_no_copies_and_no_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hot");
+        fs::write(&path, b"in the way").unwrap();
+        let hot = Hot::open(path, 100);
+        let digest = Digest::of(b"content");
+        assert!(hot.find(&digest, 7).await.is_none());
+        assert!(hot.begin(&digest, 7).await.is_none());
     }
 }

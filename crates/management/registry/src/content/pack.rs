@@ -184,9 +184,20 @@ impl Round {
     /// Write the recipe, read the content back through it, and drop the plain object if it is the same.
     async fn swap(&mut self, digest: &Digest, content: Content, recipe: Recipe) -> ApiResult<()> {
         let contents = self.contents.clone();
-        contents.replace_recipe(digest, &recipe).await?;
-        let stream = super::unpack::stream(contents.objects.clone(), Arc::new(recipe), 0..content.size);
-        let same = contents.verify(digest, stream).await?;
+        let written = contents.replace_recipe(digest, &recipe).await?;
+        drop(recipe);
+        // By what was written, as every reader will.
+        let read = tokio::task::spawn_blocking(move || Recipe::decode(&written));
+        let same = match read.await.map_err(io::Error::other)? {
+            Ok(recipe) => {
+                let (objects, recipe) = (contents.objects.clone(), Arc::new(recipe));
+                contents.verify(digest, super::unpack::stream(objects, recipe, 0..content.size)).await?
+            }
+            Err(why) => {
+                tracing::warn!(%digest, "its recipe {why}");
+                false
+            }
+        };
         if !same {
             tracing::warn!(%digest, "cannot be put together again from its chunks; it stays as it is");
             contents.objects.delete(&recipe_key(digest)).await?;
@@ -291,7 +302,13 @@ fn cut(
     };
     let outcome = cut_all(&mut apart, &mut keep).and_then(|()| {
         recipe.parts = std::mem::take(&mut apart.parts);
-        let cost = fresh.bytes + recipe.encode()?.len() as u64;
+        let encoded = match recipe.encode() {
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                return Ok(Outcome::Costly { apart: false });
+            }
+            other => other?.len() as u64,
+        };
+        let cost = fresh.bytes + encoded;
         let apart = recipe.is_taken_apart();
         let most = 100 - if apart { GAIN_APART } else { GAIN };
         tracing::debug!(size, cost, apart, "cut up");

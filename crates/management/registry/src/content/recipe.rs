@@ -85,6 +85,10 @@ impl Recipe {
             out.extend_from_slice(&(lane.len() as u32).to_be_bytes());
             lane.iter().for_each(|chunk| chunk.encode(&mut out));
         }
+        if out.len() as u64 > MAX {
+            // Nobody could read it.
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
         zstd::bulk::compress(&out, 3)
     }
 

@@ -205,8 +205,9 @@ impl Reading {
             _ => 0..FAMILIES,
         };
         for family in self.hint.into_iter().chain(families) {
-            let mut guesser = Guesser::new(family, self.frame.window)?;
-            let errors = self.errors(&mut guesser)?;
+            let mut guesser = Guesser::bounded(family, self.frame.window)?;
+            // Another may take less work.
+            let Some(errors) = self.errors(&mut guesser) else { continue };
             if best.as_ref().is_none_or(|(_, _, known)| errors.len() < known.len()) {
                 let enough = errors.len() < self.packed / 50 + 8;
                 best = Some((family, guesser, errors));

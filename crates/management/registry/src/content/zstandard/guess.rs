@@ -4,7 +4,9 @@
 //! The guess does the same by the habits of a family, and goes on from what was really chosen: what it remembers follows
 //! from the bytes and the sequences before alone, so that it is the same when the block is written again.
 
-use super::blocks::{Recent, Sequence, distance};
+use std::cell::Cell;
+
+use super::blocks::{BLOCK, Recent, Sequence, distance};
 use crate::content::deflate::guess::{read_number, write_number};
 
 /// Habits of a family of compressors.
@@ -36,6 +38,8 @@ pub(crate) const FAMILIES: u8 = ALL.len() as u8;
 
 /// Places that chains remember.
 const RING: usize = 1 << 20;
+/// Work for one block at most.
+const WORK: usize = 64 * BLOCK;
 /// Nowhere near.
 const NOWHERE: u32 = 1 << 31;
 
@@ -69,6 +73,9 @@ pub(crate) struct Guesser {
     count: usize,
     /// Where the guess was found, which is not always where it begins.
     found: usize,
+    /// What was done for this block: words that were compared, places that were looked at. No more than `most` may be.
+    work: Cell<usize>,
+    most: usize,
 }
 
 fn word(text: &[u8], at: usize) -> Option<u64> {
@@ -85,23 +92,6 @@ fn hash5(word: u64, bits: u32) -> usize {
 
 fn hash8(word: u64, bits: u32) -> usize {
     (word.wrapping_mul(0xcf1b_bcdc_b7a5_6463) >> (64 - bits)) as usize
-}
-
-/// Equal bytes at two places, the first of them before `end`.
-fn common(text: &[u8], at: usize, place: usize, end: usize) -> usize {
-    let (here, there) = (&text[at.min(end)..end], &text[place..]);
-    let mut length = 0;
-    while let (Some(a), Some(b)) = (here[length..].first_chunk::<8>(), there[length..].first_chunk::<8>()) {
-        let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
-        if differ != 0 {
-            return length + differ.trailing_zeros() as usize / 8;
-        }
-        length += 8;
-    }
-    while length < here.len() && here[length] == there[length] {
-        length += 1;
-    }
-    length
 }
 
 /// Equal bytes before two places, the first not before `anchor`.
@@ -130,7 +120,15 @@ impl Guesser {
             after: After::Nothing,
             count: 0,
             found: 0,
+            work: Cell::new(0),
+            most: usize::MAX,
         })
+    }
+
+    /// For taking apart: a block that takes much more work than any compressor would have done is left as it is. What
+    /// passes is as cheap to put together.
+    pub(crate) fn bounded(family: u8, window: usize) -> Option<Self> {
+        Some(Self { most: WORK, ..Self::new(family, window)? })
     }
 
     /// So many bytes were dropped from the beginning of the text.
@@ -141,6 +139,7 @@ impl Guesser {
     /// A block begins.
     fn begin(&mut self) {
         (self.after, self.count) = (After::Nothing, 0);
+        self.work.set(0);
     }
 
     /// A block without sequences: the compressor saw it, and dropped what it had chosen.
@@ -150,8 +149,55 @@ impl Guesser {
         while let Some(sequence) = self.guess(text, at, end) {
             let Some(next) = self.accept(text, at, end, &sequence, true) else { break };
             at = next;
+            if self.is_spent() {
+                break;
+            }
         }
         self.recent = recent;
+    }
+
+    fn spend(&self, work: usize) {
+        self.work.set(self.work.get().saturating_add(work));
+    }
+
+    /// The block takes more work than it may.
+    fn is_spent(&self) -> bool {
+        self.work.get() > self.most
+    }
+
+    /// Equal bytes at two places, the first of them before `end`.
+    fn common(&self, text: &[u8], at: usize, place: usize, end: usize) -> usize {
+        let (here, there) = (&text[at.min(end)..end], &text[place..]);
+        let mut length = 0;
+        while let (Some(a), Some(b)) = (here[length..].first_chunk::<8>(), there[length..].first_chunk::<8>())
+        {
+            let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+            if differ != 0 {
+                self.spend(length / 8 + 1);
+                return length + differ.trailing_zeros() as usize / 8;
+            }
+            length += 8;
+        }
+        while length < here.len() && here[length] == there[length] {
+            length += 1;
+        }
+        self.spend(length / 8 + 1);
+        length
+    }
+
+    /// A match that is as long as it can be, both ways.
+    fn whole(&self, text: &[u8], at: usize, end: usize, from: usize, place: usize) -> Sequence {
+        let back = common_before(text, from, place, at);
+        self.spend(back);
+        let length = self.common(text, from, place, end) + back;
+        Sequence { literals: from - back - at, length, offset: from - place + 3 }
+    }
+
+    /// As long as the match can be.
+    fn usual_length(&self, text: &[u8], (at, end): (usize, usize), sequence: &Sequence) -> usize {
+        let start = at.saturating_add(sequence.literals).min(end);
+        let far = distance(&mut self.recent.clone(), sequence);
+        far.and_then(|far| start.checked_sub(far)).map_or(0, |place| self.common(text, start, place, end))
     }
 
     fn place(&self, at: usize) -> u32 {
@@ -177,7 +223,7 @@ impl Guesser {
     /// A match at one of the offsets that were used last, of at least four bytes.
     fn again(&self, text: &[u8], at: usize, end: usize, which: usize) -> Option<usize> {
         let place = at.checked_sub(self.recent[which]).filter(|place| *place < at)?;
-        (half(text, at)? == half(text, place)?).then(|| common(text, at, place, end))
+        (half(text, at)? == half(text, place)?).then(|| self.common(text, at, place, end))
     }
 
     /// The next sequence of the block that ends at `end`, `at` being where its literals begin.
@@ -195,6 +241,7 @@ impl Guesser {
     /// Remember a place in both tables, and give what was there.
     fn visit(&mut self, text: &[u8], at: usize) -> Option<(u32, u32)> {
         let Habits::Double { long, short, .. } = self.habits else { return None };
+        self.spend(1);
         let (word, place) = (word(text, at)?, self.place(at));
         let long = std::mem::replace(&mut self.long[hash8(word, long)], place);
         let short = std::mem::replace(&mut self.short[hash5(word, short)], place);
@@ -250,13 +297,13 @@ impl Guesser {
                 }
                 if let Some(later) =
                     self.reach(next, end, later).filter(|place| word(text, *place) == word(text, next))
-                    && common(text, next, later, end) > common(text, ip, place, end)
+                    && self.common(text, next, later, end) > self.common(text, ip, place, end)
                 {
                     taken = Some((next, later));
                 }
             }
             if let Some((from, place)) = taken {
-                return Some(whole(text, at, end, from, place));
+                return Some(self.whole(text, at, end, from, place));
             }
             if next >= further {
                 step += 1;
@@ -283,13 +330,14 @@ impl Guesser {
             self.found = ip;
             if repeats && let Some(length) = self.again(text, ip + 1, end, 0) {
                 let back = common_before(text, ip + 1, ip + 1 - self.recent[0], at + 1);
+                self.spend(back);
                 return Some(Sequence { literals: ip + 1 - back - at, length: length + back, offset: 1 });
             }
             // It compares four bytes of either kind.
             if let Some(place) =
                 self.reach(ip, end, long).filter(|place| half(text, *place) == half(text, ip))
             {
-                return Some(whole(text, at, end, ip, place));
+                return Some(self.whole(text, at, end, ip, place));
             }
             if let Some(place) =
                 self.reach(ip, end, short).filter(|place| half(text, *place) == half(text, ip))
@@ -297,9 +345,9 @@ impl Guesser {
                 let later = self.visit_long(text, ip + 1)?;
                 let later = self.reach(ip + 1, end, later);
                 if let Some(later) = later.filter(|place| half(text, *place) == half(text, ip + 1)) {
-                    return Some(whole(text, at, end, ip + 1, later));
+                    return Some(self.whole(text, at, end, ip + 1, later));
                 }
-                return Some(whole(text, at, end, ip, place));
+                return Some(self.whole(text, at, end, ip, place));
             }
             ip += 1 + ((ip - at) >> 7);
         }
@@ -339,7 +387,7 @@ impl Guesser {
                 continue;
             }
             let mut waited = 0;
-            while waited < patience && ip < limit {
+            while waited < patience && ip < limit && !self.is_spent() {
                 ip += 1;
                 waited += 1;
                 let wait: (i64, i64, i64) = [(3, 1, 4), (4, 1, 7)][usize::from(waited > 1)];
@@ -357,7 +405,7 @@ impl Guesser {
                 }
             }
             if offset > 3 {
-                return Some(whole(text, at, end, start, start - (offset - 3)));
+                return Some(self.whole(text, at, end, start, start - (offset - 3)));
             }
             return Some(Sequence { literals: start - at, length: best, offset });
         }
@@ -382,7 +430,9 @@ impl Guesser {
         let Some(here) = word(text, at) else { return (0, 0) };
         let mut next = self.long[hash5(here, hash)];
         let mut nearest = 0;
-        for _ in 0..attempts {
+        for attempt in 0..attempts {
+            // Most of them are refused by one byte.
+            self.spend(usize::from(attempt % 4 == 0));
             let (place, far) = (next, self.place(at).wrapping_sub(next));
             next = self.previous[place as usize % RING];
             if far == 0 || far >= NOWHERE {
@@ -393,7 +443,7 @@ impl Guesser {
             let Some(found) = reached else { break };
             nearest = far;
             if at + best < end && text[found + best] == text[at + best] {
-                let length = common(text, at, found, end);
+                let length = self.common(text, at, found, end);
                 if length > best {
                     (best, distance) = (length, at - found);
                 }
@@ -460,13 +510,6 @@ impl Guesser {
     }
 }
 
-/// A match that is as long as it can be, both ways.
-fn whole(text: &[u8], at: usize, end: usize, from: usize, place: usize) -> Sequence {
-    let back = common_before(text, from, place, at);
-    let length = common(text, from, place, end) + back;
-    Sequence { literals: from - back - at, length, offset: from - place + 3 }
-}
-
 /// Writes down the errors of guessing.
 #[derive(Debug, Default)]
 pub(crate) struct Errors {
@@ -481,7 +524,7 @@ const OFFSET: u8 = 2;
 const LENGTH: u8 = 4;
 
 impl Errors {
-    /// A block whose plain bytes are `text[at..end]`. Nothing when the sequences do not fit it.
+    /// A block whose plain bytes are `text[at..end]`. Nothing when the sequences do not fit it, or take too much work.
     pub(crate) fn block(
         &mut self,
         guesser: &mut Guesser,
@@ -491,7 +534,7 @@ impl Errors {
     ) -> Option<()> {
         let Some(sequences) = sequences else {
             guesser.pass(text, at, end);
-            return Some(());
+            return (!guesser.is_spent()).then_some(());
         };
         guesser.begin();
         for sequence in sequences {
@@ -505,10 +548,13 @@ impl Errors {
                 self.say(guesser, text, (at, end), &guess.unwrap_or_default(), sequence);
             }
             at = guesser.accept(text, at, end, sequence, right)?;
+            if guesser.is_spent() {
+                return None;
+            }
         }
         // What follows are literals, through which it went too.
         guesser.guess(text, at, end);
-        Some(())
+        (!guesser.is_spent()).then_some(())
     }
 
     fn say(
@@ -519,7 +565,7 @@ impl Errors {
         guess: &Sequence,
         sequence: &Sequence,
     ) {
-        let usual = usual_length(guesser, text, (at, end), sequence);
+        let usual = guesser.usual_length(text, (at, end), sequence);
         let flags = if guess.literals == sequence.literals { 0 } else { LITERALS }
             | if guess.offset == sequence.offset { 0 } else { OFFSET }
             | if usual == sequence.length { 0 } else { LENGTH };
@@ -539,13 +585,6 @@ impl Errors {
         write_number(&mut self.out, std::mem::take(&mut self.right));
         std::mem::take(&mut self.out)
     }
-}
-
-/// As long as the match can be.
-fn usual_length(guesser: &Guesser, text: &[u8], (at, end): (usize, usize), sequence: &Sequence) -> usize {
-    let start = at.saturating_add(sequence.literals).min(end);
-    let far = distance(&mut guesser.recent.clone(), sequence);
-    far.and_then(|far| start.checked_sub(far)).map_or(0, |place| common(text, start, place, end))
 }
 
 /// Reads sequences from what [`Errors`] wrote.
@@ -612,7 +651,7 @@ impl<'a> Corrected<'a> {
             sequence.offset = read_number(&mut self.input).filter(|offset| *offset <= u32::MAX as usize)?;
         }
         sequence.length = if flags & LENGTH == 0 {
-            usual_length(guesser, text, (at, end), &sequence)
+            guesser.usual_length(text, (at, end), &sequence)
         } else {
             read_number(&mut self.input)?
         };
