@@ -18,6 +18,7 @@ pub(crate) mod policy;
 mod priority;
 pub(crate) mod quota;
 mod runtime;
+mod seats;
 pub(crate) mod state;
 pub(crate) mod webhook;
 
@@ -221,6 +222,7 @@ async fn plugins(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status
 pub(crate) async fn validate(core: &Arc<Core>, review: &mut Review<'_>) -> Result<(), Status> {
     match (review.resource.group, review.resource.plural) {
         ("", "pods") => {
+            seats::check(review)?;
             limits::check(core, review).await?;
             podsecurity::check(core, review).await?;
             runtime::check(core, review).await?;

@@ -23,7 +23,7 @@ use kube::Client;
 use sampan_daemon::{Backoff, Policy, Supervisor};
 use sampan_planner::numa::NodeTopology;
 use sampan_planner::pods;
-use sampan_planner::reservation::Seat;
+use sampan_planner::reservation::{POLICY, RESERVATION, Seat};
 use sampan_planner::scheduler::config::Config;
 use sampan_planner::scheduler::{
     Budget, Candidate, Cluster, Hints, NodeFilter, Placement, PodInfo, Popped, Preemption, Queue,
@@ -302,9 +302,12 @@ impl Scheduler {
             if state.cluster.node_of(uid).is_some() {
                 return Hints::none();
             }
-            let spec_changed = change
-                .old()
-                .is_none_or(|old| old.spec != pod.spec || old.metadata.labels != pod.metadata.labels);
+            let said = |pod: &Pod, key| pods::annotation(&pod.metadata, key).map(ToOwned::to_owned);
+            let spec_changed = change.old().is_none_or(|old| {
+                old.spec != pod.spec
+                    || old.metadata.labels != pod.metadata.labels
+                    || [RESERVATION, POLICY].iter().any(|key| said(old, key) != said(pod, key))
+            });
             let known = state.queue.contains(uid);
             if !self.is_ours(pod) || (known && !spec_changed) {
                 return Hints::none();

@@ -203,6 +203,8 @@ impl NodeKeeper {
     async fn keep_status(&self) -> Result<(), kube::Error> {
         let api: Api<Node> = Api::all(self.ctx.options.client.clone());
         let mut known = self.register(&api).await?.status.unwrap_or_default();
+        // What was told of its zones went with the node, if that was another one.
+        self.ctx.zones.tell_again();
         let mut written = None::<tokio::time::Instant>;
         let mut images = None::<(tokio::time::Instant, Vec<ContainerImage>)>;
         let name = &self.ctx.options.node_name;

@@ -131,6 +131,11 @@ impl Zones {
         }
     }
 
+    /// Has the API told again how things are: the node was registered, perhaps anew.
+    pub fn tell_again(&self) {
+        self.changes.send_modify(|number| *number += 1);
+    }
+
     fn changed(&self, held: &BTreeMap<String, Holding>) {
         let shared = held.values().fold(self.machine.all(), |shared, holding| shared.without(&holding.cpus));
         self.pool.send_if_modified(|pool| {

@@ -16,6 +16,9 @@ use crate::{
     verbs::update::{Change, Part},
 };
 
+/// The annotation of a pod that says which seat of a reservation it took: only who places it says that.
+pub(crate) const SEAT: &str = "sampan.io/reservation-seat";
+
 const BINDING: Gvk = Gvk { group: "", version: "v1", kind: "Binding" };
 
 /// Binds the pod in the path to a node.
@@ -72,6 +75,9 @@ fn assign(call: &Call, found: &Found, binding: &Value, node: &str) -> Result<Val
     }
     call::metadata(&mut pod)?.shift_remove("resourceVersion");
     pod["spec"]["nodeName"] = node.into();
+    if let Some(own) = pod.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        own.shift_remove(SEAT);
+    }
     for key in ["annotations", "labels"] {
         let Some(Value::Object(given)) = binding["metadata"].get(key) else { continue };
         let own = call::metadata(&mut pod)?.entry(key).or_insert_with(|| json!({}));

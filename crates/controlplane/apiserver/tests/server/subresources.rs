@@ -167,6 +167,38 @@ async fn a_quota_is_charged_for_a_resize() {
 }
 
 #[tokio::test]
+async fn only_a_binding_says_which_seat_a_pod_took() {
+    const SEAT: &str = "sampan.io/reservation-seat";
+    let server = Server::start().await;
+    let made = made(&server, "p").await;
+    let mut forged = pod("forged");
+    forged["metadata"]["annotations"] = json!({SEAT: "default/web/0/u"});
+    let refused = server.post(PODS, &forged).await;
+    assert_eq!(refused.code, 403, "{}", refused.body);
+    assert!(message(&refused).contains("is set by the binding of the pod alone"), "{}", refused.body);
+    let path = format!("{PODS}/p");
+    let said = json!({"metadata": {"annotations": {SEAT: "default/web/0/u", "other": "kept"}}});
+    for part in ["", "/status", "/resize", "/ephemeralcontainers"] {
+        let changed = server.merge(&format!("{path}{part}"), &said).await;
+        let kept = changed.body["metadata"]["annotations"].get(SEAT).is_none();
+        assert!(changed.code == 403 || (changed.code == 200 && kept), "{part}: {}", changed.body);
+    }
+    assert_eq!(server.merge(&path, &said).await.code, 403);
+    let binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "target": {"kind": "Node", "name": "n"},
+        "metadata": {"name": "p", "uid": made["metadata"]["uid"], "annotations": {SEAT: "default/web/1/u"}},
+    });
+    assert_eq!(server.post(&format!("{path}/binding"), &binding).await.code, 201);
+    let bound = server.get(&path).await.body;
+    assert_eq!(bound["metadata"]["annotations"][SEAT], "default/web/1/u");
+    // Nor is it changed or taken away later; all else is.
+    assert_eq!(server.merge(&path, &said).await.code, 403);
+    assert_eq!(server.merge(&path, &json!({"metadata": {"annotations": {SEAT: null}}})).await.code, 403);
+    let other = json!({"metadata": {"annotations": {"other": "kept"}}});
+    assert_eq!(server.merge(&path, &other).await.code, 200);
+}
+
+#[tokio::test]
 async fn a_namespace_goes_with_its_last_finalizer() {
     let server = Server::start().await;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}});

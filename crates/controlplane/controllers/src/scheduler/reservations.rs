@@ -96,7 +96,7 @@ impl Scheduler {
         let reservation = change.object();
         let key = Key::of(&reservation.metadata);
         if matches!(change, Change::Deleted(_)) {
-            self.release(pods::uid(&reservation.metadata));
+            self.change(|state, _| release(state, pods::uid(&reservation.metadata)));
             self.book.notes().remove(pods::uid(&reservation.metadata));
             return;
         }
@@ -117,7 +117,7 @@ impl Scheduler {
         let terms = match reservation.terms(priority) {
             Ok(terms) => terms,
             Err(problem) => {
-                self.release(uid);
+                self.while_current(reservation, |state| release(state, uid));
                 return Some(problem);
             }
         };
@@ -128,21 +128,31 @@ impl Scheduler {
             std::mem::replace(&mut note.generation, generation) == generation && generation.is_some()
         };
         if is_over(reservation, now) {
-            self.release(uid);
+            self.while_current(reservation, |state| release(state, uid));
         } else if !known {
-            self.change(|state, _| state.cluster.set_reservation(terms, &reservation.known_seats()));
+            self.while_current(reservation, |state| {
+                // Seats that wait do so as what they are from now on.
+                forget_waiting(state, uid);
+                state.cluster.set_reservation(terms, &reservation.known_seats())
+            });
         }
         None
     }
 
-    /// Nothing is held any more.
-    fn release(&self, uid: &str) {
+    /// Does something for a reservation unless it changed or went since it was read: its handler was here then, or comes.
+    fn while_current(&self, reservation: &Reservation, what: impl FnOnce(&mut State) -> Hints) {
+        let metadata = &reservation.metadata;
+        let mut stale = false;
         self.change(|state, _| {
-            for seat in state.cluster.waiting_seats(uid) {
-                state.queue.remove(seat.uid());
-            }
-            state.cluster.remove_reservation(uid)
+            let current = self.caches.reservations.get(&Key::of(metadata));
+            stale = current.is_none_or(|current| {
+                current.metadata.uid != metadata.uid || current.metadata.generation != metadata.generation
+            });
+            if stale { Hints::none() } else { what(state) }
         });
+        if stale {
+            self.book.notes().remove(pods::uid(metadata));
+        }
     }
 
     /// Whatever changed about seats is looked at soon.
@@ -228,6 +238,19 @@ impl Scheduler {
             Some(class) => Ok(Some(class.value.unwrap_or(0))),
             None => Err(format!("there is no PriorityClass {class:?} ({hint})")),
         })
+    }
+}
+
+/// Nothing is held any more.
+fn release(state: &mut State, uid: &str) -> Hints {
+    forget_waiting(state, uid);
+    state.cluster.remove_reservation(uid)
+}
+
+/// Seats that wait for room do so no more.
+fn forget_waiting(state: &mut State, uid: &str) {
+    for seat in state.cluster.waiting_seats(uid) {
+        state.queue.remove(seat.uid());
     }
 }
 

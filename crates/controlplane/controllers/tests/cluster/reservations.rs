@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use sampan_daemon::Supervisor;
 use sampan_planner::reservation::{CONSUMED, POLICY, Reservation, ReservationStatus};
 use serde_json::{Value, json};
@@ -137,6 +137,19 @@ async fn reservations_end_and_bad_ones_are_told_about() {
         stands(&cluster, "gang", "refused", |s| s.conditions.iter().any(|c| !c.message.is_empty())).await;
     assert_eq!((status.phase.as_str(), status.held.as_str()), ("Pending", "0/3"));
     assert!(status.conditions[0].message.contains("does not fit as a whole"), "{:?}", status.conditions);
+    // What is wanted changes while it waits: that is what is placed.
+    let api: Api<Reservation> = cluster.api("default");
+    let fewer = Patch::Merge(
+        json!({"spec": {"count": 2, "template": {"spec": {"resources": {"requests": {"cpu": "1"}}}}}}),
+    );
+    api.patch("gang", &PatchParams::default(), &fewer).await.unwrap();
+    let status = stands(&cluster, "gang", "held as it is now", |s| s.held == "2/2").await;
+    assert_eq!((seat(&status, 0), seat(&status, 1)), (("Available", "a", "1"), ("Available", "a", "1")));
+    let more = Patch::Merge(
+        json!({"spec": {"count": 3, "template": {"spec": {"resources": {"requests": {"cpu": "2"}}}}}}),
+    );
+    api.patch("gang", &PatchParams::default(), &more).await.unwrap();
+    stands(&cluster, "gang", "too large again", |s| s.held == "0/3").await;
     cluster.node("b", "2").await;
     stands(&cluster, "gang", "held", |s| s.held == "3/3" && s.phase == "Available").await;
     cluster.api::<Reservation>("default").delete("gang", &DeleteParams::default()).await.unwrap();
@@ -162,6 +175,11 @@ async fn reservations_end_and_bad_ones_are_told_about() {
             "nothing",
             json!({"template": {"spec": {"containers": [{"name": "c"}]}}}),
             "spec.template asks for nothing",
+        ),
+        (
+            "negative",
+            json!({"template": {"spec": {"resources": {"requests": {"cpu": "1", "memory": "-1Gi"}}}}}),
+            "spec.template asks for \"-1Gi\" of memory",
         ),
         ("odd", json!({"template": {"spec": {"containers": "many"}}}), "spec.template is no pod template"),
         (

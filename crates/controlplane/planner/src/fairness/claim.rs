@@ -27,6 +27,11 @@ pub enum Yield {
 }
 
 impl Claim {
+    /// How important the pod is.
+    pub fn priority(&self) -> i32 {
+        self.priority
+    }
+
     /// Whether it takes back what its queue is guaranteed.
     pub fn is_of_right(&self) -> bool {
         !self.within.is_empty() && self.reclaim == Reclaim::Any

@@ -1,7 +1,8 @@
 //! `reservations.sampan.io`, as the API serves it.
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,8 @@ use serde_json::{Value, json};
 use super::owners::Matcher;
 use super::{MOST_SEATS, ReservationStatus, Terms};
 use crate::fairness::seconds;
-use crate::pods;
 use crate::scheduler::{PodInfo, tolerates_taint};
+use crate::{pods, quantity};
 
 const API_VERSION: &str = "sampan.io/v1alpha1";
 const KIND: &str = "Reservation";
@@ -65,6 +66,20 @@ impl k8s_openapi::Metadata for Reservation {
     fn metadata_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
     }
+}
+
+/// Refuses amounts that are none: what is less than nothing would make room out of nothing.
+fn check_amounts(spec: &PodSpec) -> Result<(), String> {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let resources = containers.filter_map(|c| c.resources.as_ref()).chain(&spec.resources);
+    let lists = resources.flat_map(|r| r.requests.iter().chain(&r.limits)).chain(&spec.overhead);
+    for (name, Quantity(text)) in lists.flatten() {
+        let read = if name == "cpu" { quantity::milli } else { quantity::value };
+        if read(text).is_none_or(|amount| amount < 0) {
+            return Err(format!("spec.template asks for {text:?} of {name} (hint: 500m, 2, 4Gi)"));
+        }
+    }
+    Ok(())
 }
 
 /// What a reservation should be. Words that nobody knows are told in its conditions.
@@ -130,11 +145,9 @@ impl Reservation {
         Self { api_version: api_version(), kind: kind(), metadata, spec, status: None }
     }
 
-    /// The class of priority that its template names, when it says no number itself.
+    /// The class of priority that its template names.
     pub fn priority_class(&self) -> Option<&str> {
-        let spec = self.spec.template.get("spec")?;
-        let class = spec.get("priorityClassName")?.as_str().filter(|name| !name.is_empty())?;
-        spec.get("priority").is_none_or(Value::is_null).then_some(class)
+        self.spec.template.pointer("/spec/priorityClassName")?.as_str().filter(|name| !name.is_empty())
     }
 
     /// What it asks for, with the priority that its class stands for.
@@ -179,7 +192,11 @@ impl Reservation {
         spec.volumes = None;
         spec.node_name = None;
         spec.scheduling_group = None;
-        spec.priority = spec.priority.or(priority);
+        // Whoever wants to be important needs a class that says so, as for pods.
+        spec.priority = priority;
+        // A pod stays for a while where it tolerates a taint for a while; what is to stay is placed elsewhere.
+        spec.tolerations.iter_mut().for_each(|all| all.retain(|t| t.toleration_seconds.is_none()));
+        check_amounts(spec)?;
         if let Some(labels) = &mut pod.metadata.labels {
             labels.retain(|key, _| key != crate::scheduler::POD_GROUP);
         }

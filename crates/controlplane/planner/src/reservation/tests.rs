@@ -34,6 +34,11 @@ fn seats_are_written_and_read() {
 
 #[test]
 fn what_makes_no_sense_is_said() {
+    let asks = |name: &str, amount: &str| {
+        let mut requests = json!({"cpu": "1"});
+        requests[name] = json!(amount);
+        template(json!({"containers": [{"name": "c", "resources": {"requests": requests}}]}))
+    };
     let mut many = template(cpu());
     many["count"] = json!(1001);
     let mut soon = template(cpu());
@@ -47,6 +52,19 @@ fn what_makes_no_sense_is_said() {
         (template(json!({"containers": [{"name": "c", "image": "i"}]})), "spec.template asks for nothing"),
         (template(json!({"containers": 7})), "spec.template is no pod template"),
         (json!({"template": "odd"}), "spec.template asks for nothing"),
+        (asks("cpu", "-2"), "spec.template asks for \"-2\" of cpu"),
+        (asks("example.com/gpu", "many"), "spec.template asks for \"many\" of example.com/gpu"),
+        (
+            template(
+                json!({"containers": [{"name": "c"}], "overhead": {"memory": "-1Gi"}, "resources": {"requests": {"cpu": "1"}}}),
+            ),
+            "spec.template asks for \"-1Gi\" of memory",
+        ),
+        (
+            template(json!({"resources": {"requests": {"cpu": "1"}}, "containers": [], "initContainers": [
+                {"name": "i", "resources": {"limits": {"memory": "-1"}}}]})),
+            "spec.template asks for \"-1\" of memory",
+        ),
         (many, "spec.count is 1001 (hint: 1 to 1000)"),
         (soon, "spec.ttl is \"soon\""),
         (never, "spec.expires is \"never\""),
@@ -58,6 +76,13 @@ fn what_makes_no_sense_is_said() {
     }
     let terms = reservation(template(cpu())).terms(Some(9)).unwrap();
     assert_eq!((terms.count, terms.gang, terms.once, terms.template.priority()), (1, false, true, 9));
+    // How important it is, its class says alone.
+    let mut spec = cpu();
+    spec["priority"] = json!(2_000_000_000);
+    spec["priorityClassName"] = json!("low");
+    let low = reservation(template(spec));
+    assert_eq!((low.priority_class(), low.terms(Some(1)).unwrap().template.priority()), (Some("low"), 1));
+    assert_eq!(low.terms(None).unwrap().template.priority(), 0);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use super::gpu::Gpus;
 use super::labelsets::LabelSetId;
 use super::pod::{HostPort, PodInfo};
 use super::reasons;
+use super::seats::Reserved;
 use super::status::Status;
 use super::world::World;
 use crate::reservation::Policy;
@@ -223,29 +224,54 @@ pub(super) fn split(budgets: &Budgets, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodI
     (violating, others)
 }
 
-fn less_important(world: &World, node: usize, priority: i32) -> Vec<Arc<PodInfo>> {
-    // Whoever took a seat is as important as the seat: its room would be held for others of its kind all the same.
-    let shield = |pod: &PodInfo| pod.seat.as_ref().and_then(|seat| world.shields.get(&seat.uid).copied());
-    let spared = |pod: &PodInfo| shield(pod).is_some_and(|shield| shield >= priority);
+fn less_important(
+    world: &World,
+    reserved: Option<&Reserved>,
+    node: usize,
+    priority: i32,
+) -> Vec<Arc<PodInfo>> {
+    let spared =
+        |pod: &PodInfo| reserved.and_then(|r| r.shield(pod)).is_some_and(|shield| shield >= priority);
     let pods = world.nodes.pods[node].iter().filter(|p| p.shape.priority < priority && !spared(p));
     let mut pods: Vec<Arc<PodInfo>> = pods.cloned().collect();
     pods.sort_by(by_importance);
     pods
 }
 
+/// How the node's zones stand to the class when none of these pods has any part of them: their leaving changes nothing then.
+pub(super) fn zones_without<'a>(
+    class: &Class,
+    world: &World,
+    node: usize,
+    mut pods: impl Iterator<Item = &'a Arc<PodInfo>>,
+) -> Status {
+    match (&world.zones, &class.shape.zones) {
+        (Some(zones), Some(need))
+            if class.profile.filters.zones && pods.all(|pod| pod.shape.zones.is_none()) =>
+        {
+            zones.judge(&world.nodes.name[node], need)
+        }
+        _ => Status::OK,
+    }
+}
+
 /// The victims on a node for a pod that only the node itself keeps away.
 fn victims_on(
     class: &Class,
     world: &World,
-    budgets: &Budgets,
+    (budgets, reserved): (&Budgets, Option<&Reserved>),
     node: usize,
 ) -> Result<(Vec<Arc<PodInfo>>, usize), Outcome> {
     if !class.status(node).is_resolvable() {
         return Err(Outcome::NotHelpful);
     }
-    let potential = less_important(world, node, class.shape.priority);
+    let potential = less_important(world, reserved, node, class.shape.priority);
     if potential.is_empty() {
         return Err(Outcome::NoVictims);
+    }
+    let zones = zones_without(class, world, node, potential.iter());
+    if !zones.is_ok() {
+        return Err(Outcome::StillUnfit(zones));
     }
     let (violating, others) =
         if budgets.is_empty() { (Vec::new(), potential) } else { split(budgets, potential) };
@@ -272,7 +298,7 @@ fn victims_on(
 }
 
 impl Index {
-    fn sync(&mut self, class: &Class, world: &World, budgets: &Budgets) {
+    fn sync(&mut self, class: &Class, world: &World, spares: (&Budgets, Option<&Reserved>)) {
         let changed = world.log.since(self.seen_log).filter(|_| !self.outcomes.is_empty());
         let nodes: Vec<u32> = match changed.zip(world.spared.since(self.seen_spared)) {
             Some((mut nodes, spared)) => {
@@ -290,7 +316,7 @@ impl Index {
         for node in nodes {
             self.set(node, None);
             if world.nodes.live[node as usize] {
-                let outcome = match victims_on(class, world, budgets, node as usize) {
+                let outcome = match victims_on(class, world, spares, node as usize) {
                     Ok((victims, violations)) => Outcome::Costs(rank(&victims, violations)),
                     Err(outcome) => outcome,
                 };
@@ -449,17 +475,20 @@ impl Cluster {
     ) -> Result<Choice, String> {
         let pins = self.pins(pod);
         let budgets = std::mem::take(&mut self.budgets);
-        let (class, world) = self.needs_of(pod);
+        let (class, _) = self.needs_of(pod);
         if depends_on_others(class) {
             let found = self.try_candidates(pod, pins.map(|p| p.nodes), &budgets, (seed, filter));
             self.budgets = budgets;
             return found;
         }
+        let reserved = self.reserved.take();
+        let spares = (&budgets, reserved.as_deref());
+        let (class, world) = self.needs_of(pod);
         let allows = |node: usize| filter.is_none_or(|f| f(world.nodes.candidate(node)).is_ok());
         let found = match pins {
             Some(pins) => {
                 let costs = pins.nodes.iter().filter(|node| allows(**node)).filter_map(|node| {
-                    let (victims, violations) = victims_on(class, world, &budgets, *node).ok()?;
+                    let (victims, violations) = victims_on(class, world, spares, *node).ok()?;
                     Some((rank(&victims, violations), *node, victims, violations))
                 });
                 costs
@@ -469,9 +498,9 @@ impl Cluster {
             }
             None => {
                 let mut index = class.preemption.take().unwrap_or_default();
-                index.sync(class, world, &budgets);
+                index.sync(class, world, spares);
                 let best = index.order.iter().map(|(_, node)| *node as usize).find(|node| allows(*node));
-                let found = match best.map(|node| (node, victims_on(class, world, &budgets, node))) {
+                let found = match best.map(|node| (node, victims_on(class, world, spares, node))) {
                     Some((node, Ok((victims, violations)))) => Ok((node, victims, violations)),
                     _ => Err(index.refusal(class, world)),
                 };
@@ -479,6 +508,7 @@ impl Cluster {
                 found
             }
         };
+        self.reserved = reserved;
         self.budgets = budgets;
         found
     }
@@ -508,7 +538,7 @@ impl Cluster {
         let (mut found, mut no_victims) = (0, 0);
         for at in 0..candidates.len() {
             let node = candidates[(offset + at) % candidates.len()];
-            let potential = less_important(&self.world, node, pod.shape.priority);
+            let potential = less_important(&self.world, self.reserved.as_deref(), node, pod.shape.priority);
             if potential.is_empty() {
                 no_victims += 1;
                 continue;

@@ -12,6 +12,7 @@ use super::class::Class;
 use super::cluster::{Cluster, NodeFilter};
 use super::pod::PodInfo;
 use super::preempt::{self, Budgets, Choice, Rank, Room, by_importance, refusal, split};
+use super::seats::Reserved;
 use super::world::World;
 use crate::fairness::{Claim, Tenants, Yield};
 
@@ -128,10 +129,22 @@ fn victims(trial: &mut impl Trial, potential: &Potential) -> Option<(Vec<Arc<Pod
     Some((gone, violations))
 }
 
+/// Whether a pod could leave for the claim, and why: who took a seat is not less important than the seat.
+fn yields(tenants: &Tenants, reserved: Option<&Reserved>, claim: &Claim, pod: &PodInfo) -> Option<Yield> {
+    let shield = || reserved.and_then(|reserved| reserved.shield(pod));
+    let why = tenants.yields(claim, pod)?;
+    (why != Yield::Preempted || shield().is_none_or(|shield| shield < claim.priority())).then_some(why)
+}
+
 /// Who could leave a node for the claim, the least deserving first.
-fn potential(tenants: &Tenants, claim: &Claim, budgets: &Budgets, pods: &[Arc<PodInfo>]) -> Potential {
+fn potential(
+    tenants: &Tenants,
+    reserved: Option<&Reserved>,
+    (claim, budgets): (&Claim, &Budgets),
+    pods: &[Arc<PodInfo>],
+) -> Potential {
     let mut able: Vec<Arc<PodInfo>> =
-        pods.iter().filter(|p| tenants.yields(claim, p).is_some()).cloned().collect();
+        pods.iter().filter(|p| yields(tenants, reserved, claim, p).is_some()).cloned().collect();
     able.sort_by(by_importance);
     let (violating, others) = if budgets.is_empty() { (Vec::new(), able) } else { split(budgets, able) };
     let spared = violating.into_iter().filter(|p| tenants.yields(claim, p) == Some(Yield::Preempted));
@@ -153,13 +166,16 @@ impl Scan<'_> {
         &self,
         class: &Class,
         world: &World,
-        tenants: &mut Tenants,
+        (tenants, reserved): (&mut Tenants, Option<&Reserved>),
         node: usize,
     ) -> Result<(Vec<Arc<PodInfo>>, usize), bool> {
         let on: Vec<&Arc<PodInfo>> = world.nodes.pods[node].iter().collect();
-        let potential = potential(tenants, self.claim, self.budgets, &world.nodes.pods[node]);
+        let potential = potential(tenants, reserved, (self.claim, self.budgets), &world.nodes.pods[node]);
         if potential.is_empty() {
             return Err(false);
+        }
+        if !preempt::zones_without(class, world, node, potential.iter().map(|(pod, _)| pod)).is_ok() {
+            return Err(true);
         }
         let room = Room::new(class, world, node);
         let (pod, claim) = (self.pod, self.claim);
@@ -206,16 +222,18 @@ impl Cluster {
 
     fn sketch_nodes(&mut self, scan: &Scan<'_>, nodes: &[usize]) -> (Vec<(Cost, Choice)>, usize, usize) {
         let Some(mut tenants) = self.tenants.take() else { return (Vec::new(), 0, 0) };
+        let reserved = self.reserved.take();
         let (class, world) = self.needs_of(scan.pod);
         let (mut found, mut no_victims, mut unfit) = (Vec::new(), 0, 0);
         for node in nodes {
-            match scan.sketch(class, world, &mut tenants, *node) {
+            match scan.sketch(class, world, (&mut tenants, reserved.as_deref()), *node) {
                 Ok((victims, violations)) => found.push((*node, victims, violations)),
                 Err(false) => no_victims += 1,
                 Err(true) => unfit += 1,
             }
         }
         self.tenants = Some(tenants);
+        self.reserved = reserved;
         let costed = found.into_iter().map(|choice| (self.cost(scan.claim, &choice), choice));
         (costed.collect(), no_victims, unfit)
     }
@@ -236,7 +254,9 @@ impl Cluster {
             }
             let node = nodes[(offset + at) % nodes.len()];
             let Some(tenants) = &self.tenants else { break };
-            let potential = potential(tenants, scan.claim, scan.budgets, &self.world.nodes.pods[node]);
+            let spares = (scan.claim, scan.budgets);
+            let potential =
+                potential(tenants, self.reserved.as_deref(), spares, &self.world.nodes.pods[node]);
             if potential.is_empty() {
                 no_victims += 1;
                 continue;
@@ -299,7 +319,8 @@ impl Cluster {
         let mut mates: Vec<Arc<PodInfo>> =
             self.pods.values().map(|bound| &bound.pod).filter(of_broken).cloned().collect();
         mates.sort_by(by_importance);
-        if mates.iter().any(|mate| tenants.yields(claim, mate).is_none()) {
+        let reserved = self.reserved.as_deref();
+        if mates.iter().any(|mate| yields(tenants, reserved, claim, mate).is_none()) {
             return None;
         }
         victims.extend(mates);

@@ -33,6 +33,8 @@ pub(super) struct Reserved {
     changed: BTreeSet<Box<str>>,
     /// What leaves is merely tried out: seats do not grow into its room meanwhile.
     frozen: bool,
+    /// Seats that may have to grow once that is over.
+    stale: BTreeSet<Seat>,
 }
 
 #[derive(Debug)]
@@ -152,8 +154,18 @@ impl Reserved {
         index: u32,
         node: &'a str,
     ) -> impl Iterator<Item = &'a Arc<PodInfo>> {
+        let held = self.all.get(uid);
         let all = self.consumers.get(&(Box::from(uid), index)).into_iter().flatten();
-        all.filter(move |pod| *pod.node == *node)
+        // Whoever says that it took a seat must be one that may take it.
+        all.filter(move |pod| *pod.node == *node && held.is_some_and(|held| held.terms.is_for(pod)))
+    }
+
+    /// The priority of the seat that a pod took: it is as important as that, at least, since its room would be held for others
+    /// of its kind all the same.
+    pub(super) fn shield(&self, pod: &PodInfo) -> Option<i32> {
+        let (held, replica) = self.replica(pod.seat.as_ref()?)?;
+        let there = replica.node.as_deref() == Some(&*pod.node);
+        (there && held.terms.is_for(pod)).then(|| held.terms.template.priority())
     }
 
     /// What stands for a seat on its node, as things are, and with a further owner.
@@ -187,12 +199,13 @@ impl Cluster {
         let uid = terms.uid.clone();
         let count = terms.count as usize;
         let before = reserved.all.remove(&uid);
+        let moved =
+            before.as_ref().map(|held| (held.seats.len(), held.terms.template.shape != terms.template.shape));
         reserved.forget(&uid);
         for namespace in terms.namespaces() {
             reserved.of_namespace.entry(namespace.into()).or_default().insert(uid.clone());
         }
         reserved.changed.insert(uid.clone());
-        self.world.shields.insert(uid.clone(), terms.template.priority());
         let mut seats = match before {
             // Room for something else is no room for this.
             Some(held) if held.terms.template.shape == terms.template.shape => held.seats,
@@ -215,12 +228,19 @@ impl Cluster {
         let beyond = seats.split_off(count.min(seats.len()));
         beyond.into_iter().filter_map(|seat| seat.left).for_each(|left| self.lift(&left.uid));
         seats.resize(count, Replica::default());
+        // Nor is room kept any more for seats that are not what they were.
+        let (had, anew) = moved.unwrap_or_default();
+        for index in if anew { 0 } else { count }..had {
+            let seat = terms.seat(u32::try_from(index).unwrap_or(u32::MAX));
+            self.withdraw(&seat.key());
+        }
         if let Some(reserved) = &mut self.reserved {
             reserved.all.insert(uid.clone(), Held { terms: Arc::new(terms), seats });
         }
         for index in 0..u32::try_from(count).unwrap_or(0) {
             self.refresh_seat_of(&uid, index);
         }
+        self.respare(&uid);
         Hints::RESERVATION.union(Hints::POD_GONE)
     }
 
@@ -229,7 +249,7 @@ impl Cluster {
         let Some(reserved) = &mut self.reserved else { return Hints::none() };
         let Some(held) = reserved.all.remove(uid) else { return Hints::none() };
         reserved.forget(uid);
-        self.world.shields.remove(uid);
+        self.respare(uid);
         for index in 0..held.seats.len() {
             let seat = held.terms.seat(u32::try_from(index).unwrap_or(u32::MAX));
             self.withdraw(&seat.key());
@@ -321,6 +341,7 @@ impl Cluster {
             undo.push(Undo::Place(Arc::new(before.with_devices(&devices))));
         }
         self.refresh_seat(seat);
+        self.respare_node(&node);
         Hints::POD_GONE
     }
 
@@ -336,6 +357,26 @@ impl Cluster {
             undo.push(Undo::Remove(pod.uid.clone()));
         }
         self.refresh_seat(seat);
+        self.respare_node(&pod.node);
+    }
+
+    /// The node of a seat.
+    pub(super) fn seat_node(&self, seat: &Seat) -> Option<&str> {
+        self.reserved.as_ref()?.replica(seat)?.1.node.as_deref()
+    }
+
+    /// Whoever took seats of a reservation may have to leave for others than before.
+    fn respare(&mut self, uid: &str) {
+        let Some(reserved) = &self.reserved else { return };
+        let pods = reserved.consumers.iter().filter(|((of, _), _)| **of == *uid).flat_map(|(_, pods)| pods);
+        let nodes: BTreeSet<Box<str>> = pods.map(|pod| pod.node.clone()).collect();
+        nodes.iter().for_each(|node| self.respare_node(node));
+    }
+
+    fn respare_node(&mut self, node: &str) {
+        if let Some(slot) = self.world.nodes.find_live(node) {
+            self.world.spared.push(slot, self.world.nodes.slots());
+        }
     }
 
     /// The seat that is counted under that uid.
@@ -379,8 +420,11 @@ impl Cluster {
             reserved.consumers.remove(&key);
         }
         reserved.changed.insert(seat.uid.clone());
-        if !reserved.frozen {
+        // Room that is taken is taken off the seat at once, or it would be counted twice.
+        if add || !reserved.frozen {
             self.refresh_seat(seat);
+        } else {
+            reserved.stale.insert((**seat).clone());
         }
         if self.reserved.as_ref().is_some_and(|r| r.all.is_empty() && r.consumers.is_empty()) {
             self.reserved = None;
@@ -438,6 +482,9 @@ impl Cluster {
         let before = freeze(self, true);
         let result = what(self);
         freeze(self, before);
+        if !before && let Some(reserved) = &mut self.reserved {
+            std::mem::take(&mut reserved.stale).iter().for_each(|seat| self.refresh_seat(seat));
+        }
         result
     }
 
@@ -506,13 +553,15 @@ impl Cluster {
         seats: &[(Seat, usize)],
         what: impl FnOnce(&mut Self) -> T,
     ) -> T {
+        let mut before = Vec::with_capacity(seats.len());
         for (seat, slot) in seats {
             let taken = pod.clone().on(&self.world.nodes.name[*slot]);
             let stand_in = self.reserved.as_ref().and_then(|r| r.stand_in(seat, Some(&taken)));
+            before.push((seat, self.pods.get(&seat.key()).map(|bound| (*bound.pod).clone())));
             self.stand(seat, stand_in);
         }
         let result = what(self);
-        seats.iter().for_each(|(seat, _)| self.refresh_seat(seat));
+        before.into_iter().for_each(|(seat, before)| self.stand(seat, before));
         result
     }
 

@@ -1,5 +1,7 @@
 //! Queues of tenants over a cluster: who is next, and who may have what. Without queues none of it costs anything.
 
+use std::sync::Arc;
+
 use super::cluster::Cluster;
 use super::pod::PodInfo;
 use super::preempt::Preemption;
@@ -89,8 +91,11 @@ impl Cluster {
             plan.victims.iter().for_each(|victim| tenants.doom(victim, true));
         }
         // Of whoever took a seat the seat goes, too, or it would be held for the next of its kind.
-        let seats = plan.victims.iter().filter_map(|victim| victim.seat.as_ref().or(victim.holds.as_ref()));
-        for seat in seats.cloned().collect::<Vec<_>>() {
+        let seat = |victim: &Arc<PodInfo>| {
+            let seat = victim.seat.as_ref().or(victim.holds.as_ref())?;
+            (self.seat_node(seat) == Some(&*victim.node)).then(|| seat.clone())
+        };
+        for seat in plan.victims.iter().filter_map(seat).collect::<Vec<_>>() {
             self.vacate_seat(&seat);
         }
     }

@@ -1,6 +1,6 @@
 //! The state of the cluster that classes read, and the log of what changed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::interpod::Namespaces;
 use super::labelsets::{LabelSets, Terms};
@@ -56,8 +56,6 @@ pub(super) struct World {
     pub zones: Option<Box<Zones>>,
     /// The nodes with pods whose budget changed: where anything fits does not hang on that, only who may be made to go.
     pub spared: Log,
-    /// The priorities of reservations: who took a seat is as important as the seat, at least.
-    pub shields: HashMap<Box<str>, i32>,
     /// Changes when every class must start over.
     pub epoch: u64,
 }

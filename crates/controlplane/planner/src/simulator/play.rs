@@ -138,7 +138,8 @@ impl Play {
         }
         for (at, reservation) in &scenario.reservations {
             // What makes no sense holds nothing: see [`Scenario::settle`].
-            let Ok(terms) = reservation.terms(None) else { continue };
+            let priority = reservation.status.as_ref().and_then(|status| status.priority);
+            let Ok(terms) = reservation.terms(priority) else { continue };
             let began = pods::created(&reservation.metadata);
             let lasts =
                 reservation.expiry().ok().flatten().map(|end| end.duration_since(began).as_secs_f64());
@@ -180,6 +181,9 @@ impl Play {
             }
             Event::Change(change) => self.change(now, *change),
             Event::Reserve(terms) => {
+                for seat in self.cluster.waiting_seats(&terms.uid) {
+                    self.queue.remove(seat.uid());
+                }
                 let hints = self.cluster.set_reservation(*terms, &[]);
                 self.wake(now, hints);
             }

@@ -98,6 +98,10 @@ fn nobody_is_preempted_where_the_pod_would_be_refused_and_a_report_wakes_it() {
     let info = PodInfo::of(&waits);
     assert!(cluster.preempt(&info, 1, None).unwrap_err().contains("not helpful"));
     assert!(cluster.would_fit(&info).unwrap_err().intersects(Hints::NODE_TOPOLOGY));
+    // Nor where there is too little room as well, when nobody who could leave has any part of a zone.
+    cluster.upsert_pod(&bound(pod("large", "6", json!({})), "large", "a"));
+    assert!(cluster.preempt(&info, 1, None).unwrap_err().contains("cannot align pod"));
+    cluster.remove_pod("large");
     let told = cluster.explain(&info, None);
     assert_eq!(told.refusals[0].reason, "cannot align pod");
     assert!(told.refusals[0].remedy.contains("TopologyAffinityError"), "{told:?}");

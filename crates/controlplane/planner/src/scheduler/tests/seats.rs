@@ -20,9 +20,12 @@ fn terms(name: &str, cpu: &str, more: Value) -> Terms {
         "allocateOnce": false,
     });
     super::merge(&mut spec, more);
+    // What its class stands for.
+    let priority =
+        spec["template"]["spec"]["priority"].as_i64().map(|priority| i32::try_from(priority).unwrap());
     let reservation = json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": spec});
     let reservation: Reservation = serde_json::from_value(reservation).unwrap();
-    reservation.terms(None).unwrap()
+    reservation.terms(priority).unwrap()
 }
 
 /// Gives every seat that waits a node, if there is one.
@@ -206,6 +209,93 @@ fn the_important_make_seats_and_their_owners_give_way_and_others_do_not() {
     cluster.upsert_pod(&bound(of_app("small", "4", "x", json!({})), "small", "a"));
     let seat = cluster.waiting_seats("web").remove(0);
     assert_eq!(cluster.preempt(&seat, 1, None).unwrap().victims[0].name(), "small");
+}
+
+/// A pod on a node that says that it took a seat.
+fn claims(name: &str, cpu: &str, app: &str, node: &str, uid: &str) -> Pod {
+    let seat = Seat { uid: uid.into(), index: 0, namespace: "default".into(), name: uid.into() };
+    let said = json!({"metadata": {"annotations": {CONSUMED: seat.to_string()}}});
+    bound(of_app(name, cpu, app, said), name, node)
+}
+
+#[test]
+fn who_merely_says_that_it_took_a_seat_has_nothing_of_it() {
+    let template = json!({"template": {"spec": {"priority": 100}}});
+    let mut cluster = cluster(&[node("a", "4", json!({})), node("b", "4", json!({}))]);
+    cluster.set_reservation(terms("web", "2", template), &[]);
+    place(&mut cluster, "web");
+    let on = cluster.seats("web")[0].node.clone().unwrap().to_string();
+    let off = if on == "a" { "b" } else { "a" };
+    cluster.upsert_pod(&claims("forged", "2", "x", &on, "web"));
+    cluster.upsert_pod(&claims("elsewhere", "4", "web", off, "web"));
+    assert_eq!((used(&cluster, &on), left(&cluster, "web")), (4000, vec![2000]), "nobody took any of it");
+    let on_it = json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": on}}});
+    let mid = PodInfo::of(&with_priority(of_app("mid", "2", "x", on_it), 50));
+    let plan = cluster.preempt(&mid, 1, None).unwrap();
+    assert_eq!((plan.victims.len(), plan.victims[0].name()), (1, "forged"));
+    let large = with_priority(of_app("large", "4", "x", json!({})), 50);
+    let large = PodInfo::of(&large);
+    let plan = cluster.preempt(&large, 1, None).unwrap();
+    assert_eq!((plan.node.as_str(), plan.victims[0].name()), (off, "elsewhere"));
+    cluster.promise(&large, &plan);
+    assert_eq!(cluster.seats("web")[0].node.as_deref(), Some(&*on), "that seat is not on the victim's node");
+    // Whoever may take it is spared again, as important as the seat, and no more once the seat is less important.
+    cluster.remove_pod("forged");
+    cluster.upsert_pod(&claims("owner", "2", "web", &on, "web"));
+    assert_eq!(left(&cluster, "web"), [0]);
+    cluster.upsert_pod(&bound(with_priority(of_app("rest", "2", "x", json!({})), 90), "rest", &on));
+    assert!(cluster.preempt(&mid, 1, None).is_err());
+    cluster.remove_reservation("web");
+    assert_eq!(cluster.preempt(&mid, 1, None).unwrap().victims[0].name(), "owner");
+}
+
+#[test]
+fn what_is_tried_in_vain_leaves_seats_as_they_were() {
+    let place_of = |zone: &str| json!({"metadata": {"labels": {"zone": zone}}});
+    let mut objects = Objects::default();
+    let mut cluster = Cluster::new();
+    for (name, zone) in [("a", "1"), ("b", "2")] {
+        let node = node(name, "4", place_of(zone));
+        cluster.upsert_node(&node);
+        objects.nodes.insert(name.to_owned(), node);
+    }
+    let pinned = json!({"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "a"}}}});
+    let terms = terms("web", "3", pinned);
+    cluster.set_reservation(terms.clone(), &[]);
+    objects.terms.insert("web".to_owned(), terms);
+    place(&mut cluster, "web");
+    come(&mut objects, &mut cluster, of_app("owner", "1", "web", json!({})), (&mut 0, &mut 0));
+    assert_eq!((used(&cluster, "a"), left(&cluster, "web")), (3000, vec![2000]));
+    let spread = json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "x"}}}]}});
+    let vain = with_priority(of_app("vain", "5", "x", spread.clone()), 100);
+    let fine = with_priority(of_app("fine", "4", "x", spread), 100);
+    for random in 0..8 {
+        let _ = cluster.preempt(&PodInfo::of(&fine), random, None);
+        let refused = cluster.preempt(&PodInfo::of(&vain), random, None);
+        assert!(refused.is_err(), "{refused:?}");
+        assert_eq!((used(&cluster, "a"), left(&cluster, "web")), (3000, vec![2000]));
+        objects.check(&cluster, &mut Random::new(random), "what was tried in vain");
+    }
+}
+
+#[test]
+fn no_room_is_kept_for_seats_that_are_not_what_they_were() {
+    let template = json!({"template": {"spec": {"priority": 100}}});
+    let mut cluster = cluster(&[node("a", "4", json!({}))]);
+    cluster.upsert_pod(&bound(of_app("small", "4", "x", json!({})), "small", "a"));
+    cluster.set_reservation(terms("web", "4", template), &[]);
+    let seat = cluster.waiting_seats("web").remove(0);
+    let plan = cluster.preempt(&seat, 1, None).unwrap();
+    cluster.promise(&seat, &plan);
+    assert_eq!(cluster.nominated_node(seat.uid()), Some("a"));
+    cluster.set_reservation(
+        terms("web", "4", json!({"template": {"spec": {"priority": 100}}, "ttl": "2h"})),
+        &[],
+    );
+    assert_eq!(cluster.nominated_node(seat.uid()), Some("a"), "the same");
+    cluster.set_reservation(terms("web", "2", json!({})), &[]);
+    assert_eq!(cluster.nominated_node(seat.uid()), None);
 }
 
 #[test]

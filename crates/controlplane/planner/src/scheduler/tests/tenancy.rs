@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{bound, merge, node, pod};
 use crate::fairness::QUEUE;
 use crate::random::Random;
+use crate::reservation::{CONSUMED, Reservation};
 use crate::scheduler::{Budget, Cluster, GroupName, GroupPolicy, Hints, PodInfo, Preemption, Queue};
 use crate::selector::{Requirement, Selector};
 
@@ -80,6 +81,28 @@ fn a_guarantee_guards_against_the_important_of_others_and_not_of_its_own() {
     let critical =
         PodInfo::of(&pod("s", "1", of("kube-system", json!({"spec": {"priority": 2_000_000_000}}))));
     assert!(plan(&mut cluster, &critical).is_ok());
+}
+
+#[test]
+fn who_took_a_seat_is_as_important_as_the_seat_among_tenants_too() {
+    let mut cluster = full(json!({}), json!({}));
+    let spec = json!({"template": {"spec": {"resources": {"requests": {"cpu": "1"}}}}, "owners": [{}], "allocateOnce": false});
+    let r = json!({"metadata": {"name": "r", "namespace": "a", "uid": "r"}, "spec": spec});
+    let r: Reservation = serde_json::from_value(r).unwrap();
+    cluster.remove_pod("a7");
+    cluster.set_reservation(r.terms(Some(100)).unwrap(), &[]);
+    let seat = cluster.waiting_seats("r").remove(0);
+    let placement = cluster.schedule(&seat, 1).unwrap();
+    cluster.assume_placed(seat, &placement);
+    let said = json!({"metadata": {"annotations": {CONSUMED: "a/r/0/r"}}});
+    let owner = of("a", json!({"status": {"startTime": "2026-01-01T00:00:09Z"}}));
+    let mut extra = owner.clone();
+    merge(&mut extra, said);
+    cluster.upsert_pod(&bound(pod("owner", "1", extra), "owner", &placement.node));
+    let mid = PodInfo::of(&pod("m", "1", of("a", json!({"spec": {"priority": 50}}))));
+    assert_eq!(plan(&mut cluster, &mid).unwrap().1, ["a6"], "the youngest but the owner");
+    let high = PodInfo::of(&pod("h", "1", of("a", json!({"spec": {"priority": 200}}))));
+    assert_eq!(plan(&mut cluster, &high).unwrap().1, ["owner"]);
 }
 
 #[test]

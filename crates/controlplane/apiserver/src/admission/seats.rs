@@ -1,0 +1,25 @@
+//! Seats of reservations: that a pod took one is said where it is bound, and nowhere else.
+
+use sampan_api::status::Status;
+use serde_json::Value;
+
+use super::{Operation, Review};
+use crate::subresource::binding::SEAT;
+
+fn seat(object: &Value) -> Option<&Value> {
+    object.get("metadata")?.get("annotations")?.get(SEAT)
+}
+
+/// Refuses pods that say themselves that they took a seat: they would have others' room, and be spared for it.
+pub(crate) fn check(review: &Review<'_>) -> Result<(), Status> {
+    let before = match review.operation {
+        Operation::Create if review.subresource.is_empty() => None,
+        Operation::Update => review.old.and_then(seat),
+        _ => return Ok(()),
+    };
+    if seat(&review.object) == before {
+        return Ok(());
+    }
+    let hint = "hint: leave it out; sampan.io/reservation names a reservation to use";
+    Err(review.forbidden(format!("the annotation {SEAT} is set by the binding of the pod alone ({hint})")))
+}
