@@ -22,7 +22,7 @@ async fn until<T, F: Future<Output = Result<T, String>>>(what: &str, mut check: 
     loop {
         match check().await {
             Ok(found) => return found,
-            Err(why) if start.elapsed() > Duration::from_secs(90) => {
+            Err(why) if start.elapsed() > Duration::from_secs(180) => {
                 panic!("waited too long for {what}: {why}")
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
