@@ -31,7 +31,7 @@ use crate::selector::Labels;
 use amounts::{Dims, Vector};
 pub use claim::{Claim, Yield};
 pub(crate) use object::seconds;
-pub use object::{QueueCondition, QueueSpec, QueueStatus, TenantQueue, conditions};
+pub use object::{QueueSpec, QueueStatus, TenantQueue, conditions};
 pub use share::Standing;
 pub use tree::{Problem, Reclaim};
 use tree::{Queue, Tree};

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::pods;
 
-pub use object::{InstanceType, TypeCondition, TypeStatus};
+pub use object::{InstanceType, TypeStatus};
 pub use sampan_api::instancetype::Shape as InstanceShape;
 
 /// The annotation of a node that says what was put there because of its type: that, and nothing else, is taken away again.

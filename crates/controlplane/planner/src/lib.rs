@@ -15,6 +15,7 @@
 //! - [`usage`]: what is really used, its peaks, and what is foreseen.
 //! - [`zones`]: how fast silent nodes are emptied.
 //! - [`election`]: who leads when several want to. [`ipam`]: which part of the pods' network a node gets.
+//! - [`object`]: what the kinds that are defined here have in common.
 //! - [`selector`] and [`quantity`]: the two small languages that all of them read.
 
 pub mod autoscaler;
@@ -24,6 +25,7 @@ pub mod fairness;
 pub mod instances;
 pub mod ipam;
 pub mod numa;
+pub mod object;
 pub mod overcommit;
 pub mod packing;
 pub mod pods;

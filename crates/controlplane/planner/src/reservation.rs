@@ -16,7 +16,7 @@ use std::fmt;
 pub use object::{Owner, OwnerReference, Reservation, ReservationSpec};
 pub(crate) use owners::Maker;
 pub use owners::{Policy, Wish};
-pub use status::{Facts, ReservationCondition, ReservationStatus, SeatOwner, SeatStatus};
+pub use status::{Facts, ReservationStatus, SeatOwner, SeatStatus};
 
 use crate::scheduler::PodInfo;
 

@@ -4,7 +4,8 @@
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, ServiceAccount};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use sampan_planner::fairness::{QUEUE, QueueCondition, TenantQueue};
+use sampan_planner::fairness::{QUEUE, TenantQueue};
+use sampan_planner::object::Condition;
 use serde_json::{Value, json};
 
 use crate::scheduling::pod;
@@ -29,7 +30,7 @@ async fn tenant(cluster: &Cluster, name: &str) {
     cluster.until("its ServiceAccount", || async { accounts.get_opt("default").await.unwrap() }).await;
 }
 
-async fn condition(cluster: &Cluster, name: &str, kind: &str, reason: &str) -> QueueCondition {
+async fn condition(cluster: &Cluster, name: &str, kind: &str, reason: &str) -> Condition {
     let what = format!("{kind} of {name}: {reason}");
     cluster
         .until(&what, || async {

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::share::{self, Standing};
-
-const API_VERSION: &str = "sampan.io/v1alpha1";
-const KIND: &str = "TenantQueue";
+use crate::object::{Condition, object};
 
 /// A queue of a tenant, or of several.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,34 +28,7 @@ pub struct TenantQueue {
     pub status: Option<QueueStatus>,
 }
 
-fn api_version() -> String {
-    API_VERSION.to_owned()
-}
-
-fn kind() -> String {
-    KIND.to_owned()
-}
-
-impl k8s_openapi::Resource for TenantQueue {
-    const API_VERSION: &'static str = API_VERSION;
-    const GROUP: &'static str = "sampan.io";
-    const KIND: &'static str = KIND;
-    const VERSION: &'static str = "v1alpha1";
-    const URL_PATH_SEGMENT: &'static str = "tenantqueues";
-    type Scope = ClusterResourceScope;
-}
-
-impl k8s_openapi::Metadata for TenantQueue {
-    type Ty = ObjectMeta;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+object!(TenantQueue: "sampan.io", "v1alpha1", "TenantQueue", "tenantqueues", ClusterResourceScope);
 
 /// What a queue should be. Words that nobody knows are told in its conditions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -122,24 +92,7 @@ pub struct QueueStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// What is right and wrong.
-    pub conditions: Vec<QueueCondition>,
-}
-
-/// A condition.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct QueueCondition {
-    /// Which.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// `True` or `False`.
-    pub status: String,
-    /// In one word.
-    pub reason: String,
-    /// In a sentence.
-    pub message: String,
-    /// Since when.
-    pub last_transition_time: String,
+    pub conditions: Vec<Condition>,
 }
 
 fn percent(part: f64) -> String {
@@ -216,7 +169,7 @@ impl TenantQueue {
 }
 
 /// The conditions of a queue that stands so.
-pub fn conditions(old: &[QueueCondition], standing: &Standing, now: Timestamp) -> Vec<QueueCondition> {
+pub fn conditions(old: &[Condition], standing: &Standing, now: Timestamp) -> Vec<Condition> {
     let ready = match (&standing.problem, standing.contested.as_slice()) {
         (Some((reason, message)), _) => (false, *reason, message.clone()),
         (None, []) => (true, "Ready", String::new()),
@@ -236,18 +189,7 @@ pub fn conditions(old: &[QueueCondition], standing: &Standing, now: Timestamp) -
         (false, "Served", String::new())
     };
     let all = [("Ready", ready), ("GuaranteeBacked", backed), ("Starving", starving)];
-    let condition = |(kind, (state, reason, message)): (&str, (bool, &str, String))| {
-        let status = if state { "True" } else { "False" };
-        let since = old.iter().find(|c| c.kind == kind && c.status == status);
-        QueueCondition {
-            kind: kind.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message,
-            last_transition_time: since.map_or_else(|| now.to_string(), |c| c.last_transition_time.clone()),
-        }
-    };
-    all.into_iter().map(condition).collect()
+    all.into_iter().map(|(kind, what)| Condition::after(old, kind, what, now)).collect()
 }
 
 #[cfg(test)]

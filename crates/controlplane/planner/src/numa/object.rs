@@ -1,12 +1,10 @@
 //! `noderesourcetopologies.topology.node.k8s.io`, in which nodes say what their zones have.
 
-use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-const API_VERSION: &str = "topology.node.k8s.io/v1alpha2";
-const KIND: &str = "NodeResourceTopology";
+use crate::object::object;
 
 /// What the zones of a node have; it bears the node's name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,13 +27,7 @@ pub struct NodeTopology {
     pub attributes: Vec<Attribute>,
 }
 
-fn api_version() -> String {
-    API_VERSION.to_owned()
-}
-
-fn kind() -> String {
-    KIND.to_owned()
-}
+object!(NodeTopology: "topology.node.k8s.io", "v1alpha2", "NodeResourceTopology", "noderesourcetopologies", ClusterResourceScope);
 
 impl NodeTopology {
     /// Of the node of that name, with nothing in it.
@@ -58,27 +50,6 @@ impl NodeTopology {
             .iter()
             .find(|attribute| attribute.name == name)
             .map(|attribute| attribute.value.as_str())
-    }
-}
-
-impl k8s_openapi::Resource for NodeTopology {
-    const API_VERSION: &'static str = API_VERSION;
-    const GROUP: &'static str = "topology.node.k8s.io";
-    const KIND: &'static str = KIND;
-    const VERSION: &'static str = "v1alpha2";
-    const URL_PATH_SEGMENT: &'static str = "noderesourcetopologies";
-    type Scope = ClusterResourceScope;
-}
-
-impl k8s_openapi::Metadata for NodeTopology {
-    type Ty = ObjectMeta;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
     }
 }
 

@@ -1,6 +1,5 @@
 //! `reservations.sampan.io`, as the API serves it.
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -11,11 +10,10 @@ use serde_json::{Value, json};
 use super::owners::Matcher;
 use super::{MOST_SEATS, ReservationStatus, Terms};
 use crate::fairness::seconds;
+use crate::object::object;
 use crate::scheduler::{PodInfo, tolerates_taint};
 use crate::{pods, quantity};
 
-const API_VERSION: &str = "sampan.io/v1alpha1";
-const KIND: &str = "Reservation";
 /// Taints of nodes that are out of order, perhaps for a moment.
 const OUTAGES: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 /// Seconds.
@@ -39,34 +37,7 @@ pub struct Reservation {
     pub status: Option<ReservationStatus>,
 }
 
-fn api_version() -> String {
-    API_VERSION.to_owned()
-}
-
-fn kind() -> String {
-    KIND.to_owned()
-}
-
-impl k8s_openapi::Resource for Reservation {
-    const API_VERSION: &'static str = API_VERSION;
-    const GROUP: &'static str = "sampan.io";
-    const KIND: &'static str = KIND;
-    const VERSION: &'static str = "v1alpha1";
-    const URL_PATH_SEGMENT: &'static str = "reservations";
-    type Scope = NamespaceResourceScope;
-}
-
-impl k8s_openapi::Metadata for Reservation {
-    type Ty = ObjectMeta;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+object!(Reservation: "sampan.io", "v1alpha1", "Reservation", "reservations", NamespaceResourceScope);
 
 /// Refuses amounts that are none: what is less than nothing would make room out of nothing.
 fn check_amounts(spec: &PodSpec) -> Result<(), String> {

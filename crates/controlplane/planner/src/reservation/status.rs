@@ -8,6 +8,7 @@ use sampan_api::quantity::Quantity as Amount;
 use serde::{Deserialize, Serialize};
 
 use super::Reservation;
+use crate::object::Condition;
 use crate::scheduler::{Resources, SeatView, gpu};
 
 /// How a reservation stands.
@@ -35,7 +36,7 @@ pub struct ReservationStatus {
     /// Each seat.
     pub seats: Vec<SeatStatus>,
     /// What is right and wrong.
-    pub conditions: Vec<ReservationCondition>,
+    pub conditions: Vec<Condition>,
 }
 
 /// One seat.
@@ -70,23 +71,6 @@ pub struct SeatOwner {
     pub name: String,
     /// Its uid.
     pub uid: String,
-}
-
-/// A condition.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ReservationCondition {
-    /// Which.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// `True` or `False`.
-    pub status: String,
-    /// In one word.
-    pub reason: String,
-    /// In a sentence.
-    pub message: String,
-    /// Since when.
-    pub last_transition_time: String,
 }
 
 /// What a status is made of.
@@ -161,15 +145,14 @@ impl Reservation {
             () => "Available",
         };
         let ready = match (phase, &facts.problem, &facts.waiting) {
-            (_, Some(problem), _) => ("False", "Invalid", problem.clone()),
-            ("Pending", _, Some(why)) => ("False", "Unschedulable", why.clone()),
-            ("Pending", ..) => ("False", "Scheduling", String::new()),
-            ("Expired", ..) => ("False", "Expired", "its time is over".to_owned()),
-            ("Succeeded", ..) => ("True", "Succeeded", String::new()),
-            _ => ("True", "Held", String::new()),
+            (_, Some(problem), _) => (false, "Invalid", problem.clone()),
+            ("Pending", _, Some(why)) => (false, "Unschedulable", why.clone()),
+            ("Pending", ..) => (false, "Scheduling", String::new()),
+            ("Expired", ..) => (false, "Expired", "its time is over".to_owned()),
+            ("Succeeded", ..) => (true, "Succeeded", String::new()),
+            _ => (true, "Held", String::new()),
         };
         let consumers: usize = seats.iter().map(|seat| seat.owners.len()).sum();
-        let since = old.conditions.iter().find(|c| c.kind == "Scheduled" && c.status == ready.0);
         let expiry = self.expiry().ok().flatten();
         let new = ReservationStatus {
             phase: phase.to_owned(),
@@ -179,14 +162,7 @@ impl Reservation {
             priority: facts.priority,
             template: Some(self.template_mark()),
             observed_generation: self.metadata.generation,
-            conditions: vec![ReservationCondition {
-                kind: "Scheduled".to_owned(),
-                status: ready.0.to_owned(),
-                reason: ready.1.to_owned(),
-                message: ready.2,
-                last_transition_time: since
-                    .map_or_else(|| now.to_string(), |c| c.last_transition_time.clone()),
-            }],
+            conditions: vec![Condition::after(&old.conditions, "Scheduled", ready, now)],
             seats,
         };
         (self.status.as_ref() != Some(&new)).then_some(new)
