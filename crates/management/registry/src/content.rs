@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub(crate) mod apart;
+pub(crate) mod bits;
 pub(crate) mod deflate;
 pub(crate) mod hot;
 pub(crate) mod pack;

@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::{
     content::{
         apart::Apart,
-        deflate::{again, blocks::Writer, guess::WINDOW},
+        bits::Writer,
+        deflate::{again, guess::WINDOW},
         recipe::{Part, Recipe},
         zstandard::Writing,
     },

@@ -3,8 +3,10 @@
 //! Nothing is asked of the compressor: blocks and tokens are read as they are ([`blocks`]), and tokens are written down as
 //! the errors of a guess ([`guess`]). How good the guess is decides only how much there is to write down.
 
-use blocks::{Block, Kind, LITERAL, Token, Writer};
+use blocks::{Block, Kind, LITERAL, Token};
 use guess::{Corrected, Errors, FAMILIES, read_number, write_number};
+
+use super::bits::Writer;
 
 pub(crate) mod blocks;
 pub(crate) mod guess;

@@ -6,7 +6,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::{StreamExt, stream};
 
 use super::{
-    deflate::{again, blocks::Writer, guess::WINDOW},
+    bits::Writer,
+    deflate::{again, guess::WINDOW},
     recipe::{Chunk, Lane, Part, Recipe},
     zstandard::Writing,
 };

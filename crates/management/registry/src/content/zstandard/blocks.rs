@@ -1,6 +1,7 @@
 //! Blocks of Zstandard (RFC 8878, section 3.1.1.2) as sequences, read and written bit for bit.
 
-use super::entropy::{Backward, Forward, Fse, Huffman};
+use super::entropy::{Backward, Fse, Huffman};
+use crate::content::bits::Writer;
 use crate::content::deflate::guess::{read_number, write_number};
 
 /// Plain bytes of a block at most.
@@ -72,38 +73,23 @@ pub(crate) struct Codes {
 }
 
 /// Begin and bits of each code.
-const LITERALS: [(u32, u8); 36] = {
-    let mut all = [(0, 0); 36];
-    let mut at = 0;
-    while at < 16 {
-        all[at] = (at as u32, 0);
-        at += 1;
-    }
-    let bits = [1, 1, 1, 1, 2, 2, 3, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
-    let mut base = 16;
-    while at < 36 {
-        all[at] = (base, bits[at - 16]);
-        base += 1 << bits[at - 16];
-        at += 1;
-    }
-    all
-};
-const LENGTHS: [(u32, u8); 53] = {
-    let mut all = [(0, 0); 53];
-    let mut at = 0;
-    while at < 32 {
-        all[at] = (at as u32 + 3, 0);
-        at += 1;
-    }
-    let bits = [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
-    let mut base = 35;
-    while at < 53 {
-        all[at] = (base, bits[at - 32]);
-        base += 1 << bits[at - 32];
+const LITERALS: [(u32, u8); 36] =
+    codes(0, [1, 1, 1, 1, 2, 2, 3, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
+const LENGTHS: [(u32, u8); 53] =
+    codes(3, [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
+
+/// From `first` on: codes of one value each, then those with so many bits.
+const fn codes<const ALL: usize, const WIDE: usize>(first: u32, bits: [u8; WIDE]) -> [(u32, u8); ALL] {
+    let mut all = [(0, 0); ALL];
+    let (mut at, mut begin) = (0, first);
+    while at < ALL {
+        let bits = if at < ALL - WIDE { 0 } else { bits[at + WIDE - ALL] };
+        all[at] = (begin, bits);
+        begin += 1 << bits;
         at += 1;
     }
     all
-};
+}
 
 /// Largest logarithm of a table, number of symbols, and the table that needs no description.
 const KINDS: [(u32, usize, u32, &[i16]); 3] = [
@@ -419,7 +405,7 @@ fn write_literals(code: &Huffman, literals: &[u8], single: bool) -> Option<Vec<u
 
 fn write_sequences(block: &Compressed, codes: &Codes, sequences: &[Sequence]) -> Option<Vec<u8>> {
     let [Some(literals), Some(offsets), Some(lengths)] = &codes.sequences else { return None };
-    let mut to = Forward::default();
+    let mut to = Writer::default();
     let mut states: Option<[usize; 3]> = None;
     for sequence in sequences.iter().rev() {
         let symbols = [
@@ -451,7 +437,7 @@ fn write_sequences(block: &Compressed, codes: &Codes, sequences: &[Sequence]) ->
     lengths.end(length, &mut to);
     offsets.end(offset, &mut to);
     literals.end(count, &mut to);
-    Some(to.finish())
+    Some(to.marked())
 }
 
 /// Write down what [`read_note`] reads.

@@ -1,5 +1,7 @@
 //! The two entropy codes of Zstandard (RFC 8878, section 4), read and written bit for bit.
 
+use crate::content::bits::Writer;
+
 /// Reads bits from the end of a stream towards its beginning, below the bit that marks the end.
 pub(crate) struct Backward<'a> {
     input: &'a [u8],
@@ -45,33 +47,11 @@ impl<'a> Backward<'a> {
     }
 }
 
-/// Writes bits, the lowest first; the last of them is marked by a one.
-#[derive(Debug, Default)]
-pub(crate) struct Forward {
-    out: Vec<u8>,
-    hold: u64,
-    count: u32,
-}
-
-impl Forward {
-    /// At most 32 bits.
-    pub(crate) fn put(&mut self, value: usize, count: u32) {
-        self.hold |= (value as u64) << self.count;
-        self.count += count;
-        if self.count >= 32 {
-            self.out.extend_from_slice(&(self.hold as u32).to_le_bytes());
-            self.hold >>= 32;
-            self.count -= 32;
-        }
-    }
-
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+impl Writer {
+    /// All of it, with a one that marks the last bit.
+    pub(crate) fn marked(mut self) -> Vec<u8> {
         self.put(1, 1);
-        while self.count > 0 {
-            self.out.push(self.hold as u8);
-            self.hold >>= 8;
-            self.count = self.count.saturating_sub(8);
-        }
+        self.end();
         self.out
     }
 }
@@ -214,7 +194,7 @@ impl Fse {
     }
 
     /// The state from which reading comes to `after`, and what is read on the way.
-    pub(crate) fn before(&self, symbol: u8, after: usize, to: &mut Forward) -> Option<usize> {
+    pub(crate) fn before(&self, symbol: u8, after: usize, to: &mut Writer) -> Option<usize> {
         let places = self.places.get(usize::from(symbol)).filter(|places| !places.is_empty())?;
         let whole = after + self.states.len();
         let mut bits = whole.ilog2() - places.len().ilog2();
@@ -227,7 +207,7 @@ impl Fse {
     }
 
     /// Write a state down as it is.
-    pub(crate) fn end(&self, state: usize, to: &mut Forward) {
+    pub(crate) fn end(&self, state: usize, to: &mut Writer) {
         to.put(state, self.log);
     }
 }
@@ -290,7 +270,7 @@ impl Huffman {
     }
 
     pub(crate) fn encode(&self, literals: &[u8]) -> Option<Vec<u8>> {
-        let mut to = Forward::default();
+        let mut to = Writer::default();
         for literal in literals.iter().rev() {
             let (code, bits) = self.codes[usize::from(*literal)];
             if bits == 0 {
@@ -298,7 +278,7 @@ impl Huffman {
             }
             to.put(usize::from(code), u32::from(bits));
         }
-        Some(to.finish())
+        Some(to.marked())
     }
 }
 
