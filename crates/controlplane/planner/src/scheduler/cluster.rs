@@ -698,7 +698,8 @@ impl Cluster {
 
     /// The same of some nodes.
     pub(super) fn pins_among(&self, pod: &PodInfo, among: Option<&[usize]>) -> Option<Pins> {
-        let (own, Some(among)) = (self.pins(pod), among) else { return self.pins(pod) };
+        let own = self.pins(pod);
+        let Some(among) = among else { return own };
         let may = |slot: &&usize| own.as_ref().is_none_or(|own| own.nodes.contains(slot));
         let mut nodes: Vec<usize> = among.iter().filter(may).copied().collect();
         nodes.sort_unstable();
