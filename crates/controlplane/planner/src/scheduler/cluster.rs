@@ -541,10 +541,9 @@ impl Cluster {
         if held.is_some() {
             self.withdraw(&pod.uid);
         }
-        let result = match (self.schedule_owner(pod, seed, (filter, bonus)), self.admit(pod)) {
-            (Some(decided), _) => decided,
-            (None, Ok(())) => self.decide(pod, kept, seed, (filter, bonus), None),
-            (None, Err(wait)) => Err(Unschedulable::queued(self.len(), wait)),
+        let result = match self.schedule_owner(pod, seed, (filter, bonus)) {
+            Some(decided) => decided,
+            None => self.decide(pod, kept, seed, (filter, bonus), None),
         };
         if let (Some(held), Some(slot)) = (held, kept) {
             let name = self.world.nodes.name[slot].clone();
@@ -565,6 +564,9 @@ impl Cluster {
         (filter, bonus): (Option<NodeFilter<'_>>, Option<Bonus<'_>>),
         among: Option<&[usize]>,
     ) -> Result<Placement, Unschedulable> {
+        if let Err(wait) = self.admit(pod) {
+            return Err(Unschedulable::queued(self.len(), wait));
+        }
         let pins = self.pins_among(pod, among);
         if !self.classes.knows(&pod.shape) {
             // Whether it fits at all is likely known from pods like it, and then nobody has to look at every node.

@@ -576,9 +576,8 @@ impl Cluster {
         let mut refusal = None;
         for part in self.parts_for(pod) {
             let slots: Vec<usize> = part.iter().map(|(_, slot)| *slot).collect();
-            let found = self.as_taken(pod, &part, |cluster| match cluster.admit(pod) {
-                Ok(()) => cluster.decide(pod, None, seed, (filter, bonus), Some(&slots)),
-                Err(wait) => Err(Unschedulable::queued(cluster.len(), wait)),
+            let found = self.as_taken(pod, &part, |cluster| {
+                cluster.decide(pod, None, seed, (filter, bonus), Some(&slots))
             });
             match found {
                 Ok(mut placement) => {
