@@ -13,7 +13,7 @@ mod tests;
 
 use std::fmt;
 
-pub use object::{Owner, OwnerReference, Reservation, ReservationSpec};
+pub use object::{Owner, OwnerReference, Reservation, ReservationSpec, leaves_at};
 pub(crate) use owners::Maker;
 pub use owners::{Policy, Wish};
 pub use status::{Facts, ReservationStatus, SeatOwner, SeatStatus};

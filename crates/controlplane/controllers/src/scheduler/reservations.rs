@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use sampan_daemon::clock;
 use sampan_planner::pods;
-use sampan_planner::reservation::{CONSUMED, Facts, Reservation, Seat, Terms};
+use sampan_planner::reservation::{CONSUMED, Facts, Reservation, Seat, Terms, leaves_at};
 use sampan_planner::scheduler::Hints;
 use serde_json::json;
 
@@ -114,22 +114,28 @@ impl Scheduler {
     fn take_over(&self, reservation: &Reservation, priority: Option<i32>, now: Timestamp) -> Option<String> {
         let uid = pods::uid(&reservation.metadata);
         let generation = reservation.metadata.generation;
-        let terms = match reservation.terms(priority) {
-            Ok(terms) => terms,
+        let read = {
+            // Whoever comes meanwhile finds it known.
+            let mut notes = self.book.notes();
+            let known = notes.get(uid).and_then(|note| note.generation);
+            let known = known.is_some() && known == generation;
+            let read = if known { Ok(None) } else { reservation.terms(priority).map(Some) };
+            if read.is_ok() {
+                let note = notes.entry(uid.into()).or_default();
+                (note.priority, note.generation) = (priority, generation);
+            }
+            read
+        };
+        let new = match read {
+            Ok(new) => new,
             Err(problem) => {
                 self.while_current(reservation, |state| release(state, uid));
                 return Some(problem);
             }
         };
-        let known = {
-            let mut notes = self.book.notes();
-            let note = notes.entry(uid.into()).or_default();
-            note.priority = priority;
-            std::mem::replace(&mut note.generation, generation) == generation && generation.is_some()
-        };
         if is_over(reservation, now) {
             self.while_current(reservation, |state| release(state, uid));
-        } else if !known {
+        } else if let Some(terms) = new {
             self.while_current(reservation, |state| {
                 // Seats that wait do so as what they are from now on.
                 forget_waiting(state, uid);
@@ -174,6 +180,7 @@ impl Scheduler {
     fn tend_seats(&self, reservation: &Reservation, terms: &Terms, now: Timestamp) -> Option<Timestamp> {
         let uid = &*terms.uid;
         let seats = { self.lock().cluster.seats(uid) };
+        let tolerations = reservation.tolerations();
         let (mut spent, mut lost, mut next) = (Vec::new(), Vec::new(), None::<Timestamp>);
         for view in seats.iter().filter(|view| !view.done) {
             let Some(name) = &view.node else { continue };
@@ -188,7 +195,7 @@ impl Scheduler {
             }
             match self.caches.nodes.get(&Key::new("", name)) {
                 None => lost.push((seat, format!("node {name} is gone"))),
-                Some(node) => match reservation.leaves_at(&node, now) {
+                Some(node) => match leaves_at(&tolerations, &node, now) {
                     Some(at) if at <= now => lost.push((seat, format!("node {name} is lost or tainted"))),
                     Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
                     None => {}

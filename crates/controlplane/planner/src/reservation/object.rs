@@ -53,6 +53,23 @@ fn check_amounts(spec: &PodSpec) -> Result<(), String> {
     Ok(())
 }
 
+/// When a seat on that node is lost because of its taints, if it is: as a pod with these tolerations would have to leave it.
+pub fn leaves_at(tolerations: &[Toleration], node: &Node, now: Timestamp) -> Option<Timestamp> {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let leaves = |taint: &Taint| {
+        let since = taint.time_added.as_ref().map_or(now, |at| at.0);
+        let mut tolerating = tolerations.iter().filter(|t| tolerates_taint(t, taint)).peekable();
+        let seconds = match tolerating.peek() {
+            // As the API server has pods tolerate it.
+            None if OUTAGES.contains(&taint.key.as_str()) => PATIENCE,
+            None => 0,
+            Some(_) => tolerating.map(|t| t.toleration_seconds.unwrap_or(i64::MAX)).min()?,
+        };
+        since.checked_add(SignedDuration::from_secs(seconds.max(0))).ok()
+    };
+    taints.filter(|taint| taint.effect == "NoExecute").filter_map(leaves).min()
+}
+
 /// What a reservation should be. Words that nobody knows are told in its conditions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -205,23 +222,10 @@ impl Reservation {
         Ok(ends)
     }
 
-    /// When a seat on that node is lost because of its taints, if it is: as a pod of the template would have to leave it.
-    pub fn leaves_at(&self, node: &Node, now: Timestamp) -> Option<Timestamp> {
+    /// The taints that a pod of the template tolerates.
+    pub fn tolerations(&self) -> Vec<Toleration> {
         let tolerations = self.spec.template.pointer("/spec/tolerations").cloned().unwrap_or_default();
-        let tolerations: Vec<Toleration> = serde_json::from_value(tolerations).unwrap_or_default();
-        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-        let leaves = |taint: &Taint| {
-            let since = taint.time_added.as_ref().map_or(now, |at| at.0);
-            let mut tolerating = tolerations.iter().filter(|t| tolerates_taint(t, taint)).peekable();
-            let seconds = match tolerating.peek() {
-                // As the API server has pods tolerate it.
-                None if OUTAGES.contains(&taint.key.as_str()) => PATIENCE,
-                None => 0,
-                Some(_) => tolerating.map(|t| t.toleration_seconds.unwrap_or(i64::MAX)).min()?,
-            };
-            since.checked_add(SignedDuration::from_secs(seconds.max(0))).ok()
-        };
-        taints.filter(|taint| taint.effect == "NoExecute").filter_map(leaves).min()
+        serde_json::from_value(tolerations).unwrap_or_default()
     }
 
     /// By which a template is known again: seats of another one are not held any more.

@@ -114,7 +114,7 @@ fn a_seat_leaves_a_node_as_a_pod_would() {
         reservation(template(spec))
     };
     let at = |r: &Reservation, key: &str, effect: &str| {
-        r.leaves_at(&taint(key, effect), now).map(|at| at.duration_since(now).as_secs())
+        leaves_at(&r.tolerations(), &taint(key, effect), now).map(|at| at.duration_since(now).as_secs())
     };
     let plain = reservation(template(cpu()));
     assert_eq!(at(&plain, "k", "NoExecute"), Some(-60));
