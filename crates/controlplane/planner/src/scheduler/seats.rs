@@ -441,11 +441,11 @@ impl Cluster {
     /// What stands for a seat follows what was taken of it.
     fn refresh_seat(&mut self, seat: &Seat) {
         let stand_in = self.reserved.as_ref().and_then(|reserved| reserved.stand_in(seat, None));
-        self.stand(seat, stand_in);
+        self.stand(seat, stand_in.map(Arc::new));
     }
 
     /// Puts that in a seat's place. Taking back steps does not need to know: it is worked out anew then.
-    fn stand(&mut self, seat: &Seat, stand_in: Option<PodInfo>) {
+    fn stand(&mut self, seat: &Seat, stand_in: Option<Arc<PodInfo>>) {
         let undo = self.undo.take();
         let key = seat.key();
         let same = match (&stand_in, self.pods.get(&key)) {
@@ -456,7 +456,7 @@ impl Cluster {
         if !same {
             self.take(&key);
             if let Some(stand_in) = stand_in {
-                self.put(Arc::new(stand_in));
+                self.put(stand_in);
             }
         }
         let left = self.pods.get(&key).map(|bound| bound.pod.clone());
@@ -554,11 +554,10 @@ impl Cluster {
         what: impl FnOnce(&mut Self) -> T,
     ) -> T {
         let mut before = Vec::with_capacity(seats.len());
-        for (seat, slot) in seats {
-            let taken = pod.clone().on(&self.world.nodes.name[*slot]);
-            let stand_in = self.reserved.as_ref().and_then(|r| r.stand_in(seat, Some(&taken)));
-            before.push((seat, self.pods.get(&seat.key()).map(|bound| (*bound.pod).clone())));
-            self.stand(seat, stand_in);
+        for (seat, _) in seats {
+            let stand_in = self.reserved.as_ref().and_then(|r| r.stand_in(seat, Some(pod)));
+            before.push((seat, self.pods.get(&seat.key()).map(|bound| bound.pod.clone())));
+            self.stand(seat, stand_in.map(Arc::new));
         }
         let result = what(self);
         before.into_iter().for_each(|(seat, before)| self.stand(seat, before));
