@@ -27,8 +27,8 @@ pub(super) struct Reserved {
     all: BTreeMap<Box<str>, Held>,
     /// The uids of reservations that pods of a namespace may use.
     of_namespace: HashMap<Box<str>, BTreeSet<Box<str>>>,
-    /// Pods that say that they took a seat, whether the reservation is known or not.
-    consumers: HashMap<(Box<str>, u32), Vec<Arc<PodInfo>>>,
+    /// Pods that say that they took a seat, whether the reservation is known or not: by its uid and the number of the seat.
+    consumers: HashMap<Box<str>, BTreeMap<u32, Vec<Arc<PodInfo>>>>,
     /// Reservations of which seats changed.
     changed: BTreeSet<Box<str>>,
     /// What leaves is merely tried out: seats do not grow into its room meanwhile.
@@ -155,7 +155,7 @@ impl Reserved {
         node: &'a str,
     ) -> impl Iterator<Item = &'a Arc<PodInfo>> {
         let held = self.all.get(uid);
-        let all = self.consumers.get(&(Box::from(uid), index)).into_iter().flatten();
+        let all = self.consumers.get(uid).and_then(|seats| seats.get(&index)).into_iter().flatten();
         // Whoever says that it took a seat must be one that may take it.
         all.filter(move |pod| *pod.node == *node && held.is_some_and(|held| held.terms.is_for(pod)))
     }
@@ -368,7 +368,7 @@ impl Cluster {
     /// Whoever took seats of a reservation may have to leave for others than before.
     fn respare(&mut self, uid: &str) {
         let Some(reserved) = &self.reserved else { return };
-        let pods = reserved.consumers.iter().filter(|((of, _), _)| **of == *uid).flat_map(|(_, pods)| pods);
+        let pods = reserved.consumers.get(uid).into_iter().flat_map(BTreeMap::values).flatten();
         let nodes: BTreeSet<Box<str>> = pods.map(|pod| pod.node.clone()).collect();
         nodes.iter().for_each(|node| self.respare_node(node));
     }
@@ -411,13 +411,16 @@ impl Cluster {
     pub(super) fn count_seat(&mut self, pod: &Arc<PodInfo>, add: bool) {
         let Some(seat) = &pod.seat else { return };
         let reserved = self.reserved.get_or_insert_default();
-        let key = (seat.uid.clone(), seat.index);
-        let consumers = reserved.consumers.entry(key.clone()).or_default();
+        let seats = reserved.consumers.entry(seat.uid.clone()).or_default();
+        let consumers = seats.entry(seat.index).or_default();
         consumers.retain(|other| other.uid != pod.uid);
         if add {
             consumers.push(pod.clone());
         } else if consumers.is_empty() {
-            reserved.consumers.remove(&key);
+            seats.remove(&seat.index);
+        }
+        if seats.is_empty() {
+            reserved.consumers.remove(&seat.uid);
         }
         reserved.changed.insert(seat.uid.clone());
         // Room that is taken is taken off the seat at once, or it would be counted twice.
@@ -510,14 +513,14 @@ impl Cluster {
             let Some(held) = reserved.all.get(uid).filter(|held| held.terms.is_for(pod)) else { continue };
             for (index, replica) in (0..).zip(&held.seats) {
                 let (Some(node), Some(left)) = (&replica.node, &replica.left) else { continue };
-                let taken = || reserved.consumers(uid, index, node).next().is_some();
-                if replica.done || (held.terms.once && taken()) {
+                let (left, asked) = (&left.shape.requests, &pod.shape.requests);
+                if replica.done || !helps(left, asked) {
                     continue;
                 }
-                let (left, asked) = (&left.shape.requests, &pod.shape.requests);
-                let Some(slot) = self.world.nodes.find_live(node).filter(|_| helps(left, asked)) else {
+                if held.terms.once && reserved.consumers(uid, index, node).next().is_some() {
                     continue;
-                };
+                }
+                let Some(slot) = self.world.nodes.find_live(node) else { continue };
                 let order = (!covers(left, asked), left.milli_cpu, left.memory);
                 found.push((order, held.terms.seat(index), slot));
             }
