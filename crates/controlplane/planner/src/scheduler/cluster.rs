@@ -229,14 +229,12 @@ impl Cluster {
         if let Some(seat) = self.seat_of(uid) {
             return self.vacate_seat(&seat);
         }
-        let Some(pod) = self.take(uid) else { return Hints::none() };
-        self.count_seat(&pod, false);
-        Hints::POD_GONE
+        if self.take(uid) { Hints::POD_GONE } else { Hints::none() }
     }
 
-    /// Takes a pod off its node, or what stands for a seat there.
-    pub(super) fn take(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
-        let bound = self.pods.remove(uid)?;
+    /// Takes a pod off its node, or what stands for a seat there; whether it was on any.
+    pub(super) fn take(&mut self, uid: &str) -> bool {
+        let Some(bound) = self.pods.remove(uid) else { return false };
         let slot = bound.node as usize;
         let pod = bound.pod;
         let nodes = &mut self.world.nodes;
@@ -276,10 +274,11 @@ impl Cluster {
         self.count_tenant(&pod, false);
         self.world.touch(slot);
         self.world.nodes.release(slot);
+        self.count_seat(&pod, false);
         if let Some(undo) = &mut self.undo {
-            undo.push(Undo::Place(pod.clone()));
+            undo.push(Undo::Place(pod));
         }
-        Some(pod)
+        true
     }
 
     pub(super) fn place(&mut self, pod: Arc<PodInfo>) {
@@ -288,12 +287,11 @@ impl Cluster {
         }
         self.remove_pod(&pod.uid);
         self.withdraw(&pod.uid);
-        let pod = self.put(pod);
-        self.count_seat(&pod, true);
+        self.put(pod);
     }
 
     /// Puts a pod on its node, or what stands for a seat there.
-    pub(super) fn put(&mut self, mut pod: Arc<PodInfo>) -> Arc<PodInfo> {
+    pub(super) fn put(&mut self, mut pod: Arc<PodInfo>) {
         let slot = self.world.nodes.slot(&pod.node);
         let inner = Arc::make_mut(&mut pod);
         inner.shape = self.classes.intern(&inner.shape);
@@ -327,7 +325,7 @@ impl Cluster {
         }
         let node = u32::try_from(slot).unwrap_or(u32::MAX);
         self.pods.insert(pod.uid.clone(), Bound { node, pod: pod.clone() });
-        pod
+        self.count_seat(&pod, true);
     }
 
     /// Tells profiles that pack which pods are usual. Otherwise they learn it from the pods that run.
