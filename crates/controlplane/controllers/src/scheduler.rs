@@ -477,8 +477,11 @@ impl Scheduler {
             // Unless the watch says otherwise meanwhile, the pod is where it was: nowhere.
             let freed = if bound { Hints::none() } else { state.cluster.remove_pod(uid) };
             if let Some(seat) = taken.popped.pod.holds() {
-                let waits = state.cluster.waiting_seats(&seat.uid).iter().any(|seat| seat.uid() == uid);
-                if waits { state.queue.put_back(&taken.popped, now) } else { drop(state.queue.remove(uid)) }
+                if state.cluster.seat_waits(seat) {
+                    state.queue.put_back(&taken.popped, now)
+                } else {
+                    drop(state.queue.remove(uid))
+                }
             } else if current.is_some_and(|pod| pods::uid(&pod.metadata) == uid && pods::active(&pod))
                 && !bound
             {

@@ -138,7 +138,7 @@ impl Scheduler {
         } else if let Some(terms) = new {
             self.while_current(reservation, |state| {
                 // Seats that wait do so as what they are from now on.
-                forget_waiting(state, uid);
+                state.cluster.unqueue_seats(&mut state.queue, uid);
                 state.cluster.set_reservation(terms, &reservation.known_seats())
             });
         }
@@ -213,13 +213,7 @@ impl Scheduler {
             for (seat, _) in &lost {
                 hints = hints.union(state.cluster.vacate_seat(seat));
             }
-            let waiting = state.cluster.waiting_seats(uid);
-            if waiting.iter().any(|seat| !state.queue.contains(seat.uid())) {
-                for mut seat in waiting {
-                    state.cluster.intern(&mut seat);
-                    state.queue.put(Arc::new(seat), false, now);
-                }
-            }
+            state.cluster.queue_seats(&mut state.queue, uid, now);
             hints
         });
         next
@@ -250,15 +244,8 @@ impl Scheduler {
 
 /// Nothing is held any more.
 fn release(state: &mut State, uid: &str) -> Hints {
-    forget_waiting(state, uid);
+    state.cluster.unqueue_seats(&mut state.queue, uid);
     state.cluster.remove_reservation(uid)
-}
-
-/// Seats that wait for room do so no more.
-fn forget_waiting(state: &mut State, uid: &str) {
-    for seat in state.cluster.waiting_seats(uid) {
-        state.queue.remove(seat.uid());
-    }
 }
 
 fn is_over(reservation: &Reservation, now: Timestamp) -> bool {

@@ -14,6 +14,7 @@ use super::choose::Judge;
 use super::cluster::{Bonus, Cluster, NodeFilter, Placement, Undo};
 use super::gpu::{GpuRequest, WHOLE};
 use super::pod::{GroupName, PodInfo, Shape};
+use super::queue::Queue;
 use super::reasons::{Hints, Unschedulable};
 use super::resources::Resources;
 use crate::reservation::{PREFIX, Policy, Seat, Terms};
@@ -50,6 +51,12 @@ struct Replica {
     done: bool,
     /// What stands for it on its node: nothing when all of it was taken.
     left: Option<Arc<PodInfo>>,
+}
+
+impl Replica {
+    fn waits(&self) -> bool {
+        self.node.is_none() && !self.done
+    }
 }
 
 /// A seat, to look at.
@@ -296,7 +303,7 @@ impl Cluster {
         let Some(held) = self.reserved.as_ref().and_then(|reserved| reserved.all.get(uid)) else {
             return Vec::new();
         };
-        let open = (0..).zip(&held.seats).filter(|(_, seat)| seat.node.is_none() && !seat.done);
+        let open = (0..).zip(&held.seats).filter(|(_, seat)| seat.waits());
         let mut all: Vec<PodInfo> =
             open.map(|(index, _)| waiting(&held.terms, Arc::new(held.terms.seat(index)))).collect();
         if held.terms.gang && all.len() > 1 {
@@ -311,6 +318,31 @@ impl Cluster {
             all.iter_mut().for_each(|seat| seat.shape = shape.clone());
         }
         all
+    }
+
+    /// Seats of a reservation that have no node are put into the queue, unless all of them are there.
+    pub fn queue_seats(&mut self, queue: &mut Queue, uid: &str, now: u64) {
+        let seats = self.waiting_seats(uid);
+        if seats.iter().all(|seat| queue.contains(seat.uid())) {
+            return;
+        }
+        for mut seat in seats {
+            self.intern(&mut seat);
+            queue.put(Arc::new(seat), false, now);
+        }
+    }
+
+    /// Seats of a reservation that wait for a node do so no more.
+    pub fn unqueue_seats(&self, queue: &mut Queue, uid: &str) {
+        for seat in self.waiting_seats(uid) {
+            queue.remove(seat.uid());
+        }
+    }
+
+    /// Whether a seat has no node, and is to have one.
+    pub fn seat_waits(&self, seat: &Seat) -> bool {
+        let replica = self.reserved.as_ref().and_then(|reserved| reserved.replica(seat));
+        replica.is_some_and(|(_, replica)| replica.waits())
     }
 
     /// A seat was used up: what is left of it is everybody's. Returns what that may help.

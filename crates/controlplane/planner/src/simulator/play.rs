@@ -181,16 +181,12 @@ impl Play {
             }
             Event::Change(change) => self.change(now, *change),
             Event::Reserve(terms) => {
-                for seat in self.cluster.waiting_seats(&terms.uid) {
-                    self.queue.remove(seat.uid());
-                }
+                self.cluster.unqueue_seats(&mut self.queue, &terms.uid);
                 let hints = self.cluster.set_reservation(*terms, &[]);
                 self.wake(now, hints);
             }
             Event::Release(uid) => {
-                for seat in self.cluster.waiting_seats(&uid) {
-                    self.queue.remove(seat.uid());
-                }
+                self.cluster.unqueue_seats(&mut self.queue, &uid);
                 let hints = self.cluster.remove_reservation(&uid);
                 self.wake(now, hints);
             }
@@ -201,14 +197,7 @@ impl Play {
     /// Seats that lost their room, or never had any, are to be placed.
     fn seek_seats(&mut self, now: f64) {
         for terms in self.cluster.changed_reservations() {
-            let seats = self.cluster.waiting_seats(&terms.uid);
-            if seats.iter().all(|seat| self.queue.contains(seat.uid())) {
-                continue;
-            }
-            for mut seat in seats {
-                self.cluster.intern(&mut seat);
-                self.queue.put(Arc::new(seat), false, millis(now));
-            }
+            self.cluster.queue_seats(&mut self.queue, &terms.uid, millis(now));
         }
     }
 
