@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::Client;
 use sampan_daemon::clock;
 use sampan_planner::pods;
-use sampan_planner::scheduler::tolerates_taint;
+use sampan_planner::scheduler::patience;
 
 use crate::apis;
 use crate::cache::{Caches, on_node};
@@ -57,16 +57,6 @@ fn no_execute(node: &Node) -> Vec<Taint> {
     taints.filter(|t| t.effect == "NoExecute").cloned().collect()
 }
 
-/// How long a pod may stay with one taint: `None` for ever, zero not at all.
-fn patience(tolerations: &[Toleration], taint: &Taint) -> Option<Duration> {
-    let tolerating: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates_taint(t, taint)).collect();
-    if tolerating.is_empty() {
-        return Some(Duration::ZERO);
-    }
-    let seconds = tolerating.iter().filter_map(|t| t.toleration_seconds).min()?;
-    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
-}
-
 impl Reconciler for Evictions {
     type Key = Key;
 
@@ -82,10 +72,10 @@ impl Reconciler for Evictions {
         let now = clock::now();
         let mut soonest: Option<Duration> = None;
         for taint in no_execute(&node) {
-            let Some(patience) = patience(&tolerations, &taint) else { continue };
+            let Some(seconds) = patience(&tolerations, &taint, 0) else { continue };
             let since = taint.time_added.as_ref().map_or(now, |t| t.0);
             let spent = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-            let left = patience.saturating_sub(spent);
+            let left = Duration::from_secs(seconds).saturating_sub(spent);
             soonest = Some(soonest.map_or(left, |soonest| soonest.min(left)));
         }
         if soonest != Some(Duration::ZERO) {

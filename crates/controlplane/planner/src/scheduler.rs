@@ -62,7 +62,7 @@ pub use queue::{Patience, Popped, Queue};
 pub use reasons::{Hints, Unschedulable};
 pub use resources::{Resources, pod_requests};
 pub use seats::SeatView;
-pub use taints::tolerates_taint;
+pub use taints::{patience, tolerates_taint};
 pub use view::{Candidate, NodeView};
 
 pub(crate) use affinity::{NodeTerm, node_terms};

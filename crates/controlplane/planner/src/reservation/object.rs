@@ -1,5 +1,7 @@
 //! `reservations.sampan.io`, as the API serves it.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -11,13 +13,13 @@ use super::owners::Matcher;
 use super::{MOST_SEATS, ReservationStatus, Terms};
 use crate::fairness::seconds;
 use crate::object::object;
-use crate::scheduler::{PodInfo, tolerates_taint};
+use crate::scheduler::{PodInfo, patience};
 use crate::{pods, quantity};
 
 /// Taints of nodes that are out of order, perhaps for a moment.
 const OUTAGES: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 /// Seconds.
-const PATIENCE: i64 = 300;
+const PATIENCE: u64 = 300;
 
 /// Room that is held for pods to come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,14 +60,10 @@ pub fn leaves_at(tolerations: &[Toleration], node: &Node, now: Timestamp) -> Opt
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     let leaves = |taint: &Taint| {
         let since = taint.time_added.as_ref().map_or(now, |at| at.0);
-        let mut tolerating = tolerations.iter().filter(|t| tolerates_taint(t, taint)).peekable();
-        let seconds = match tolerating.peek() {
-            // As the API server has pods tolerate it.
-            None if OUTAGES.contains(&taint.key.as_str()) => PATIENCE,
-            None => 0,
-            Some(_) => tolerating.map(|t| t.toleration_seconds.unwrap_or(i64::MAX)).min()?,
-        };
-        since.checked_add(SignedDuration::from_secs(seconds.max(0))).ok()
+        // As the API server has pods tolerate it.
+        let untolerated = if OUTAGES.contains(&taint.key.as_str()) { PATIENCE } else { 0 };
+        let seconds = patience(tolerations, taint, untolerated)?;
+        since.checked_add(Duration::from_secs(seconds)).ok()
     };
     taints.filter(|taint| taint.effect == "NoExecute").filter_map(leaves).min()
 }

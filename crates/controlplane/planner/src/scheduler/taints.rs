@@ -131,3 +131,14 @@ pub fn tolerates_taint(toleration: &Toleration, taint: &Taint) -> bool {
     let value = taint.value.as_deref().unwrap_or_default();
     Tolerates::new(toleration).covers(&taint.key, value, &taint.effect)
 }
+
+/// So many seconds who has these tolerations may stay beside that taint, for ever if nothing; `untolerated` when none of them
+/// covers it.
+pub fn patience(tolerations: &[Toleration], taint: &Taint, untolerated: u64) -> Option<u64> {
+    let mut tolerating = tolerations.iter().filter(|t| tolerates_taint(t, taint)).peekable();
+    if tolerating.peek().is_none() {
+        return Some(untolerated);
+    }
+    let seconds = tolerating.filter_map(|t| t.toleration_seconds).min()?;
+    Some(u64::try_from(seconds).unwrap_or(0))
+}
