@@ -1,6 +1,7 @@
 //! Clients in the shapes that controllers use.
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
@@ -57,6 +58,23 @@ where
     let api: Api<K> = namespaced(client, &key.namespace);
     let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
     result.map(drop).during(|| format!("patching the status of {} {key}", K::kind(&())))
+}
+
+/// A merge patch of the status of exactly this object, not of a namesake that followed it; the cache learns of it at once.
+pub(crate) async fn merge_status<K>(
+    api: &Api<K>,
+    cache: &Informer<K>,
+    meta: &ObjectMeta,
+    status: &(impl Serialize + Sync),
+) -> Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let key = Key::of(meta);
+    let patch = json!({"metadata": {"uid": meta.uid}, "status": status});
+    let result = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    cache.absorb(result.during(|| format!("writing the status of {} {key}", K::kind(&())))?);
+    Ok(())
 }
 
 /// Replaces the status of an object in a namespace; its resourceVersion guards against races, and the cache

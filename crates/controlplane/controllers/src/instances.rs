@@ -152,12 +152,8 @@ impl Instances {
         for condition in status.conditions.iter().filter(|c| c.status != "True" && was_ready) {
             self.events.warning(&*kind, &condition.reason, condition.message.clone());
         }
-        let patch = json!({"metadata": {"uid": kind.metadata.uid}, "status": status});
-        let api = apis::cluster::<InstanceType>(&self.client);
-        let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-        let written = written.during(|| format!("writing the status of InstanceType {name}"))?;
-        self.caches.instance_types.absorb(written);
-        Ok(())
+        let api = apis::cluster(&self.client);
+        apis::merge_status(&api, &self.caches.instance_types, &kind.metadata, &status).await
     }
 }
 

@@ -298,7 +298,6 @@ impl Reservations {
     /// Writes the status when it changed, and says what that means.
     async fn tell(&self, reservation: &Reservation, facts: &Facts, now: Timestamp) -> Result<()> {
         let Some(status) = reservation.status_for(facts, now) else { return Ok(()) };
-        let key = Key::of(&reservation.metadata);
         let events = &self.scheduler.events;
         let before = reservation.status.clone().unwrap_or_default();
         let message = |status: &sampan_planner::reservation::ReservationStatus| {
@@ -321,22 +320,20 @@ impl Reservations {
             }
             _ => {}
         }
-        let mut patch = json!({"metadata": {"uid": reservation.metadata.uid}, "status": status});
+        let mut status = json!(status);
         // What is not said any more is to go.
         for gone in ["expiresAt", "priority", "observedGeneration"] {
-            if patch["status"].get(gone).is_none() {
-                patch["status"][gone] = serde_json::Value::Null;
+            if status.get(gone).is_none() {
+                status[gone] = serde_json::Value::Null;
             }
         }
-        let api = apis::namespaced::<Reservation>(&self.scheduler.queues_client, &key.namespace);
-        let params = kube::api::PatchParams::default();
-        let written = api.patch_status(&key.name, &params, &kube::api::Patch::Merge(&patch)).await;
-        match written.during(|| format!("writing the status of Reservation {key}")) {
-            Ok(written) => self.scheduler.caches.reservations.absorb(written),
+        let metadata = &reservation.metadata;
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let api = apis::namespaced(&self.scheduler.queues_client, namespace);
+        match apis::merge_status(&api, &self.scheduler.caches.reservations, metadata, &status).await {
             // It is gone, or another one by now: the watch will tell.
-            Err(error) if error.is_race() => {}
-            Err(error) => return Err(error),
+            Err(error) if error.is_race() => Ok(()),
+            other => other,
         }
-        Ok(())
     }
 }

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams};
 use sampan_daemon::clock;
 use sampan_planner::fairness::{QueueStatus, TenantQueue};
 use sampan_planner::pods;
 use sampan_planner::scheduler::Hints;
-use serde_json::json;
 
 use super::Scheduler;
 use crate::apis;
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::informer::{Change, Key};
 use crate::queue::Queue;
 use crate::worker::Reconciler;
@@ -89,15 +87,11 @@ impl Reconciler for Standings {
             let Some(queue) = scheduler.caches.tenant_queues.get(&key) else { continue };
             let Some(status) = queue.status_for(&standing, now) else { continue };
             self.tell(&queue, &status);
-            let api = apis::cluster::<TenantQueue>(&scheduler.queues_client);
-            let patch = json!({"metadata": {"uid": queue.metadata.uid}, "status": status});
-            let written =
-                api.patch_status(&standing.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
-            match written.during(|| format!("writing the status of TenantQueue {}", standing.name)) {
-                Ok(written) => scheduler.caches.tenant_queues.absorb(written),
+            let api = apis::cluster(&scheduler.queues_client);
+            match apis::merge_status(&api, &scheduler.caches.tenant_queues, &queue.metadata, &status).await {
                 // It is gone, or another one by now: the watch will tell.
                 Err(error) if error.is_race() => {}
-                Err(error) => return Err(error),
+                other => other?,
             }
         }
         Ok(None)
