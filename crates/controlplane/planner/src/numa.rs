@@ -14,6 +14,7 @@ mod report;
 mod tests;
 
 pub use cpuset::CpuSet;
+pub(crate) use hints::spread;
 pub use hints::{Hint, MOST_ZONES, Mask, Policy, Scope, Verdict, hints, merge};
 pub use object::{Attribute, Cost, NodeTopology, ResourceInfo, Zone};
 pub(crate) use place::containers;

@@ -252,7 +252,7 @@ fn listed(policy: Policy, hints: Option<&[Hint]>) -> Vec<Hint> {
 }
 
 /// How far the zones of a set are apart, altogether. What is not known is far.
-fn spread(mask: Mask, distances: &[Vec<u32>]) -> u64 {
+pub(crate) fn spread(mask: Mask, distances: &[Vec<u32>]) -> u64 {
     let distance =
         |a: usize, b: usize| distances.get(a).and_then(|row| row.get(b)).map_or(255, |d| u64::from(*d));
     mask.zones().flat_map(|a| mask.zones().map(move |b| distance(a, b))).sum()

@@ -5,6 +5,7 @@
 //! the node said last and of the pods on it. Nothing of this is kept unless a node says something, and nothing is looked at
 //! for pods that no zone matters to.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::gpu::{GPU, GPU_MILLI};
 use super::nodes::Nodes;
 use super::pod::PodInfo;
 use super::reasons::Hints;
-use super::resources::Resources;
+use super::resources::{Resources, peak};
 use super::score::TOP;
 use super::status::Status;
 use crate::numa::{self, Hint, Kind, MOST_ZONES, Mask, NodeTopology, Policy, Scope, Verdict};
@@ -31,6 +32,8 @@ pub(super) struct ZoneNeed {
     guaranteed: bool,
     /// What its containers ask for, in the order in which they start.
     containers: Box<[(Kind, Resources)]>,
+    /// What all of them ask for at the moment when that is the most.
+    total: Resources,
 }
 
 impl ZoneNeed {
@@ -45,23 +48,9 @@ impl ZoneNeed {
             let list = container.resources.as_ref().and_then(|r| r.requests.as_ref().or(r.limits.as_ref()));
             (kind, Resources::new(list))
         });
-        Some(Arc::new(Self { guaranteed, containers: asked.collect() }))
-    }
-
-    /// What all containers ask for at the moment when that is the most.
-    fn total(&self) -> Resources {
-        let (mut beside, mut most) = (Resources::default(), Resources::default());
-        for (kind, asked) in &self.containers {
-            if *kind == Kind::Init {
-                let mut peak = beside.clone();
-                peak.add(asked);
-                most.max(&peak);
-            } else {
-                beside.add(asked);
-            }
-        }
-        most.max(&beside);
-        most
+        let containers: Box<[_]> = asked.collect();
+        let total = peak(containers.iter().map(|(kind, asked)| (*kind, Cow::Borrowed(asked))));
+        Some(Arc::new(Self { guaranteed, containers, total }))
     }
 }
 
@@ -305,7 +294,7 @@ impl Said {
             }
         };
         match self.scope {
-            Scope::Pod => give(&need.total(), true),
+            Scope::Pod => give(&need.total, true),
             Scope::Container => {
                 need.containers.iter().for_each(|(kind, asked)| give(asked, *kind != Kind::Init));
             }
@@ -317,12 +306,8 @@ impl Said {
         if !need.guaranteed {
             return TOP;
         }
-        let whole;
         let parts: Vec<&Resources> = match self.scope {
-            Scope::Pod => {
-                whole = need.total();
-                vec![&whole]
-            }
+            Scope::Pod => vec![&need.total],
             Scope::Container => need.containers.iter().map(|(_, asked)| asked).collect(),
         };
         let asked = parts.into_iter().map(|asked| self.zoned(true, asked));
@@ -349,10 +334,7 @@ impl Said {
 
     /// The fewer zones the better; of equally many better those that are closest.
     fn fewest(&self, parts: impl Iterator<Item = Vec<(usize, i64)>>, mut left: Vec<Vec<i64>>) -> i64 {
-        let apart = |mask: Mask| -> u64 {
-            let row = |a: usize| mask.zones().map(move |b| u64::from(self.distances[a][b]));
-            mask.zones().flat_map(row).sum()
-        };
+        let apart = |mask: Mask| numa::spread(mask, &self.distances);
         let (mut most, mut closest) = (0, true);
         for asked in parts.filter(|asked| !asked.is_empty()) {
             let fits = |mask: &Mask| asked.iter().all(|(at, amount)| mask.sum(&left[*at]) >= *amount);

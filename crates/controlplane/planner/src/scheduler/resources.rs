@@ -1,10 +1,12 @@
 //! Amounts of resources, and what a pod asks for.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::numa::{self, Kind};
 use crate::quantity;
 
 /// Amounts: CPU in thousandths of a core, the rest in bytes or pieces.
@@ -104,25 +106,25 @@ pub(super) fn nonzero_requests(spec: &PodSpec) -> (i64, i64) {
     (total.milli_cpu, total.memory)
 }
 
-fn aggregate(spec: &PodSpec, requests: impl Fn(&Container) -> Resources) -> Resources {
-    let mut total = Resources::default();
-    for container in &spec.containers {
-        total.add(&requests(container));
-    }
-    let mut sidecars = Resources::default();
-    let mut init_peak = Resources::default();
-    for container in spec.init_containers.iter().flatten() {
-        let mut need = requests(container);
-        if container.restart_policy.as_deref() == Some("Always") {
-            total.add(&need);
-            sidecars.add(&need);
-            need = sidecars.clone();
+/// What containers ask for at the moment when that is the most; they come in the order in which they start.
+pub(super) fn peak<'a>(containers: impl Iterator<Item = (Kind, Cow<'a, Resources>)>) -> Resources {
+    let (mut beside, mut most) = (Resources::default(), Resources::default());
+    for (kind, asked) in containers {
+        if kind == Kind::Init {
+            let mut both = asked.into_owned();
+            both.add(&beside);
+            most.max(&both);
         } else {
-            need.add(&sidecars);
+            beside.add(&asked);
         }
-        init_peak.max(&need);
     }
-    total.max(&init_peak);
+    beside.max(&most);
+    beside
+}
+
+fn aggregate(spec: &PodSpec, requests: impl Fn(&Container) -> Resources) -> Resources {
+    let asked = numa::containers(spec).map(|(kind, container)| (kind, Cow::Owned(requests(container))));
+    let mut total = peak(asked);
     if let Some(list) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
         override_with(&mut total, list);
     }
