@@ -27,7 +27,7 @@ use sampan_planner::reservation::{POLICY, RESERVATION, Seat};
 use sampan_planner::scheduler::config::Config;
 use sampan_planner::scheduler::{
     Budget, Candidate, Cluster, Hints, NodeFilter, Placement, PodInfo, Popped, Preemption, Queue,
-    Unschedulable,
+    Unschedulable, keeps_room,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -511,7 +511,7 @@ fn refuse(
             Decision::Preempt { why, plan: Box::new(plan) }
         }
         Err(refusal) => {
-            let keep = refusal.starts_with("not eligible");
+            let keep = keeps_room(&refusal);
             why.push_str(" preemption: ");
             why.push_str(&refusal);
             let nominated = !keep && state.cluster.withdraw(pod.uid());

@@ -56,7 +56,7 @@ pub use load::LoadAware;
 pub use numa::{ZoneScoring, ZoneStrategy};
 pub use pack::Packing;
 pub use pod::{GroupName, POD_GROUP, POD_GROUP_MIN, PodInfo};
-pub use preempt::{Budget, Preemption};
+pub use preempt::{Budget, Preemption, keeps_room};
 pub use profile::{FilterSet, Profile, Strategy, Weighted, Weights};
 pub use queue::{Patience, Popped, Queue};
 pub use reasons::{Hints, Unschedulable};

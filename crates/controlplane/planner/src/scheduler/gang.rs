@@ -6,7 +6,7 @@ use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 
 use super::cluster::{Cluster, Placement};
 use super::pod::{GroupName, PodInfo};
-use super::preempt::Preemption;
+use super::preempt::{Preemption, keeps_room};
 use super::reasons::{Hints, Unschedulable};
 
 /// What becomes of the members of a gang, in their order.
@@ -175,7 +175,7 @@ impl Cluster {
         match self.preempt_gang(group, pods, seed) {
             Ok(plans) => GangDecision::Room { why, hints, plans },
             Err(refusal) => {
-                let keep = refusal.starts_with("not eligible");
+                let keep = keeps_room(&refusal);
                 why.push_str(" preemption: ");
                 why.push_str(&refusal);
                 GangDecision::Refused { why, hints, keep }

@@ -25,6 +25,14 @@ use super::world::World;
 use crate::reservation::Policy;
 use crate::selector::{Labels, Selector};
 
+/// What a refusal begins with when a pod may make nobody leave now.
+const NOT_ELIGIBLE: &str = "not eligible";
+
+/// Whether room that is kept for a pod stays so when nobody leaves for it, for that reason.
+pub fn keeps_room(refusal: &str) -> bool {
+    refusal.starts_with(NOT_ELIGIBLE)
+}
+
 /// What a PodDisruptionBudget allows right now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
@@ -409,10 +417,10 @@ impl Cluster {
     /// Whether the pod may make others go, or why not.
     fn may_preempt(&mut self, pod: &PodInfo) -> Result<(), String> {
         if !pod.preempts {
-            return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+            return Err(format!("{NOT_ELIGIBLE} due to preemptionPolicy=Never."));
         }
         if pod.wish().is_some_and(|wish| wish.policy == Policy::Required) {
-            return Err("not eligible: the pod goes only where a reservation holds room for it.".to_owned());
+            return Err(format!("{NOT_ELIGIBLE}: the pod goes only where a reservation holds room for it."));
         }
         let nominated = pod.nominated.as_deref().or(self.nominated_node(&pod.uid));
         let Some(slot) = nominated.and_then(|name| self.world.nodes.find_live(name)) else { return Ok(()) };
@@ -428,7 +436,7 @@ impl Cluster {
         }
         let (class, _) = self.needs_of(pod);
         if class.status(slot).is_ok() || class.status(slot).is_resolvable() {
-            return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+            return Err(format!("{NOT_ELIGIBLE} due to a terminating pod on the nominated node."));
         }
         Ok(())
     }

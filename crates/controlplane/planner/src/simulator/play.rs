@@ -14,6 +14,7 @@ use crate::random::Random;
 use crate::reservation::Seat;
 use crate::scheduler::{
     Cluster, GangDecision, GroupName, GroupPolicy, Hints, Placement, PodInfo, Popped, Preemption, Queue,
+    keeps_room,
 };
 
 /// A pod that waits.
@@ -337,7 +338,7 @@ impl Play {
             Ok(plan) => plan,
             Err(why) => {
                 // Room that was kept for it in vain is everybody's again.
-                if !why.starts_with("not eligible") && self.cluster.withdraw(pod.uid()) {
+                if !keeps_room(&why) && self.cluster.withdraw(pod.uid()) {
                     self.wake(now, Hints::POD_GONE);
                 }
                 return Err(format!(" preemption: {why}"));
