@@ -302,11 +302,13 @@ impl Scheduler {
             if state.cluster.node_of(uid).is_some() {
                 return Hints::none();
             }
-            let said = |pod: &Pod, key| pods::annotation(&pod.metadata, key).map(ToOwned::to_owned);
             let spec_changed = change.old().is_none_or(|old| {
+                let same =
+                    |key: &str| pods::annotation(&old.metadata, key) == pods::annotation(&pod.metadata, key);
                 old.spec != pod.spec
                     || old.metadata.labels != pod.metadata.labels
-                    || [RESERVATION, POLICY].iter().any(|key| said(old, key) != said(pod, key))
+                    || !same(RESERVATION)
+                    || !same(POLICY)
             });
             let known = state.queue.contains(uid);
             if !self.is_ours(pod) || (known && !spec_changed) {

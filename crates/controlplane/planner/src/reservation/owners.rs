@@ -1,9 +1,8 @@
 //! Who may take what is held.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::{Owner, POLICY, RESERVATION, Terms};
-use crate::pods;
 use crate::scheduler::PodInfo;
 use crate::selector::Selector;
 
@@ -54,8 +53,8 @@ impl Wish {
 pub(crate) struct Maker(Option<Box<str>>);
 
 impl Maker {
-    pub fn of(meta: &ObjectMeta) -> Self {
-        Self(pods::controller(meta).map(|owner| format!("{}/{}", owner.kind, owner.name).into()))
+    pub fn of(owner: Option<&OwnerReference>) -> Self {
+        Self(owner.map(|owner| [&*owner.kind, "/", &owner.name].concat().into()))
     }
 }
 

@@ -272,10 +272,11 @@ impl PodInfo {
 fn shape(pod: &Pod, spec: &PodSpec) -> Shape {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let labels = pod.metadata.labels.clone().unwrap_or_default();
+    let owner = pods::controller(&pod.metadata);
     let requests = pod_requests(spec);
     Shape {
         namespace: namespace.into(),
-        owner: pods::controller(&pod.metadata).map(|o| o.uid.as_str().into()),
+        owner: owner.map(|owner| owner.uid.as_str().into()),
         profile: spec.scheduler_name.as_deref().unwrap_or("default-scheduler").into(),
         priority: spec.priority.unwrap_or(0),
         gpu: GpuRequest::of(&requests),
@@ -295,8 +296,8 @@ fn shape(pod: &Pod, spec: &PodSpec) -> Shape {
         images: images(spec),
         group: group(pod, namespace),
         claims: pods::claims(pod).map(Into::into).collect(),
-        of_daemon: pods::controller(&pod.metadata).is_some_and(|owner| owner.kind == "DaemonSet"),
-        maker: Maker::of(&pod.metadata),
+        of_daemon: owner.is_some_and(|owner| owner.kind == "DaemonSet"),
+        maker: Maker::of(owner),
         wish: Wish::of(&pod.metadata),
         labels: Arc::new(labels),
     }
