@@ -76,8 +76,7 @@ impl Instances {
             return;
         }
         if gone {
-            let count =
-                self.caches.pods.indexed(&of_type(name)).iter().filter(|pod| pods::active(pod)).count();
+            let count = self.used(name);
             if count > 0 {
                 let text =
                     format!("{count} pods have its size and keep it; new ones that ask for it are refused");
@@ -127,6 +126,11 @@ impl Instances {
         self.caches.instance_types.all().iter().filter_map(|kind| kind.shape().ok()).collect()
     }
 
+    /// How many pods have the size of a type.
+    fn used(&self, name: &str) -> usize {
+        self.caches.pods.indexed(&of_type(name)).iter().filter(|pod| pods::active(pod)).count()
+    }
+
     async fn node(&self, name: &str) -> Result<()> {
         let Some(node) = self.caches.nodes.get(&Key::new("", name)) else { return Ok(()) };
         let Some(mut patch) = instances::patch(&node, &self.shapes()) else { return Ok(()) };
@@ -144,8 +148,7 @@ impl Instances {
         let shapes = self.shapes();
         let is_of = |node: &&Arc<Node>| instances::type_of(node, &shapes).is_some_and(|s| s.name == name);
         let nodes = self.caches.nodes.all().iter().filter(is_of).count();
-        let count = self.caches.pods.indexed(&of_type(name)).iter().filter(|pod| pods::active(pod)).count();
-        let Some(status) = kind.status_for(nodes, count, &clock::rfc3339(clock::now())) else {
+        let Some(status) = kind.status_for(nodes, self.used(name), &clock::rfc3339(clock::now())) else {
             return Ok(());
         };
         let was_ready = kind.status.iter().flat_map(|s| &s.conditions).all(|c| c.status == "True");

@@ -163,11 +163,9 @@ fn entry<'a>(object: &'a mut Value, path: &[&str]) -> &'a mut Value {
 /// The shape becomes the size of the whole pod.
 fn size(pod: &mut Value, shape: &Shape, by_name: bool) -> Result<(), String> {
     let name = &shape.name;
-    let own = |kind: &str| {
-        let mut without = pod.clone();
-        without["spec"]["resources"] = Value::Null;
-        quota::pod_resources(&without, kind, false)
-    };
+    let mut without = pod.clone();
+    without["spec"]["resources"] = Value::Null;
+    let own = |kind: &str| quota::pod_resources(&without, kind, false);
     let (asked, most) = (own("requests"), own("limits"));
     for (resource, amount) in &shape.size {
         let of_pod = resource == "cpu" || resource == "memory" || resource.starts_with("hugepages-");
