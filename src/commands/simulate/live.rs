@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt, api::ListParams};
 use sampan_planner::fairness::TenantQueue;
 use sampan_planner::instances::InstanceType;
 use sampan_planner::numa::NodeTopology;
-use sampan_planner::reservation::Reservation;
+use sampan_planner::reservation::{Reservation, ReservationStatus};
 use sampan_planner::simulator::Scenario;
 
 use crate::{instance::Instance, local};
@@ -32,10 +32,7 @@ pub(super) async fn add(instance: &Instance, scenario: &mut Scenario) -> Result<
     scenario.queues.extend(queues);
     scenario.types.extend(types);
     // What is over, or used up, holds nothing; what holds something may do so elsewhere in the simulation.
-    let holds = |reservation: &Reservation| {
-        let phase = reservation.status.as_ref().map_or("Pending", |status| status.phase.as_str());
-        matches!(phase, "Pending" | "Available")
-    };
+    let holds = |reservation: &Reservation| reservation.status.as_ref().is_none_or(ReservationStatus::holds);
     scenario.reservations.extend(reservations.into_iter().filter(holds).map(|held| (0.0, held)));
     scenario.topologies.extend(topologies.unwrap_or_default());
     scenario.groups.extend(groups);

@@ -74,10 +74,8 @@ impl Snapshot {
     /// Takes in what a reservation holds: no pod is moved into its room.
     pub fn reserve(&mut self, reservation: &Reservation) {
         let status = reservation.status.as_ref();
-        let holds = status.is_some_and(|s| matches!(s.phase.as_str(), "Pending" | "Available"));
-        if let Ok(terms) = reservation.terms(status.and_then(|status| status.priority))
-            && holds
-        {
+        let Some(status) = status.filter(|status| status.holds()) else { return };
+        if let Ok(terms) = reservation.terms(status.priority) {
             self.cluster.set_reservation(terms, &reservation.known_seats());
         }
     }

@@ -100,6 +100,13 @@ fn amounts(resources: &Resources) -> BTreeMap<String, Quantity> {
     some.map(|(name, amount)| (name.to_owned(), Quantity(amount.canonical()))).collect()
 }
 
+impl ReservationStatus {
+    /// Whether seats are held, or looked for: what is over, or used up, holds nothing.
+    pub fn holds(&self) -> bool {
+        matches!(self.phase.as_str(), "Pending" | "Available")
+    }
+}
+
 fn seat(view: &SeatView, before: Option<&SeatStatus>) -> SeatStatus {
     let owner = |pod: &crate::scheduler::PodInfo| SeatOwner {
         namespace: pod.namespace().to_owned(),

@@ -262,9 +262,7 @@ impl Cluster {
             self.withdraw(&seat.key());
         }
         held.seats.into_iter().filter_map(|seat| seat.left).for_each(|left| self.lift(&left.uid));
-        if self.reserved.as_ref().is_some_and(|r| r.all.is_empty() && r.consumers.is_empty()) {
-            self.reserved = None;
-        }
+        self.drop_reserved_if_empty();
         Hints::POD_GONE.union(Hints::RESERVATION)
     }
 
@@ -461,6 +459,11 @@ impl Cluster {
         } else {
             reserved.stale.insert((**seat).clone());
         }
+        self.drop_reserved_if_empty();
+    }
+
+    /// Where nothing is held any more, and nobody says so, nothing of it is looked at.
+    fn drop_reserved_if_empty(&mut self) {
         if self.reserved.as_ref().is_some_and(|r| r.all.is_empty() && r.consumers.is_empty()) {
             self.reserved = None;
         }
