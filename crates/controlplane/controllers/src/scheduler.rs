@@ -23,7 +23,7 @@ use kube::Client;
 use sampan_daemon::{Backoff, Policy, Supervisor};
 use sampan_planner::numa::NodeTopology;
 use sampan_planner::pods;
-use sampan_planner::reservation::{POLICY, RESERVATION, Seat};
+use sampan_planner::reservation::{POLICY, RESERVATION};
 use sampan_planner::scheduler::config::Config;
 use sampan_planner::scheduler::{
     Budget, Candidate, Cluster, Hints, NodeFilter, Placement, PodInfo, Popped, Preemption, Queue,
@@ -87,7 +87,7 @@ impl State {
 /// What was decided about a pod.
 enum Decision {
     /// It goes to this node.
-    Bind { node: String, devices: Vec<u8>, volumes: Option<Volumes>, seat: Option<Arc<Seat>> },
+    Bind { placement: Placement, volumes: Option<Volumes> },
     /// It goes nowhere.
     Refuse { why: String, nomination: Nomination },
     /// Others must leave first.
@@ -458,9 +458,7 @@ impl Scheduler {
         let freed = if elsewhere { Hints::POD_GONE } else { Hints::none() };
         let held = if pod.holds().is_some() { Hints::RESERVATION } else { Hints::none() };
         state.wake(Hints::POD_ADDED.union(freed).union(held), now);
-        let Placement { node, devices, seat, .. } = placement;
-        let decision = Decision::Bind { node, devices, volumes, seat };
-        (taken, decision)
+        (taken, Decision::Bind { placement, volumes })
     }
 
     fn taken(self: &Arc<Self>, popped: Popped, hints: Option<Hints>) -> Taken {

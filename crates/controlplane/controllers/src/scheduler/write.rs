@@ -7,8 +7,8 @@ use http::Request;
 use k8s_openapi::api::core::v1::Pod;
 use sampan_daemon::clock;
 use sampan_planner::pods;
-use sampan_planner::reservation::{CONSUMED, Seat};
-use sampan_planner::scheduler::{Hints, PodInfo, Preemption, gpu};
+use sampan_planner::reservation::CONSUMED;
+use sampan_planner::scheduler::{Hints, Placement, PodInfo, Preemption, gpu};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
 
@@ -37,11 +37,11 @@ impl Scheduler {
                 }
                 next = async { decisions.lock().await.recv().await }, if running.len() < AT_ONCE => {
                     match next {
-                        Some((taken, Decision::Bind { node, devices, volumes: Some(volumes), seat }))
+                        Some((taken, Decision::Bind { placement, volumes: Some(volumes) }))
                             if !volumes.1.is_empty() =>
                         {
                             if settling.len() < SETTLING {
-                                settling.push(self.settle(taken, (node, devices, seat), volumes));
+                                settling.push(self.settle(taken, placement, volumes));
                             } else {
                                 tracing::debug!(pod = %taken.key, "too many pods wait for volumes: it backs off");
                             }
@@ -58,11 +58,11 @@ impl Scheduler {
     async fn settle(
         &self,
         taken: Taken,
-        (node, devices, seat): (String, Vec<u8>, Option<Arc<Seat>>),
+        placement: Placement,
         volumes: Volumes,
     ) -> Option<(Taken, Decision)> {
-        match self.volumes.prebind(&volumes.0, &node, &volumes.1).await {
-            Ok(()) => Some((taken, Decision::Bind { node, devices, volumes: None, seat })),
+        match self.volumes.prebind(&volumes.0, &placement.node, &volumes.1).await {
+            Ok(()) => Some((taken, Decision::Bind { placement, volumes: None })),
             Err(error) => {
                 again(&taken, &error);
                 None
@@ -72,9 +72,7 @@ impl Scheduler {
 
     async fn write(&self, mut taken: Taken, decision: Decision) {
         let result = match decision {
-            Decision::Bind { node, devices, seat, .. } => {
-                self.bind(&taken, &node, &devices, seat.as_deref()).await
-            }
+            Decision::Bind { placement, .. } => self.bind(&taken, &placement).await,
             Decision::Refuse { why, nomination } => {
                 let node = (nomination == Nomination::Clear).then_some(Value::Null);
                 self.refuse(&taken, &why, node).await
@@ -102,7 +100,8 @@ impl Scheduler {
         }
     }
 
-    async fn bind(&self, taken: &Taken, node: &str, devices: &[u8], seat: Option<&Seat>) -> Result<()> {
+    async fn bind(&self, taken: &Taken, placement: &Placement) -> Result<()> {
+        let Placement { node, devices, seat, .. } = placement;
         let key = &taken.key;
         let pod = &taken.popped.pod;
         if let Some(held) = pod.holds() {
