@@ -7,6 +7,10 @@ mod events;
 pub mod intern;
 mod table;
 
+/// The annotation of a bound pod that says which seat of a reservation it took: `NAMESPACE/NAME/INDEX/UID` of the
+/// reservation. Only a binding sets it.
+pub const RESERVATION_SEAT: &str = "sampan.io/reservation-seat";
+
 /// A group, version and kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Gvk {

@@ -18,14 +18,14 @@ pub(crate) use owners::Maker;
 pub use owners::{Policy, Wish};
 pub use status::{Facts, ReservationStatus, SeatOwner, SeatStatus};
 
+pub use sampan_api::kinds::RESERVATION_SEAT as CONSUMED;
+
 use crate::scheduler::PodInfo;
 
 /// The annotation of a pod that names the one reservation it may use: `NAME`, or `NAMESPACE/NAME`.
 pub const RESERVATION: &str = "sampan.io/reservation";
 /// The annotation of a pod that says how much it wants reserved room: `Preferred` (the default), `Required` or `Never`.
 pub const POLICY: &str = "sampan.io/reservation-policy";
-/// The annotation of a bound pod that says which seat it took, as [`Seat`] is written.
-pub const CONSUMED: &str = "sampan.io/reservation-seat";
 /// So many seats a reservation may have.
 pub const MOST_SEATS: u32 = 1000;
 

@@ -1,13 +1,12 @@
 //! Seats of reservations: that a pod took one is said where it is bound, and nowhere else.
 
-use sampan_api::status::Status;
+use sampan_api::{kinds::RESERVATION_SEAT, status::Status};
 use serde_json::Value;
 
 use super::{Operation, Review};
-use crate::subresource::binding::SEAT;
 
 fn seat(object: &Value) -> Option<&Value> {
-    object.get("metadata")?.get("annotations")?.get(SEAT)
+    object.get("metadata")?.get("annotations")?.get(RESERVATION_SEAT)
 }
 
 /// Refuses pods that say themselves that they took a seat: they would have others' room, and be spared for it.
@@ -21,5 +20,7 @@ pub(crate) fn check(review: &Review<'_>) -> Result<(), Status> {
         return Ok(());
     }
     let hint = "hint: leave it out; sampan.io/reservation names a reservation to use";
-    Err(review.forbidden(format!("the annotation {SEAT} is set by the binding of the pod alone ({hint})")))
+    Err(review.forbidden(format!(
+        "the annotation {RESERVATION_SEAT} is set by the binding of the pod alone ({hint})"
+    )))
 }

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use http::Response;
-use sampan_api::{kinds::Gvk, status::Status, validation};
+use sampan_api::{
+    kinds::{Gvk, RESERVATION_SEAT},
+    status::Status,
+    validation,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -15,9 +19,6 @@ use crate::{
     subresource::done,
     verbs::update::{Change, Part},
 };
-
-/// The annotation of a pod that says which seat of a reservation it took: only who places it says that.
-pub(crate) const SEAT: &str = "sampan.io/reservation-seat";
 
 const BINDING: Gvk = Gvk { group: "", version: "v1", kind: "Binding" };
 
@@ -76,7 +77,7 @@ fn assign(call: &Call, found: &Found, binding: &Value, node: &str) -> Result<Val
     call::metadata(&mut pod)?.shift_remove("resourceVersion");
     pod["spec"]["nodeName"] = node.into();
     if let Some(own) = pod.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-        own.shift_remove(SEAT);
+        own.shift_remove(RESERVATION_SEAT);
     }
     for key in ["annotations", "labels"] {
         let Some(Value::Object(given)) = binding["metadata"].get(key) else { continue };
