@@ -266,8 +266,12 @@ impl Contents {
     pub(crate) async fn file(&self, digest: &Digest) -> ApiResult<Option<std::fs::File>> {
         match (self.meta.content(digest).await?, &*self.objects) {
             (Some((content, _)), _) if content.packed && !content.damaged => {
-                let found = self.hot.find(digest, content.size).await;
-                Ok(found.and_then(|found| if let Found::Whole(file) = found { Some(file) } else { None }))
+                // One that is being made is found again by whoever streams it.
+                let Some(Found::Whole(file)) = self.hot.look(digest, content.size).await else {
+                    return Ok(None);
+                };
+                self.hot.used(digest);
+                Ok(Some(file))
             }
             (Some((content, _)), Objects::Local(local)) if !content.damaged => {
                 local.open_file(&blob_key(digest)).await

@@ -402,7 +402,7 @@ impl Core {
         report.bytes += content.size;
         // A copy that is damaged must not be served, and says nothing about what is stored.
         if content.packed
-            && let Some(Found::Whole(file)) = self.contents.hot.find(&digest, content.size).await
+            && let Some(Found::Whole(file)) = self.contents.hot.look(&digest, content.size).await
             && !self.contents.verify(&digest, read_file(file, 0..content.size)).await?
         {
             tracing::warn!(%digest, "the whole copy is damaged; it goes");

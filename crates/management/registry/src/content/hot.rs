@@ -128,16 +128,25 @@ impl Hot {
         self.inner().bytes
     }
 
-    /// The copy of a content, for a reader.
+    /// The copy of a content, for a reader: it counts as read.
     pub(crate) async fn find(&self, digest: &Digest, size: u64) -> Option<Found> {
-        let growing = {
-            let mut inner = self.inner();
-            inner.clock += 1;
-            let clock = inner.clock;
-            let copy = inner.copies.get_mut(digest)?;
+        self.used(digest);
+        self.look(digest, size).await
+    }
+
+    /// A reader has the copy.
+    pub(crate) fn used(&self, digest: &Digest) {
+        let mut inner = self.inner();
+        inner.clock += 1;
+        let clock = inner.clock;
+        if let Some(copy) = inner.copies.get_mut(digest) {
             (copy.used, copy.read, copy.reads) = (clock, meta::now(), copy.reads.saturating_add(1));
-            copy.growing.clone()
-        };
+        }
+    }
+
+    /// The same for whoever does not read it, or not yet.
+    pub(crate) async fn look(&self, digest: &Digest, size: u64) -> Option<Found> {
+        let growing = self.inner().copies.get(digest)?.growing.clone();
         match growing {
             // Who made it went away.
             Some(growing) if growing.is_lost() => {
@@ -347,6 +356,24 @@ mod tests {
         hot.fill(flight, content).await;
         growing.ended().await.unwrap();
         assert!(matches!(hot.find(&digest, 7).await, Some(Found::Whole(_))));
+    }
+
+    #[tokio::test]
+    async fn who_only_looks_has_not_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = Digest::of(b"content");
+        fs::create_dir(dir.path().join("hot")).unwrap();
+        fs::write(dir.path().join("hot").join(name(&digest)), b"content").unwrap();
+        let hot = Hot::open(dir.path().join("hot"), 100);
+        let uses = || {
+            let inner = hot.inner();
+            let copy = &inner.copies[&digest];
+            (copy.reads, copy.used)
+        };
+        assert!(matches!(hot.look(&digest, 7).await, Some(Found::Whole(_))));
+        assert_eq!(uses(), (1, 0));
+        assert!(matches!(hot.find(&digest, 7).await, Some(Found::Whole(_))));
+        assert_eq!(uses(), (2, 1));
     }
 
     #[tokio::test]
