@@ -321,17 +321,23 @@ pub(crate) fn read(
             let distance = usize::from(base) + bits.take(u32::from(extra))?;
             let from = text.len().checked_sub(distance).ok_or(Stop::Odd)?;
             tokens.push(Token::found(length, distance));
-            if distance >= length {
-                text.extend_from_within(from..from + length);
-            } else {
-                (from..from + length).for_each(|at| text.push(text[at]));
-            }
+            repeat(text, from, length);
         }
         if text.len() > limit {
             return Err(Stop::Odd);
         }
     }
     Ok(Block { last, kind, count: tokens.len() - begun })
+}
+
+/// What a match says: so many bytes from `from` on again, which may be some that it makes itself.
+#[inline]
+pub(crate) fn repeat(text: &mut Vec<u8>, from: usize, length: usize) {
+    if from + length <= text.len() {
+        text.extend_from_within(from..from + length);
+    } else {
+        (from..from + length).for_each(|at| text.push(text[at]));
+    }
 }
 
 fn read_stored(bits: &mut Bits<'_>, text: &mut Vec<u8>, limit: usize, last: bool) -> Result<Block, Stop> {

@@ -117,20 +117,7 @@ impl<'a> Finder<'a> {
 
     fn common(&self, at: usize, place: usize) -> usize {
         let most = (self.text.len() - at).min(MAX_MATCH);
-        let (here, there) = (&self.text[at..at + most], &self.text[place..place + most]);
-        let mut length = 0;
-        while let (Some(a), Some(b)) = (here[length..].first_chunk::<8>(), there[length..].first_chunk::<8>())
-        {
-            let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
-            if differ != 0 {
-                return length + differ.trailing_zeros() as usize / 8;
-            }
-            length += 8;
-        }
-        while length < most && here[length] == there[length] {
-            length += 1;
-        }
-        length
+        equal(&self.text[at..at + most], &self.text[place..place + most])
     }
 
     /// The longest match of more than `more` bytes, the nearest of equals.
@@ -153,6 +140,23 @@ impl<'a> Finder<'a> {
         // zlib's: three bytes from far away cost more than they save.
         found.filter(|found| found.length() > 3 || found.distance() <= 4096)
     }
+}
+
+/// Equal bytes at two beginnings; `there` has at least as many as `here`.
+#[inline]
+pub(crate) fn equal(here: &[u8], there: &[u8]) -> usize {
+    let mut length = 0;
+    while let (Some(a), Some(b)) = (here[length..].first_chunk::<8>(), there[length..].first_chunk::<8>()) {
+        let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        if differ != 0 {
+            return length + differ.trailing_zeros() as usize / 8;
+        }
+        length += 8;
+    }
+    while length < here.len() && here[length] == there[length] {
+        length += 1;
+    }
+    length
 }
 
 /// A guess at a place.

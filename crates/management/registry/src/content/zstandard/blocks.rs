@@ -2,7 +2,10 @@
 
 use super::entropy::{Backward, Fse, Huffman};
 use crate::content::bits::Writer;
-use crate::content::deflate::guess::{read_number, write_number};
+use crate::content::deflate::{
+    blocks::repeat,
+    guess::{read_number, write_number},
+};
 
 /// Plain bytes of a block at most.
 pub(crate) const BLOCK: usize = 128 << 10;
@@ -308,11 +311,7 @@ fn execute(sequences: &[Sequence], literals: &[u8], recent: &mut Recent, text: &
         if text.len() + sequence.length > limit {
             return None;
         }
-        if distance >= sequence.length {
-            text.extend_from_within(from..from + sequence.length);
-        } else {
-            (from..from + sequence.length).for_each(|at| text.push(text[at]));
-        }
+        repeat(text, from, sequence.length);
     }
     text.extend_from_slice(&literals[at..]);
     (text.len() <= limit).then_some(())
@@ -481,9 +480,7 @@ pub(crate) fn read_note(input: &mut &[u8]) -> Option<Block> {
             let kind = byte(input)?;
             compressed.literals = kind & 15;
             if kind & 3 == 2 {
-                let first = usize::from(*input.first()?);
-                let length = 1 + if first < 128 { first } else { (first - 127).div_ceil(2) };
-                let (tree, rest) = input.split_at_checked(length)?;
+                let (tree, rest) = input.split_at_checked(Huffman::description(*input.first()?))?;
                 (compressed.tree, *input) = (tree.to_vec(), rest);
             }
             compressed.sequences = read_number(input).filter(|count| *count <= BLOCK)?;

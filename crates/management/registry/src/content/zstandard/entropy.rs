@@ -2,6 +2,20 @@
 
 use crate::content::bits::Writer;
 
+/// What is there from a bit on, with zeros behind the last: 57 bits at least.
+fn word_at(input: &[u8], bit: usize) -> u64 {
+    let from = input.get(bit / 8..).unwrap_or_default();
+    let word = from.first_chunk::<8>().map_or_else(
+        || {
+            let mut word = [0; 8];
+            word[..from.len()].copy_from_slice(from);
+            u64::from_le_bytes(word)
+        },
+        |word| u64::from_le_bytes(*word),
+    );
+    word >> (bit % 8)
+}
+
 /// Reads bits from the end of a stream towards its beginning, below the bit that marks the end.
 pub(crate) struct Backward<'a> {
     input: &'a [u8],
@@ -16,30 +30,17 @@ impl<'a> Backward<'a> {
         Some(Self { input, left: (input.len() - 1) * 8 + marker })
     }
 
-    fn at(&self, bit: usize) -> u64 {
-        let from = self.input.get(bit / 8..).unwrap_or_default();
-        let word = from.first_chunk::<8>().map_or_else(
-            || {
-                let mut word = [0; 8];
-                word[..from.len()].copy_from_slice(from);
-                u64::from_le_bytes(word)
-            },
-            |word| u64::from_le_bytes(*word),
-        );
-        word >> (bit % 8)
-    }
-
     /// At most 32 bits; nothing when there are fewer.
     pub(crate) fn take(&mut self, count: u32) -> Option<usize> {
         self.left = self.left.checked_sub(count as usize)?;
-        Some((self.at(self.left) & ((1 << count) - 1)) as usize)
+        Some((word_at(self.input, self.left) & ((1 << count) - 1)) as usize)
     }
 
     /// The next bits, with zeros behind the last.
     fn peek(&self, count: u32) -> usize {
         let missing = (count as usize).saturating_sub(self.left);
         let bits = count as usize - missing;
-        ((self.at(self.left - bits) & ((1 << bits) - 1)) << missing) as usize
+        ((word_at(self.input, self.left - bits) & ((1 << bits) - 1)) << missing) as usize
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -118,13 +119,7 @@ impl Fse {
     /// From its description at the beginning of `input`; gives its length too.
     pub(crate) fn read(input: &[u8], most_log: u32, symbols: usize) -> Option<(Self, usize)> {
         let mut at = 0_usize;
-        let peek = |at: usize, count: u32| {
-            let mut word = [0; 8];
-            let from = input.get(at / 8..).unwrap_or_default();
-            let length = from.len().min(8);
-            word[..length].copy_from_slice(&from[..length]);
-            (u64::from_le_bytes(word) >> (at % 8) & ((1 << count) - 1)) as usize
-        };
+        let peek = |at: usize, count: u32| (word_at(input, at) & ((1 << count) - 1)) as usize;
         let log = peek(at, 4) as u32 + 5;
         at += 4;
         if log > most_log {
@@ -225,21 +220,22 @@ pub(crate) struct Huffman {
 impl Huffman {
     const MOST: u32 = 11;
 
+    /// Bytes of the description that begins with this one.
+    pub(crate) fn description(head: u8) -> usize {
+        let head = usize::from(head);
+        1 + if head < 128 { head } else { (head - 127).div_ceil(2) }
+    }
+
     /// From its description at the beginning of `input`; gives its length too.
     pub(crate) fn read(input: &[u8]) -> Option<(Self, usize)> {
-        let (head, rest) = input.split_first()?;
-        let length;
-        let mut weights: Vec<u8>;
-        if *head < 128 {
-            length = usize::from(*head);
-            weights = read_weights(rest.get(..length)?)?;
+        let head = *input.first()?;
+        let length = Self::description(head);
+        let bytes = input.get(1..length)?;
+        let mut weights: Vec<u8> = if head < 128 {
+            read_weights(bytes)?
         } else {
-            let count = usize::from(*head) - 127;
-            length = count.div_ceil(2);
-            let bytes = rest.get(..length)?;
-            weights = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).collect();
-            weights.truncate(count);
-        }
+            bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).take(usize::from(head) - 127).collect()
+        };
         let sum: usize = weights.iter().filter(|w| **w > 0).map(|w| 1_usize << (w - 1)).sum();
         let most = sum.checked_ilog2()? + 1;
         let left = (1_usize << most) - sum;
@@ -255,7 +251,7 @@ impl Huffman {
                 table.extend(std::iter::repeat_n((symbol as u8, bits), times));
             }
         }
-        (table.len() == 1 << most).then_some((Self { most, table, codes }, length + 1))
+        (table.len() == 1 << most).then_some((Self { most, table, codes }, length))
     }
 
     /// So many literals.

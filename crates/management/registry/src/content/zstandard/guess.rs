@@ -7,7 +7,7 @@
 use std::cell::Cell;
 
 use super::blocks::{BLOCK, Recent, Sequence, distance};
-use crate::content::deflate::guess::{read_number, write_number};
+use crate::content::deflate::guess::{equal, read_number, write_number};
 
 /// Habits of a family of compressors.
 #[derive(Clone, Copy, Debug)]
@@ -167,20 +167,7 @@ impl Guesser {
 
     /// Equal bytes at two places, the first of them before `end`.
     fn common(&self, text: &[u8], at: usize, place: usize, end: usize) -> usize {
-        let (here, there) = (&text[at.min(end)..end], &text[place..]);
-        let mut length = 0;
-        while let (Some(a), Some(b)) = (here[length..].first_chunk::<8>(), there[length..].first_chunk::<8>())
-        {
-            let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
-            if differ != 0 {
-                self.spend(length / 8 + 1);
-                return length + differ.trailing_zeros() as usize / 8;
-            }
-            length += 8;
-        }
-        while length < here.len() && here[length] == there[length] {
-            length += 1;
-        }
+        let length = equal(&text[at.min(end)..end], &text[place..]);
         self.spend(length / 8 + 1);
         length
     }
