@@ -233,18 +233,16 @@ impl Contents {
             };
             futures::stream::once(seated).try_flatten().boxed()
         };
-        if let Some(Found::Growing(growing)) = found {
-            return Ok(Some(growing.stream_or(range, instead)));
+        if let Some(found) = found {
+            return Ok(Some(found.stream(range, instead)));
         }
         let Some(seat) = seat(self.unpacking.clone(), wide).await else {
             return Err(ApiError::too_many("too many packed blobs are being read (hint: wait)"));
         };
         if copies && recipe.is_taken_apart() {
             // Another reader may have begun while this one waited.
-            match self.hot.find(digest, size).await {
-                Some(Found::Whole(file)) => return Ok(Some(read_file(file, range))),
-                Some(Found::Growing(growing)) => return Ok(Some(growing.stream_or(range, instead))),
-                None => {}
+            if let Some(found) = self.hot.find(digest, size).await {
+                return Ok(Some(found.stream(range, instead)));
             }
             if let Some((growing, flight)) = self.hot.begin(digest, size).await {
                 let (hot, whole) = (self.hot.clone(), unpack::stream(self.objects.clone(), recipe, 0..size));
@@ -254,8 +252,8 @@ impl Contents {
                 });
                 return Ok(Some(growing.stream_or(range, instead)));
             }
-            if let Some(Found::Growing(growing)) = self.hot.find(digest, size).await {
-                return Ok(Some(growing.stream_or(range, instead)));
+            if let Some(found) = self.hot.find(digest, size).await {
+                return Ok(Some(found.stream(range, instead)));
             }
         }
         let stream = unpack::stream(self.objects.clone(), recipe, range);

@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -22,7 +23,7 @@ use crate::{
     digest::{Digest, Hasher},
     growing::{Grower, Growing, create},
     meta,
-    objects::{ByteStream, blocking},
+    objects::{ByteStream, blocking, read_file},
 };
 
 /// Room that is left to others on the disk.
@@ -62,6 +63,20 @@ struct Copied {
 pub(crate) enum Found {
     Whole(File),
     Growing(Growing),
+}
+
+impl Found {
+    /// A part of it; what a copy that is being made does not give comes from `instead`.
+    pub(crate) fn stream(
+        self,
+        range: Range<u64>,
+        instead: impl FnOnce(Range<u64>) -> ByteStream + Send + 'static,
+    ) -> ByteStream {
+        match self {
+            Self::Whole(file) => read_file(file, range),
+            Self::Growing(growing) => growing.stream_or(range, instead),
+        }
+    }
 }
 
 /// A copy that is to be made.
