@@ -96,10 +96,10 @@ impl Contents {
         counts: Arc<Counts>,
         options: &Options,
         supervisor: &Supervisor,
-    ) -> std::io::Result<Self> {
+    ) -> Self {
         let dir = &options.dir;
         let hot = Hot::open(dir.join("hot"), options.upkeep.hot_bytes);
-        Ok(Self {
+        Self {
             objects,
             meta,
             counts,
@@ -112,7 +112,7 @@ impl Contents {
             recipes: Mutex::default(),
             hot: Arc::new(hot),
             supervisor: supervisor.clone(),
-        })
+        }
     }
 
     /// Whoever makes, links or removes a content holds its lock.

@@ -80,9 +80,7 @@ pub(crate) async fn open(options: Options, supervisor: &Supervisor) -> Result<Ar
     // Unfinished work belongs to the disk, also with a bucket.
     let temporary = dir.join("tmp");
     std::fs::create_dir_all(&temporary).map_err(Error::io(temporary.display().to_string()))?;
-    let contents = Contents::new(objects, meta.clone(), counts.clone(), &options, supervisor)
-        .map_err(Error::io(dir.join("hot").display().to_string()))?;
-    let contents = Arc::new(contents);
+    let contents = Arc::new(Contents::new(objects, meta.clone(), counts.clone(), &options, supervisor));
     let auth = Auth::open(&dir)?;
     auth.first_admin(&meta, &dir, supervisor).await?;
     first_project(&meta).await.map_err(failed)?;

@@ -215,7 +215,7 @@ impl Apart {
     fn frame(&mut self, mut reading: Box<Reading>) -> io::Result<Option<Piece>> {
         let mut at = 0;
         let mut odd = false;
-        while !odd && !reading.is_whole() && reading.gathered().0 < PART && at < 2 * PART {
+        while !odd && !reading.is_whole() && reading.plain() < PART && at < 2 * PART {
             self.fill(at + zstandard::PACKED)?;
             let head = self.input.get(at..).and_then(|rest| rest.first_chunk::<3>());
             let length = head.and_then(|head| block_length(*head)).unwrap_or(usize::MAX);
@@ -225,13 +225,14 @@ impl Apart {
                 None => odd = true,
             }
         }
-        let (plain_bytes, whole) = (reading.gathered().0, reading.is_whole());
+        let whole = reading.is_whole();
         let Some(taken) = reading.take() else { return Ok(None) };
+        let plain_bytes = taken.plain.len();
         self.parts.push(Part::Zstandard {
             window: taken.first.then_some(reading.frame.window as u32),
             family: taken.family,
-            plain: taken.plain.len() as u32,
-            packed: taken.packed as u32,
+            plain: plain_bytes as u32,
+            packed: at as u32,
             errors: taken.errors.len() as u32,
             tables: taken.tables.len() as u32,
         });

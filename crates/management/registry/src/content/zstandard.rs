@@ -94,7 +94,6 @@ pub(crate) struct Reading {
 pub(crate) struct Taken {
     pub(crate) first: bool,
     pub(crate) family: u8,
-    pub(crate) packed: usize,
     pub(crate) plain: Vec<u8>,
     pub(crate) errors: Vec<u8>,
     pub(crate) tables: Vec<u8>,
@@ -117,9 +116,9 @@ impl Reading {
         }
     }
 
-    /// Plain and compressed bytes of the blocks that were gathered.
-    pub(crate) fn gathered(&self) -> (usize, usize) {
-        (self.text.len() - self.start, self.packed)
+    /// Plain bytes of the blocks that were gathered.
+    pub(crate) fn plain(&self) -> usize {
+        self.text.len() - self.start
     }
 
     /// The last block was read.
@@ -185,9 +184,10 @@ impl Reading {
         self.start = self.text.len();
         self.blocks.clear();
         self.sequences.clear();
+        self.packed = 0;
         let (_, guesser) = self.guesser.insert((family, guesser));
         guesser.forget(drop);
-        Some(Taken { first, family, packed: std::mem::take(&mut self.packed), plain, errors, tables })
+        Some(Taken { first, family, plain, errors, tables })
     }
 
     /// Errors of the family, or of the best when there is none yet.
@@ -198,7 +198,7 @@ impl Reading {
         }
         let mut best: Option<(u8, Guesser, Vec<u8>)> = None;
         // Where there are thousands of small frames, they are all alike.
-        let small = self.gathered().0 < SMALL;
+        let small = self.plain() < SMALL;
         let families = match self.hint {
             Some(_) if small => 0..0,
             _ if small => 0..2,
