@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     content::{
-        apart::Apart,
+        apart::{Apart, Piece},
         bits::Writer,
         deflate::{again, guess::WINDOW},
         recipe::{Part, Recipe},
@@ -55,22 +55,27 @@ fn fuzz_queries() {
         .run(run);
 }
 
-/// Take it apart and put it together again.
-fn rebuilt(input: &[u8]) -> Vec<u8> {
+/// The parts, and all that is in them.
+fn apart(input: &[u8]) -> (Vec<Part>, Piece) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(input).unwrap();
     file.rewind().unwrap();
-    let mut apart = Apart::new(file);
-    let (mut plain, mut errors, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut apart, mut all) = (Apart::new(file), Piece::default());
     while let Some(piece) = apart.next().unwrap() {
-        plain.extend(piece.plain);
-        errors.extend(piece.errors);
-        tables.extend(piece.tables);
+        all.plain.extend(piece.plain);
+        all.errors.extend(piece.errors);
+        all.tables.extend(piece.tables);
     }
+    (apart.parts, all)
+}
+
+/// Take it apart and put it together again.
+fn rebuilt(input: &[u8]) -> Vec<u8> {
+    let (parts, Piece { plain, mut errors, mut tables }) = apart(input);
     let (mut out, mut writer, mut begun, mut at) = (Vec::new(), Writer::default(), 0, 0);
     let mut frame = None;
     let next = |from: &mut Vec<u8>, count: u32| from.drain(..count as usize).collect::<Vec<u8>>();
-    for part in apart.parts {
+    for part in parts {
         match part {
             Part::Raw(length) => {
                 out.extend_from_slice(&plain[at..at + length as usize]);
@@ -207,14 +212,8 @@ fn the_usual_level_is_guessed() {
         std::fs::read(std::env::current_exe().unwrap()).unwrap().into_iter().take(6 << 20).collect();
     for (level, most) in [(3, 3), (4, 3)] {
         let packed = zstd::stream::encode_all(&text[..], level).unwrap();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&packed).unwrap();
-        file.rewind().unwrap();
-        let (mut apart, mut errors, mut tables) = (Apart::new(file), 0, 0);
-        while let Some(piece) = apart.next().unwrap() {
-            errors += piece.errors.len();
-            tables += piece.tables.len();
-        }
+        let (_, all) = apart(&packed);
+        let (errors, tables) = (all.errors.len(), all.tables.len());
         println!("level {level}: {} packed, {errors} errors, {tables} tables", packed.len());
         assert!(errors * 100 < packed.len() * most, "level {level}: {errors} of {}", packed.len());
     }
@@ -242,18 +241,6 @@ fn streams_of_all_kinds_come_back_bit_for_bit() {
     assert!(rebuilt(&all) == all);
 }
 
-/// The parts, and how many plain bytes they have.
-fn parts(input: &[u8]) -> (Vec<Part>, usize) {
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(input).unwrap();
-    file.rewind().unwrap();
-    let (mut apart, mut plain) = (Apart::new(file), 0);
-    while let Some(piece) = apart.next().unwrap() {
-        plain += piece.plain.len();
-    }
-    (apart.parts, plain)
-}
-
 /// A frame with a window of 128 KiB, and sixteen bytes in it.
 fn frame_begun() -> Vec<u8> {
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
@@ -273,7 +260,7 @@ fn a_block_that_takes_much_work_for_few_bytes_is_raw() {
     for (count, sequences, is_raw) in [(&[100][..], 100, false), (&[255, 0xaa, 0x2b], 43_690, true)] {
         let frame = frame(count);
         assert_eq!(zstd::stream::decode_all(&frame[..]).unwrap().len(), 16 + 9 * sequences);
-        assert_eq!(parts(&frame).0 == [Part::Raw(frame.len() as u64)], is_raw);
+        assert_eq!(apart(&frame).0 == [Part::Raw(frame.len() as u64)], is_raw);
         assert!(rebuilt(&frame) == frame);
     }
 }
@@ -287,11 +274,11 @@ fn what_swells_or_has_too_many_parts_is_raw_in_the_end() {
         frame.push(b'a');
     }
     assert_eq!(zstd::stream::decode_all(&frame[..]).unwrap().len(), 16 + (1000 << 17));
-    let (_, plain) = parts(&frame);
+    let plain = apart(&frame).1.plain.len();
     assert!((60 << 20..70 << 20).contains(&plain), "{plain}");
     assert!(rebuilt(&frame) == frame);
     let tiny = zstd::stream::encode_all(&b"a"[..], 3).unwrap().repeat(8000);
-    let (all, _) = parts(&tiny);
+    let (all, _) = apart(&tiny);
     assert!((4000..=4098 + tiny.len() / 256).contains(&all.len()), "{}", all.len());
     assert!(rebuilt(&tiny) == tiny);
 }

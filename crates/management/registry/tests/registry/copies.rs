@@ -1,18 +1,11 @@
 //! Whole copies of packed layers that are read: made once however many ask, bounded, and good after a kill.
 
-use std::{io::Write, path::Path};
+use std::path::Path;
 
-use flate2::{Compression, write::GzEncoder};
 use sampan_registry::Digest;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Process, Server, disk, eventually, text};
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
+use crate::support::{Client, Process, Server, disk, eventually, gzip, text};
 
 fn path(blob: &[u8]) -> String {
     format!("/v2/p/app/blobs/{}", Digest::of(blob))
@@ -22,6 +15,11 @@ fn metric(c: &Client, name: &str) -> u64 {
     let text = String::from_utf8(c.get("/metrics").is(200).body).unwrap();
     let name = format!("sampan_registry_{name} ");
     text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+}
+
+/// The name of its copy.
+fn copy_name(blob: &[u8]) -> String {
+    format!("sha256-{}", Digest::of(blob).hex())
 }
 
 /// Names in the directory of copies.
@@ -41,7 +39,7 @@ fn many_readers_of_a_packed_layer_have_it_compressed_once() {
     let c = server.client();
     // Again and again the same, farther away than the compressor looks: packing saves something.
     let layers = [
-        gzip(&text(1, 1 << 20).repeat(6)),
+        gzip(&text(1, 1 << 20).repeat(6), 6),
         zstd::stream::encode_all(&text(2, 3 << 20).repeat(3)[..], 3).unwrap(),
     ];
     for (n, layer) in layers.iter().enumerate() {
@@ -99,7 +97,7 @@ fn many_readers_of_a_packed_layer_have_it_compressed_once() {
 
 #[test]
 fn copies_stay_within_their_budget_and_the_least_used_goes() {
-    let layers: Vec<Vec<u8>> = (0..4).map(|n| gzip(&text(10 + n, 300_000).repeat(3))).collect();
+    let layers: Vec<Vec<u8>> = (0..4).map(|n| gzip(&text(10 + n, 300_000).repeat(3), 6)).collect();
     let budget = layers.iter().map(Vec::len).max().unwrap() as u64 * 5 / 2;
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("registry");
@@ -115,14 +113,12 @@ fn copies_stay_within_their_budget_and_the_least_used_goes() {
     read(0);
     for (n, layer) in layers.iter().enumerate().skip(1) {
         read(n);
-        eventually("the copy is complete", || {
-            copies(&server.dir).contains(&format!("sha256-{}", Digest::of(layer).hex()))
-        });
+        eventually("the copy is complete", || copies(&server.dir).contains(&copy_name(layer)));
         assert!(disk(&server.dir.join("hot")) <= budget);
     }
     let mut left = copies(&server.dir);
     left.sort();
-    let mut expected = [0, 3].map(|n: usize| format!("sha256-{}", Digest::of(&layers[n]).hex())).to_vec();
+    let mut expected = [0, 3].map(|n: usize| copy_name(&layers[n])).to_vec();
     expected.sort();
     assert_eq!(left, expected);
     // Without any room they are served all the same.
@@ -139,7 +135,7 @@ fn copies_stay_within_their_budget_and_the_least_used_goes() {
 fn a_kill_leaves_good_copies_or_none() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("registry");
-    let layer = gzip(&text(3, 1 << 20).repeat(12));
+    let layer = gzip(&text(3, 1 << 20).repeat(12), 6);
     {
         let process = Process::start(&dir, &json!({}));
         let c = process.client();
@@ -157,7 +153,7 @@ fn a_kill_leaves_good_copies_or_none() {
     for round in 0..2 {
         let process = Process::start(&dir, &json!({}));
         let c = process.client();
-        let whole = format!("sha256-{}", Digest::of(&layer).hex());
+        let whole = copy_name(&layer);
         assert!(copies(&dir).iter().all(|name| *name == whole), "{:?}", copies(&dir));
         let known = copies(&dir).len() as u64;
         assert!(c.get(&path(&layer)).is(200).body == layer);

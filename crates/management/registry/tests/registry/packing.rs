@@ -1,18 +1,11 @@
 //! Chunks that contents share: bit for bit what was pushed, in less room, through collection, damage and repair.
 
-use std::{io::Write, process::Command};
+use std::process::Command;
 
-use flate2::{Compression, write::GzEncoder};
 use sampan_registry::Digest;
 use serde_json::json;
 
-use crate::support::{Server, disk, noise, run, text};
-
-fn gzip(bytes: &[u8], level: u32) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(level));
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
+use crate::support::{Server, disk, gzip, noise, run, text};
 
 /// By the tool that everybody has.
 fn gzip_command(bytes: &[u8], arguments: &[&str]) -> Vec<u8> {

@@ -327,6 +327,12 @@ pub fn text(seed: u64, length: usize) -> Vec<u8> {
     out
 }
 
+pub fn gzip(bytes: &[u8], level: u32) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
 #[track_caller]
 pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let begun = Instant::now();
