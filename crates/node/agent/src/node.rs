@@ -351,20 +351,24 @@ async fn seen_by_others(
     std::future::pending().await
 }
 
-fn new_lease(node: &Node, now: MicroTime) -> Lease {
-    let name = node.metadata.name.clone().unwrap_or_default();
-    let owner = OwnerReference {
+/// What goes with the node refers to it so.
+pub fn owner(node: &Node) -> OwnerReference {
+    OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Node".to_owned(),
-        name: name.clone(),
+        name: node.metadata.name.clone().unwrap_or_default(),
         uid: node.metadata.uid.clone().unwrap_or_default(),
         ..OwnerReference::default()
-    };
+    }
+}
+
+fn new_lease(node: &Node, now: MicroTime) -> Lease {
+    let name = node.metadata.name.clone().unwrap_or_default();
     Lease {
         metadata: ObjectMeta {
             name: Some(name.clone()),
             namespace: Some(LEASE_NAMESPACE.to_owned()),
-            owner_references: Some(vec![owner]),
+            owner_references: Some(vec![owner(node)]),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {

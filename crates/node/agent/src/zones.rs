@@ -215,16 +215,12 @@ pub fn start(ctx: &Arc<Context>) {
             }
         });
     }
-    let keeper = Arc::clone(ctx);
-    if ctx.zones.is_told() {
+    let is_told = ctx.zones.is_told();
+    if is_told || publish::was_told(ctx) {
+        let keeper = Arc::clone(ctx);
         ctx.supervisor.supervise("node-topology", Policy::Restart(Backoff::default()), move || {
             let ctx = Arc::clone(&keeper);
-            async move { publish::keep(&ctx).await }
-        });
-    } else if publish::was_told(ctx) {
-        ctx.supervisor.supervise("node-topology", Policy::Restart(Backoff::default()), move || {
-            let ctx = Arc::clone(&keeper);
-            async move { publish::withdraw(&ctx).await }
+            async move { if is_told { publish::keep(&ctx).await } else { publish::withdraw(&ctx).await } }
         });
     }
 }

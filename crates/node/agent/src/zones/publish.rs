@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use sampan_planner::numa::NodeTopology;
 
 use crate::context::Context;
+use crate::node::owner;
 
 /// Between two writes, at least: pods come and go in crowds.
 const BETWEEN: Duration = Duration::from_millis(200);
@@ -39,13 +39,7 @@ pub async fn keep(ctx: &Context) -> Result<(), kube::Error> {
         let mut said = ctx.zones.report(name);
         // It goes with the node, which may be another one by now.
         let node = nodes.get(name).await?;
-        said.metadata.owner_references = Some(vec![OwnerReference {
-            api_version: "v1".to_owned(),
-            kind: "Node".to_owned(),
-            name: name.clone(),
-            uid: node.metadata.uid.clone().unwrap_or_default(),
-            ..OwnerReference::default()
-        }]);
+        said.metadata.owner_references = Some(vec![owner(&node)]);
         if told.as_ref() != Some(&said) {
             match api.patch(name, &PatchParams::default(), &Patch::Merge(&said)).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => {
