@@ -13,13 +13,12 @@ use crate::context::View;
 use crate::pod::record::{PodLimits, Run};
 use crate::pod::{resize, security, spec};
 
-/// A container's id and what it is to have.
+/// A container's id and what it is to have: as the pod says it, and as its cgroup takes it.
 struct Update {
     name: String,
     id: String,
     resources: ResourceRequirements,
-    /// It has CPUs for itself, and no quota.
-    has_cpus: bool,
+    limits: Resources,
 }
 
 /// What became of it: the containers that have what they were given, with their ids, the pod's limits if they were
@@ -66,8 +65,11 @@ impl Worker {
                 }
                 continue;
             }
-            let (id, has_cpus) = (id.clone(), self.has_cpus(name));
-            updates.push(Update { id, resources: given, name: name.clone(), has_cpus });
+            let (id, mut limits) = (id.clone(), security::resources(Some(&given)));
+            if self.has_cpus(name) {
+                limits.cpu_quota = Some(-1);
+            }
+            updates.push(Update { name: name.clone(), id, resources: given, limits });
         }
         // Those that start anew need the room before, and have what they had until then.
         let is_last = updates.len() == unfinished.len();
@@ -230,12 +232,8 @@ async fn carry_out(
         sandbox.update(&during)?;
         resized.limits = Some(PodLimits::Raised);
         for update in updates {
-            let mut limits = security::resources(Some(&update.resources));
-            if update.has_cpus {
-                limits.cpu_quota = Some(-1);
-            }
             let used = sandbox.container_stats(&update.id)?.memory_usage_bytes;
-            let wanted = limits.memory_limit.and_then(|limit| u64::try_from(limit).ok());
+            let wanted = update.limits.memory_limit.and_then(|limit| u64::try_from(limit).ok());
             // Version 2 would kill the container, which nobody asked for.
             if let Some(limit) = wanted.filter(|limit| *limit < used) {
                 return Ok(Some(format!(
@@ -243,7 +241,7 @@ async fn carry_out(
                     update.name
                 )));
             }
-            sandbox.update_container(&update.id, limits).await?;
+            sandbox.update_container(&update.id, update.limits).await?;
             resized.done.push((update.name, update.id, update.resources));
         }
         if let Some(after) = after {

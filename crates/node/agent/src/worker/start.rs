@@ -11,7 +11,7 @@ use sampan_container::{
 };
 use sampan_daemon::clock;
 use sampan_image::RootfsPlan;
-use sampan_planner::numa::CpuSet;
+use sampan_planner::numa::{CpuSet, Pin};
 use tokio_util::sync::CancellationToken;
 
 use super::decide::restarts;
@@ -89,10 +89,9 @@ struct Job {
     ip: String,
     events: Subject,
     cancel: CancellationToken,
-    /// The CPUs that it runs on, whether they are its alone, and the zones that its memory comes from.
+    /// The CPUs that it runs on, and what is its alone.
     cpus: Option<CpuSet>,
-    has_cpus: bool,
-    zones: Vec<u32>,
+    pin: Pin,
     /// Name and id of the container whose processes it is to see; without an id that one does not run.
     target: Option<(String, Option<String>)>,
 }
@@ -103,8 +102,8 @@ impl Worker {
         let settled = references.settled();
         let pod = self.allocated_pod();
         let given = pod.spec.as_ref().and_then(|spec| spec::container(spec, &container.name));
-        let (cpus, has_cpus) = (self.cpus_of(&container.name), self.has_cpus(&container.name));
-        let zones = self.pin(&container.name).map(|pin| pin.zones.clone()).unwrap_or_default();
+        let cpus = self.cpus_of(&container.name);
+        let pin = self.pin(&container.name).cloned().unwrap_or_default();
         let seen = self.record.containers.entry(container.name.clone()).or_default();
         let ip = self.record.ip.map(|ip| ip.to_string());
         let job = Job {
@@ -120,8 +119,7 @@ impl Worker {
             events: self.events.container(role, &container.name),
             cancel: self.cancel.clone(),
             cpus,
-            has_cpus,
-            zones,
+            pin,
             target: self.target_of(&container.name),
         };
         self.busy.insert(container.name.clone(), Busy::Starting);
@@ -337,11 +335,11 @@ impl Job {
     fn limits(&self) -> Resources {
         let mut limits = security::resources(self.container.resources.as_ref());
         limits.cpuset_cpus = self.cpus.as_ref().map(CpuSet::to_string);
-        if self.has_cpus {
+        if !self.pin.cpus.is_empty() {
             limits.cpu_quota = None;
         }
-        if !self.zones.is_empty() {
-            limits.cpuset_mems = Some(self.zones.iter().copied().collect::<CpuSet>().to_string());
+        if !self.pin.zones.is_empty() {
+            limits.cpuset_mems = Some(self.pin.zones.iter().copied().collect::<CpuSet>().to_string());
         }
         limits
     }
