@@ -72,16 +72,18 @@ impl Cluster {
     pub async fn restart_agent(&mut self) {
         let left = self.node.shutdown(Duration::from_secs(5)).await;
         assert!(left.is_empty(), "tasks that did not end: {left:?}");
-        self.node = Supervisor::new();
-        let place = (self.dir.path(), self.id.as_str(), &self.zones);
-        (self.handle, self.runtime) =
-            start_agent(place, &self.ca, &self.server, &self.images, &self.node).await;
+        self.start_agent().await;
     }
 
     /// Stop the agent and start it again after `between` ran.
     pub async fn restart_agent_after(&mut self, between: impl AsyncFnOnce(&Self)) {
         self.node.shutdown(Duration::from_secs(5)).await;
         between(self).await;
+        self.start_agent().await;
+    }
+
+    /// Another agent where the last one was.
+    async fn start_agent(&mut self) {
         self.node = Supervisor::new();
         let place = (self.dir.path(), self.id.as_str(), &self.zones);
         (self.handle, self.runtime) =
