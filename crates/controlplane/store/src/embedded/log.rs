@@ -54,8 +54,7 @@ impl Log {
         } else {
             log.file.set_len(length).map_err(|e| failed(&file_path, &e))?;
         }
-        log.remove_before(base.unwrap_or(0));
-        remove_unfinished(dir);
+        remove_before(dir, base.unwrap_or(0));
         Ok(Opened { log, records })
     }
 
@@ -106,11 +105,6 @@ impl Log {
         }
         *self = next;
         Ok(number)
-    }
-
-    /// Remove files that a snapshot made superfluous. Failing is harmless: the next start tries again.
-    fn remove_before(&self, number: u64) {
-        remove_before(&self.dir, number);
     }
 }
 
@@ -354,36 +348,46 @@ fn sync_dir(dir: &Path) -> Result<()> {
 
 /// Numbers of the snapshots and logs in `dir`, ascending. Another answer means that a log was begun or removed meanwhile.
 pub(super) fn numbered_files(dir: &Path) -> Result<(Vec<u64>, Vec<u64>)> {
-    let (mut snapshots, mut logs) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(dir).map_err(|e| failed(dir, &e))? {
-        let name = entry.map_err(|e| failed(dir, &e))?.file_name();
-        let name = name.to_string_lossy();
-        let number = |prefix| name.strip_prefix(prefix).and_then(|n| n.parse::<u64>().ok());
-        snapshots.extend(number("snapshot-"));
-        logs.extend(number("log-"));
-    }
-    snapshots.sort_unstable();
-    logs.sort_unstable();
+    let Files { snapshots, logs, .. } = files(dir)?;
     Ok((snapshots, logs))
 }
 
-/// Remove snapshots that a crash cut short. Failing is harmless: they are written over or removed later.
-fn remove_unfinished(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snapshot-") && name.ends_with(".tmp") {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
+/// What is in a store's directory.
+#[derive(Default)]
+struct Files {
+    /// Their numbers, ascending.
+    snapshots: Vec<u64>,
+    logs: Vec<u64>,
+    /// Snapshots that are being written, or that a crash cut short.
+    unfinished: Vec<PathBuf>,
 }
 
+fn files(dir: &Path) -> Result<Files> {
+    let mut files = Files::default();
+    for entry in fs::read_dir(dir).map_err(|e| failed(dir, &e))? {
+        let entry = entry.map_err(|e| failed(dir, &e))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let number = |prefix| name.strip_prefix(prefix).and_then(|n| n.parse::<u64>().ok());
+        files.snapshots.extend(number("snapshot-"));
+        files.logs.extend(number("log-"));
+        if name.starts_with("snapshot-") && name.ends_with(".tmp") {
+            files.unfinished.push(entry.path());
+        }
+    }
+    files.snapshots.sort_unstable();
+    files.logs.sort_unstable();
+    Ok(files)
+}
+
+/// Remove what a snapshot made superfluous, and snapshots that a crash cut short: no other is being written meanwhile.
+/// Failing is harmless: the next start tries again.
 fn remove_before(dir: &Path, number: u64) {
-    let Ok((snapshots, logs)) = numbered_files(dir) else { return };
+    let Ok(Files { snapshots, logs, unfinished }) = files(dir) else { return };
     let old = |kind: &'static str, all: Vec<u64>| {
         all.into_iter().filter(move |n| *n < number).map(move |n| path(dir, kind, n)).collect::<Vec<_>>()
     };
-    for file in old("log", logs).into_iter().chain(old("snapshot", snapshots)) {
+    for file in old("log", logs).into_iter().chain(old("snapshot", snapshots)).chain(unfinished) {
         if let Err(error) = fs::remove_file(&file) {
             tracing::warn!(file = %file.display(), "could not remove: {error}");
         }
