@@ -17,6 +17,7 @@ from collections import defaultdict
 
 from measure import accounting
 from measure.place import run, spawn
+from measure.registry import docker_registry
 from measure.report import Row
 
 PORT = 5999
@@ -64,11 +65,7 @@ class Registry:
         self.dir.mkdir()
         self.log = place.dir / f"registry-{kind}.out"
         if kind == "docker-registry":
-            config = self.dir / "config.yml"
-            config.write_text(
-                f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
-                f"storage: {{filesystem: {{rootdirectory: {self.dir / 'data'}}}}}\nhttp: {{addr: '127.0.0.1:{PORT}'}}\n")
-            words = ["docker-registry", "serve", config]
+            words = docker_registry(self.dir, PORT)
         else:
             words = [binary, "registry", "serve", "--listen", f"127.0.0.1:{PORT}", "--dir", self.dir, "--open", "--plain-http"]
         self.process = spawn([*contender.enter, *words], self.group, output=self.log)
