@@ -507,7 +507,7 @@ fn refuse(
     }
     match state.cluster.preempt(pod, seed(pod.uid()), filter) {
         Ok(plan) => {
-            promise(state, pod, &plan);
+            promise(state, pod, &plan, now);
             Decision::Preempt { why, plan: Box::new(plan) }
         }
         Err(refusal) => {
@@ -525,9 +525,9 @@ fn refuse(
 }
 
 /// Keeps room for the pod on the node that others are asked to leave.
-fn promise(state: &mut State, pod: &PodInfo, plan: &Preemption) {
+fn promise(state: &mut State, pod: &PodInfo, plan: &Preemption, now: u64) {
     state.cluster.promise(pod, plan);
-    state.queue.promised(pod.uid());
+    state.queue.promised(pod.uid(), now);
     if plan.victims.iter().any(|victim| victim.holds().is_some()) {
         // Room that was merely held is free at once.
         state.queue.note(Hints::POD_GONE);

@@ -70,7 +70,7 @@ impl Scheduler {
                 .zip(plans)
                 .map(|(member, plan)| match plan {
                     Some(plan) => {
-                        promise(state, &member.pod, &plan);
+                        promise(state, &member.pod, &plan, now);
                         let decision = Decision::Preempt { why: why.clone(), plan: Box::new(plan) };
                         (self.taken(member, Some(hints)), decision)
                     }

@@ -3,8 +3,9 @@
 //! A pod is *active* (to be decided now), *backing off* after failures, *waiting* for something that may help it,
 //! or *gated*. A member of a gang is *parked* while others of it are being written about: they are decided together
 //! or not at all. Pods of the same shape wait together: whatever happens, at most the first of them is looked at, and
-//! it is woken only when it would fit; when it was placed, the next one is looked at. So a backlog of any length
-//! costs next to nothing, and nobody is woken in vain.
+//! it is woken when it would fit; when it was placed, the next one is looked at. So a backlog of any length
+//! costs next to nothing. When it would not fit, but nodes became others since it was refused, it is decided again after
+//! its back-off: the reasons are others now, and perhaps there is somebody who can be made to leave.
 //!
 //! Pods of tenants with queues of their own are in lanes: who asks for the next pod says which lane has its turn. Pods
 //! outside all lanes come first.
@@ -42,6 +43,15 @@ impl Default for Patience {
 
 /// No way in which pods were ever sorted.
 const OUTDATED: u64 = u64::MAX;
+
+/// After these a pod that still fits nowhere is refused for other reasons, or may make others leave where that helped
+/// nothing before. What pods do is not among them: they come and go all the time.
+const OTHER_REASONS: Hints = Hints::NODE_ADDED
+    .union(Hints::NODE_ALLOCATABLE)
+    .union(Hints::NODE_LABELS)
+    .union(Hints::NODE_TAINTS)
+    .union(Hints::VOLUME)
+    .union(Hints::NAMESPACE);
 
 /// The order of pods that wait for the same.
 type Order = (Reverse<i32>, u64, u64);
@@ -251,10 +261,15 @@ impl Queue {
         }
     }
 
-    /// Room is being made for a pod: it need not wait long to see whether it is there.
-    pub fn promised(&mut self, uid: &str) {
-        if let Some(entry) = self.entries.get_mut(uid) {
-            entry.attempts = 1;
+    /// Room is being made for a pod: it need not wait long to see whether it is there, and the next one of its shape may
+    /// have as much luck.
+    pub fn promised(&mut self, uid: &str, now: u64) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.attempts = 1;
+        let order = entry.order;
+        let Some(group) = self.groups.get(&address(&entry.pod.shape)) else { return };
+        if let Some((_, next)) = group.pods.range(order..).next() {
+            self.reconsider(&next.clone(), now);
         }
     }
 
@@ -461,7 +476,7 @@ impl Queue {
             if let Some(group) = self.groups.get_mut(&group) {
                 group.hints = group.hints.union(hints);
             }
-            return;
+            return self.reconsider(&uid, now);
         }
         let State::Waiting { since } = entry.state else { return };
         // Where more than its own node decides, it may be woken in vain, and again and again.
@@ -473,6 +488,21 @@ impl Queue {
         self.leave(&uid);
         let state = if sure || until <= now { State::Active } else { State::BackingOff { until } };
         self.enter(&uid, state);
+    }
+
+    /// Decides a pod again that would not fit, when its time has come, if that may come out otherwise than the last time.
+    fn reconsider(&mut self, uid: &str, now: u64) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        let State::Waiting { since } = entry.state else { return };
+        // Who may make others leave finds somebody in the place of who went.
+        let outranks = entry.pod.preempts && entry.pod.shape.priority > 0;
+        let news = if outranks { OTHER_REASONS.union(Hints::POD_GONE) } else { OTHER_REASONS };
+        if !self.happened.since(entry.seen).common(news).intersects(entry.hints) {
+            return;
+        }
+        let until = since + self.delay(entry.attempts);
+        self.leave(uid);
+        self.enter(uid, if until <= now { State::Active } else { State::BackingOff { until } });
     }
 
     fn delay(&self, attempts: u32) -> u64 {

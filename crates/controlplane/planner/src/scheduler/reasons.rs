@@ -56,6 +56,11 @@ impl Hints {
         Self(self.0 | other.0)
     }
 
+    /// What both sets have.
+    pub(super) const fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// The numbers of its members, each below [`Hints::KINDS`].
     pub(super) fn kinds(self) -> impl Iterator<Item = usize> {
         (0..Self::KINDS).filter(move |kind| self.0 & (1 << kind) != 0)

@@ -352,7 +352,7 @@ impl Play {
     /// Keeps room for the pod; whoever is in the way leaves.
     fn make_room(&mut self, now: f64, pod: &PodInfo, plan: &Preemption) {
         self.cluster.promise(pod, plan);
-        self.queue.promised(pod.uid());
+        self.queue.promised(pod.uid(), millis(now));
         plan.displaced.iter().for_each(|displaced| self.queue.again(displaced.uid()));
         // A seat that gives way has done so, and looks for another node.
         for victim in plan.victims.iter().filter(|victim| victim.holds().is_none()) {

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use serde_json::json;
+
 use super::differential::{Random, node, pod};
+use super::{bound, with_priority};
 use crate::scheduler::{Cluster, Hints, PodInfo, Queue};
 
 struct World {
@@ -157,4 +160,43 @@ fn run(seed: u64) {
 #[test]
 fn nobody_is_lost_and_nobody_sleeps_through_a_chance() {
     (1..=12).for_each(run);
+}
+
+/// Three important pods were refused by a taint; the pods on that node are worth less.
+#[test]
+fn when_a_taint_goes_all_of_a_shape_may_make_others_leave() {
+    let taint = json!({"spec": {"taints": [{"key": "new", "effect": "NoSchedule"}]}});
+    let mut cluster = super::cluster(&[super::node("a", "3", taint)]);
+    for name in ["x", "y", "z"] {
+        cluster.upsert_pod(&bound(super::pod(name, "1", json!({})), name, "a"));
+    }
+    let mut queue = Queue::default();
+    for name in ["p", "q", "r", "s"] {
+        let mut info = PodInfo::of(&with_priority(super::pod(name, "1", json!({})), 5));
+        cluster.intern(&mut info);
+        queue.put(Arc::new(info), false, 0);
+    }
+    let decide = |cluster: &mut Cluster, queue: &mut Queue, now: u64| -> Option<Result<String, String>> {
+        let pod = queue.pop(now)?.pod;
+        let unplaced = cluster.schedule(&pod, 1).expect_err("nothing is free");
+        let plan = cluster.preempt(&pod, 1, None);
+        if let Ok(plan) = &plan {
+            cluster.promise(&pod, plan);
+            queue.promised(pod.uid(), now);
+        }
+        queue.waits_for(pod.uid(), unplaced.hints, now, |pod| cluster.would_fit(pod));
+        Some(plan.map(|plan| plan.victims[0].uid().to_owned()).map_err(|_| unplaced.to_string()))
+    };
+    for _ in 0..4 {
+        assert!(decide(&mut cluster, &mut queue, 0).unwrap().unwrap_err().contains("untolerated taint"));
+    }
+    assert_eq!(decide(&mut cluster, &mut queue, 100_000), None);
+    let hints = cluster.upsert_node(&super::node("a", "3", json!({})));
+    queue.wake(hints, 100_000, |pod| cluster.would_fit(pod));
+    let decided: Vec<_> = std::iter::from_fn(|| decide(&mut cluster, &mut queue, 100_000)).collect();
+    let mut victims: Vec<_> = decided.iter().flatten().map(String::as_str).collect();
+    victims.sort_unstable();
+    assert_eq!(victims, ["x", "y", "z"]);
+    assert!(decided[3].as_ref().unwrap_err().contains("Insufficient cpu"), "what is in its way now is told");
+    assert_eq!(decided.len(), 4);
 }

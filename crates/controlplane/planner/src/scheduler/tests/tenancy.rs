@@ -266,7 +266,7 @@ impl Gangs {
         for (member, plan) in members.iter().zip(plans) {
             if let Some(plan) = plan {
                 self.cluster.promise(member, plan);
-                self.queue.promised(member.uid());
+                self.queue.promised(member.uid(), self.now);
                 victims.extend(plan.victims.iter().cloned());
             }
         }
