@@ -1,15 +1,25 @@
 //! The scheduler's decisions on the workloads of Kubernetes' scheduler_perf, without an API server.
 //!
-//! `cargo run --release -p sampan-planner --example scheduler_perf -- [--nodes 100,1000,5000,15000] [--only NAME]`
+//! `cargo run --release -p sampan-planner --example scheduler_perf -- [--scaled] [--nodes 100,1000,5000,15000] [--only NAME]`
 //!
 //! Each row binds pods one by one: reading the API object, deciding, and counting the pod on its node are all timed.
 //! Prints a table and, with `--json`, one JSON line per row. CPU is that of this process's only thread.
+//!
+//! Upstream's workloads place as many pods on few nodes as on many, so that the same row asks for something else at
+//! each size. With `--scaled` there are so many pods a node at every size, in as many rounds as make up for small ones:
+//! then a row says what the number of nodes costs. It says besides what the first decision about pods of a new kind
+//! takes in a cluster that is in use, and what a node takes of memory.
 
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use sampan_planner::scheduler::{Cluster, PodInfo};
 use serde_json::{Value, json};
+
+/// What the server allocates with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 struct Row {
     name: &'static str,
@@ -18,6 +28,8 @@ struct Row {
     /// How many pods are placed while the clock runs.
     measured: usize,
     template: fn(usize) -> Value,
+    /// When scaled: so many pods for ten nodes before the clock runs, and while it does.
+    tenths: (usize, usize),
     /// Whether pods that fit nowhere are expected.
     may_fail: bool,
     /// Whether a bound pod goes for every one that comes.
@@ -87,6 +99,14 @@ fn daemon(index: usize) -> Value {
     pod
 }
 
+/// The same where there may be any number of nodes, each of which gets one after the other.
+fn daemon_of(nodes: usize, index: usize) -> Value {
+    let mut pod = daemon(index);
+    pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        [0]["matchFields"][0]["values"] = json!([format!("node-{}", index % nodes)]);
+    pod
+}
+
 fn large(index: usize) -> Value {
     let mut pod = base(index, &json!({}));
     pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "9".into();
@@ -121,74 +141,79 @@ fn none(_: usize) -> Vec<Value> {
     Vec::new()
 }
 
-fn rows() -> Vec<Row> {
-    let row = |name, before, measured, template| Row {
+fn row(name: &'static str, template: fn(usize) -> Value) -> Row {
+    Row {
         name,
-        before,
-        measured,
+        before: none,
+        measured: 10_000,
         template,
+        tenths: (10, 100),
         may_fail: false,
         churn: false,
         preempt: false,
-    };
+    }
+}
+
+fn rows() -> Vec<Row> {
     vec![
-        row("SchedulingBasic/10k", |_| (0..1000).map(|i| basic(1_000_000 + i)).collect(), 10_000, basic),
-        row("SchedulingBasic/50k", |_| (0..5000).map(|i| basic(1_000_000 + i)).collect(), 50_000, basic),
-        row(
-            "SchedulingPodAffinity",
-            |_| (0..5000).map(|i| affinity(1_000_000 + i)).collect(),
-            5000,
-            affinity,
-        ),
         Row {
-            may_fail: true,
-            ..row(
-                "SchedulingPodAntiAffinity",
-                |nodes| (0..nodes / 5).map(|i| anti_affinity(1_000_000 + i)).collect(),
-                5000,
-                anti_affinity,
-            )
-        },
-        row(
-            "SchedulingPreferredPodAffinity",
-            |_| (0..5000).map(|i| preferred("podAffinity", 1_000_000 + i, "red")).collect(),
-            5000,
-            |i| preferred("podAffinity", i, "red"),
-        ),
-        row(
-            "SchedulingPreferredPodAntiAffinity",
-            |_| (0..5000).map(|i| preferred("podAntiAffinity", 1_000_000 + i, "yellow")).collect(),
-            5000,
-            |i| preferred("podAntiAffinity", i, "yellow"),
-        ),
-        row(
-            "TopologySpreading",
-            |_| (0..5000).map(|i| basic(1_000_000 + i)).collect(),
-            10_000,
-            |i| spreading("DoNotSchedule", i),
-        ),
-        row(
-            "PreferredTopologySpreading",
-            |_| (0..5000).map(|i| basic(1_000_000 + i)).collect(),
-            10_000,
-            |i| spreading("ScheduleAnyway", i),
-        ),
-        row("SchedulingNodeAffinity", none, 10_000, node_affinity),
-        row("SchedulingDaemonset", none, 15_000, daemon),
-        Row {
-            may_fail: true,
-            ..row("Unschedulable", none, 10_000, |i| if i % 2 == 0 { large(i) } else { basic(i) })
+            before: |_| (0..1000).map(|i| basic(1_000_000 + i)).collect(),
+            ..row("SchedulingBasic/10k", basic)
         },
         Row {
+            before: |_| (0..5000).map(|i| basic(1_000_000 + i)).collect(),
+            measured: 50_000,
+            tenths: (100, 200),
+            ..row("SchedulingBasic/50k", basic)
+        },
+        Row {
+            before: |_| (0..5000).map(|i| affinity(1_000_000 + i)).collect(),
+            measured: 5000,
+            tenths: (10, 50),
+            ..row("SchedulingPodAffinity", affinity)
+        },
+        Row {
+            before: |nodes| (0..nodes / 5).map(|i| anti_affinity(1_000_000 + i)).collect(),
+            measured: 5000,
+            tenths: (2, 6),
+            may_fail: true,
+            ..row("SchedulingPodAntiAffinity", anti_affinity)
+        },
+        Row {
+            before: |_| (0..5000).map(|i| preferred("podAffinity", 1_000_000 + i, "red")).collect(),
+            measured: 5000,
+            ..row("SchedulingPreferredPodAffinity", |i| preferred("podAffinity", i, "red"))
+        },
+        Row {
+            before: |_| (0..5000).map(|i| preferred("podAntiAffinity", 1_000_000 + i, "yellow")).collect(),
+            measured: 5000,
+            ..row("SchedulingPreferredPodAntiAffinity", |i| preferred("podAntiAffinity", i, "yellow"))
+        },
+        Row {
+            before: |_| (0..5000).map(|i| basic(1_000_000 + i)).collect(),
+            ..row("TopologySpreading", |i| spreading("DoNotSchedule", i))
+        },
+        Row {
+            before: |_| (0..5000).map(|i| basic(1_000_000 + i)).collect(),
+            ..row("PreferredTopologySpreading", |i| spreading("ScheduleAnyway", i))
+        },
+        row("SchedulingNodeAffinity", node_affinity),
+        Row { measured: 15_000, tenths: (0, 30), ..row("SchedulingDaemonset", daemon) },
+        Row { may_fail: true, ..row("Unschedulable", |i| if i % 2 == 0 { large(i) } else { basic(i) }) },
+        Row {
+            before: |_| (0..2000).map(|i| mixed(1_000_000 + i)).collect(),
             churn: true,
-            ..row(
-                "SchedulingWithMixedChurn",
-                |_| (0..2000).map(|i| mixed(1_000_000 + i)).collect(),
-                10_000,
-                mixed,
-            )
+            tenths: (2, 10),
+            ..row("SchedulingWithMixedChurn", mixed)
         },
-        Row { may_fail: true, preempt: true, ..row("PreemptionBasic", preemption_load, 5000, high_priority) },
+        Row {
+            before: preemption_load,
+            measured: 5000,
+            tenths: (40, 10),
+            may_fail: true,
+            preempt: true,
+            ..row("PreemptionBasic", high_priority)
+        },
     ]
 }
 
@@ -216,8 +241,16 @@ fn parse(pods: Vec<Value>) -> Vec<Pod> {
 }
 
 fn cpu_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    Duration::from_nanos(text.split(' ').next().and_then(|t| t.parse().ok()).unwrap_or(0))
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec to write to.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Bytes that this process has in memory.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
 #[derive(Default)]
@@ -227,6 +260,10 @@ struct Outcome {
     latencies: Vec<Duration>,
     cpu: Duration,
     wall: Duration,
+    /// What first decisions about a new kind took of the processor.
+    first: Vec<Duration>,
+    /// What a node without pods takes of memory.
+    node_bytes: usize,
 }
 
 fn place(cluster: &mut Cluster, pod: &Pod, seed: u64, preempt: bool) -> Option<String> {
@@ -251,6 +288,37 @@ fn place(cluster: &mut Cluster, pod: &Pod, seed: u64, preempt: bool) -> Option<S
     }
 }
 
+impl Outcome {
+    /// Places pods while the clock runs.
+    fn measure(&mut self, row: &Row, cluster: &mut Cluster, pods: &[Pod], bound: &mut Vec<String>) {
+        let (cpu, start) = (cpu_time(), Instant::now());
+        for pod in pods {
+            let seed = self.latencies.len() as u64 + 1;
+            let before = Instant::now();
+            let placed = place(cluster, pod, seed, row.preempt);
+            self.latencies.push(before.elapsed());
+            match placed {
+                Some(uid) => {
+                    self.placed += 1;
+                    bound.push(uid);
+                }
+                None => self.failed += 1,
+            }
+            if row.churn && !bound.is_empty() {
+                let at = seed as usize * 7919 % bound.len();
+                cluster.remove_pod(&bound.swap_remove(at));
+            }
+        }
+        self.wall += start.elapsed();
+        self.cpu += cpu_time().saturating_sub(cpu);
+    }
+
+    fn percentile(&self, percent: usize) -> f64 {
+        let index = (self.latencies.len() * percent / 100).min(self.latencies.len().saturating_sub(1));
+        self.latencies.get(index).map_or(0.0, |l| l.as_secs_f64() * 1e6)
+    }
+}
+
 fn run(row: &Row, nodes: usize) -> Outcome {
     let mut cluster = cluster(nodes);
     let mut bound = Vec::new();
@@ -259,27 +327,104 @@ fn run(row: &Row, nodes: usize) -> Outcome {
     }
     let pods = parse((0..row.measured).map(row.template).collect());
     let mut outcome = Outcome::default();
-    let (cpu, start) = (cpu_time(), Instant::now());
-    for (seed, pod) in (1..).zip(&pods) {
-        let before = Instant::now();
-        let placed = place(&mut cluster, pod, seed, row.preempt);
-        outcome.latencies.push(before.elapsed());
-        match placed {
-            Some(uid) => {
-                outcome.placed += 1;
-                bound.push(uid);
-            }
-            None => outcome.failed += 1,
-        }
-        if row.churn && !bound.is_empty() {
-            let at = seed as usize * 7919 % bound.len();
-            cluster.remove_pod(&bound.swap_remove(at));
-        }
-    }
-    outcome.wall = start.elapsed();
-    outcome.cpu = cpu_time().saturating_sub(cpu);
+    outcome.measure(row, &mut cluster, &pods, &mut bound);
     outcome.latencies.sort_unstable();
     outcome
+}
+
+/// So many pods are placed at least, over all rounds.
+const SCALED: usize = 30_000;
+/// So many pods are read ahead, so that they are not in the way.
+const AHEAD: usize = 256;
+
+/// Makes pods without reading each of them from text.
+struct Source<'a> {
+    row: &'a Row,
+    nodes: usize,
+    known: Vec<Pod>,
+}
+
+impl<'a> Source<'a> {
+    fn new(row: &'a Row, nodes: usize, what: fn(usize) -> Value) -> Self {
+        // No template has more kinds than ten.
+        Self { row, nodes, known: parse((0..10).map(what).collect()) }
+    }
+
+    fn pod(&self, index: usize) -> Pod {
+        if self.row.name == "SchedulingDaemonset" {
+            return serde_json::from_value(daemon_of(self.nodes, index)).unwrap_or_default();
+        }
+        let mut pod = self.known[index % self.known.len()].clone();
+        pod.metadata.name = Some(format!("pod-{index}"));
+        pod.metadata.uid = Some(format!("uid-{index}"));
+        pod
+    }
+}
+
+/// The same work at every size: so many pods a node.
+fn run_scaled(row: &Row, nodes: usize) -> Outcome {
+    let (before, measured) = (nodes * row.tenths.0 / 10, nodes * row.tenths.1 / 10);
+    let mut outcome = Outcome::default();
+    let source = Source::new(row, nodes, row.template);
+    let first = match row.name {
+        "PreemptionBasic" => low_priority,
+        "TopologySpreading" | "PreferredTopologySpreading" => basic,
+        _ => row.template,
+    };
+    let earlier = Source::new(row, nodes, first);
+    let (empty, mut grown) = (resident(), false);
+    while outcome.latencies.len() < SCALED {
+        let mut cluster = cluster(nodes);
+        if outcome.node_bytes == 0 {
+            outcome.node_bytes = resident().saturating_sub(empty) / nodes;
+        }
+        let mut bound = Vec::new();
+        for index in 0..before {
+            bound.extend(place(&mut cluster, &earlier.pod(1_000_000 + index), index as u64, false));
+        }
+        // The first decisions are those about a new kind, which are measured apart.
+        for index in 0..10 {
+            let mut info = PodInfo::of(&source.pod(2_000_000 + index));
+            cluster.intern(&mut info);
+            drop(cluster.schedule(&info, 1));
+        }
+        for from in (0..measured).step_by(AHEAD) {
+            let pods: Vec<Pod> = (from..measured.min(from + AHEAD)).map(|index| source.pod(index)).collect();
+            outcome.measure(row, &mut cluster, &pods, &mut bound);
+        }
+        outcome.look(&mut cluster, &source);
+        // The first round makes the process as large as it will be, and is not counted.
+        if !std::mem::replace(&mut grown, true) {
+            outcome = Outcome { node_bytes: outcome.node_bytes, ..Outcome::default() };
+        }
+    }
+    outcome.latencies.sort_unstable();
+    outcome
+}
+
+impl Outcome {
+    /// What decisions about pods of new kinds take.
+    fn look(&mut self, cluster: &mut Cluster, source: &Source<'_>) {
+        for kind in 0..4 {
+            let mut pod = source.pod(3_000_000 + kind);
+            let cpu = format!("{}m", 50 + kind);
+            for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+                for requests in container.resources.iter_mut().filter_map(|r| r.requests.as_mut()) {
+                    requests.insert("cpu".to_owned(), Quantity(cpu.clone()));
+                }
+            }
+            let mut info = PodInfo::of(&pod);
+            cluster.intern(&mut info);
+            let before = cpu_time();
+            drop(cluster.schedule(&info, 1));
+            self.first.push(cpu_time().saturating_sub(before));
+        }
+    }
+
+    fn first(&mut self) -> f64 {
+        self.first.sort_unstable();
+        self.first.get(self.first.len() / 2).map_or(0.0, |first| first.as_secs_f64() * 1e6)
+    }
 }
 
 fn main() {
@@ -289,39 +434,51 @@ fn main() {
     let sizes: Vec<usize> = sizes.split(',').filter_map(|n| n.parse().ok()).collect();
     let only = value("--only").unwrap_or_default();
     let as_json = args.iter().any(|a| a == "--json");
+    let scaled = args.iter().any(|a| a == "--scaled");
     if !as_json {
         println!(
-            "{:36} {:>6} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>8}",
-            "workload", "nodes", "placed", "failed", "pods/s", "cpu us", "p50 us", "p99 us", "max us"
+            "{:36} {:>6} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6}",
+            "workload",
+            "nodes",
+            "placed",
+            "failed",
+            "pods/s",
+            "cpu us",
+            "p50 us",
+            "p99 us",
+            "max us",
+            "first us",
+            "B/node"
         );
     }
     for row in rows().iter().filter(|row| row.name.contains(&only)) {
         for nodes in &sizes {
-            let o = run(row, *nodes);
+            let mut o = if scaled { run_scaled(row, *nodes) } else { run(row, *nodes) };
             let decided = (o.placed + o.failed).max(1);
-            let at = |percent: usize| {
-                let index = (o.latencies.len() * percent / 100).min(o.latencies.len().saturating_sub(1));
-                o.latencies.get(index).map_or(0.0, |l| l.as_secs_f64() * 1e6)
-            };
             let rate = decided as f64 / o.wall.as_secs_f64();
             let cpu = o.cpu.as_secs_f64() * 1e6 / decided as f64;
-            assert!(row.may_fail || o.failed == 0 || *nodes < 2000, "{}: {} fit nowhere", row.name, o.failed);
+            let full = o.failed > 0 && !row.may_fail && (scaled || *nodes >= 2000);
+            assert!(!full, "{}: {} fit nowhere", row.name, o.failed);
+            let (first, bytes) = (o.first(), o.node_bytes);
             if as_json {
                 let line = json!({"workload": row.name, "nodes": nodes, "placed": o.placed, "failed": o.failed,
-                    "pods_per_second": rate.round(), "cpu_us_per_pod": cpu, "p50_us": at(50), "p99_us": at(99), "max_us": at(100)});
+                    "pods_per_second": rate.round(), "cpu_us_per_pod": cpu, "p50_us": o.percentile(50),
+                    "p99_us": o.percentile(99), "max_us": o.percentile(100), "first_us": first, "bytes_per_node": bytes});
                 println!("{line}");
             } else {
                 println!(
-                    "{:36} {:>6} {:>7} {:>7} {:>9.0} {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
+                    "{:36} {:>6} {:>7} {:>7} {:>9.0} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>6}",
                     row.name,
                     nodes,
                     o.placed,
                     o.failed,
                     rate,
                     cpu,
-                    at(50),
-                    at(99),
-                    at(100)
+                    o.percentile(50),
+                    o.percentile(99),
+                    o.percentile(100),
+                    first,
+                    bytes
                 );
             }
         }

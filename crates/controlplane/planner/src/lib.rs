@@ -22,6 +22,7 @@ pub mod autoscaler;
 pub mod disruption;
 pub mod election;
 pub mod fairness;
+mod hash;
 pub mod instances;
 pub mod ipam;
 pub mod numa;

@@ -21,8 +21,6 @@ mod shape;
 mod tests;
 mod workload;
 
-use std::collections::HashMap;
-
 pub use gradient::fragments;
 pub use shape::{Demand, Models, Room, WHOLE};
 pub use workload::Workload;
@@ -31,6 +29,8 @@ use future::Futures;
 use gradient::Gradient;
 use prices::DevicePrices;
 use scarcity::Scarcity;
+
+use crate::hash::Map;
 
 /// Ranked states that are remembered; beyond that all are forgotten and found anew.
 const MOST_REMEMBERED: usize = 1 << 18;
@@ -68,7 +68,7 @@ pub struct Packer {
     prices: DevicePrices,
     futures: Futures,
     scarcity: Scarcity,
-    known: HashMap<Demand, HashMap<Room, Cost>>,
+    known: Map<Demand, Map<Room, Cost>>,
     remembered: usize,
 }
 
@@ -83,7 +83,7 @@ impl Packer {
             futures: Futures::new(&workload),
             scarcity: Scarcity::new(&workload),
             workload,
-            known: HashMap::new(),
+            known: Map::default(),
             remembered: 0,
         }
     }

@@ -35,6 +35,7 @@ mod reclaim;
 mod resources;
 mod score;
 mod seats;
+mod shapes;
 mod spread;
 mod status;
 mod taints;

@@ -1,9 +1,8 @@
 //! What a node would still take of the pods to come.
 
-use std::collections::HashMap;
-
 use super::shape::{Demand, Room};
 use super::workload::Workload;
+use crate::hash::Map;
 use crate::random::Random;
 
 /// Futures that are looked into.
@@ -16,7 +15,7 @@ const SEED: u64 = 99;
 #[derive(Debug, Clone)]
 pub(super) struct Futures {
     futures: Vec<Vec<Demand>>,
-    known: HashMap<Room, f64>,
+    known: Map<Room, f64>,
 }
 
 impl Futures {
@@ -32,7 +31,7 @@ impl Futures {
             drawn.or(shapes.last()).map(|(demand, _)| demand.clone())
         };
         let futures = (0..FUTURES).map(|_| (0..PODS).filter_map(|_| draw()).collect()).collect();
-        Self { futures, known: HashMap::new() }
+        Self { futures, known: Map::default() }
     }
 
     pub fn forget(&mut self) {

@@ -3,9 +3,8 @@
 //! Qizhen Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with Fragmentation Gradient Descent",
 //! USENIX ATC 2023, section 3.
 
-use std::collections::HashMap;
-
 use super::shape::{Demand, Room};
+use crate::hash::Map;
 
 /// Thousandths of devices on a node that are free but useless to a pod drawn from the usual ones (weights add up to 1).
 pub fn fragments(room: &Room, usual: &[(Demand, f64)]) -> f64 {
@@ -27,12 +26,12 @@ pub fn fragments(room: &Room, usual: &[(Demand, f64)]) -> f64 {
 #[derive(Debug, Clone)]
 pub(super) struct Gradient {
     usual: Vec<(Demand, f64)>,
-    known: HashMap<Room, f64>,
+    known: Map<Room, f64>,
 }
 
 impl Gradient {
     pub fn new(usual: &[(Demand, f64)]) -> Self {
-        Self { usual: usual.to_vec(), known: HashMap::new() }
+        Self { usual: usual.to_vec(), known: Map::default() }
     }
 
     pub fn forget(&mut self) {

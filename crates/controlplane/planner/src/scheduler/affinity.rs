@@ -140,7 +140,7 @@ impl CompiledTerm {
     }
 
     fn matches(&self, nodes: &Nodes, node: usize) -> bool {
-        let name = &*nodes.name[node];
+        let name = &*nodes[node].name;
         let field = |r: &Requirement| r.key() == "metadata.name" && r.matches_value(Some(name));
         !(self.labels.is_empty() && self.fields.is_empty())
             && self.labels.iter().all(|r| holds(r, nodes, node))

@@ -7,11 +7,11 @@
 //! node's own resources orders them. So a decision costs as much as there are changed nodes and buckets, and is
 //! exactly what scoring every node would give.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::affinity::CompiledAffinity;
-use super::counter::Counter;
+use super::counter::{Counter, Part};
 use super::gpu::{GPU, GPU_MILLI};
 use super::interpod::Term;
 use super::labelsets::LabelSet;
@@ -23,6 +23,7 @@ use super::score::{self, Use};
 use super::status::Status;
 use super::taints::Welcome;
 use super::world::World;
+use crate::hash::Map;
 use crate::usage::Amount;
 
 /// Nodes that agree in all that depends on other nodes, by the score of their own resources.
@@ -69,6 +70,8 @@ pub(super) struct Class {
     pub profile: Arc<Profile>,
     pub affinity: CompiledAffinity,
     pub counters: Vec<Counter>,
+    /// What each node contributes to each of them.
+    parts: Vec<Part>,
     /// By the number of a bound pod's term: the counter it feeds, with what weight.
     feeds: Vec<Option<(u16, i64)>>,
     welcome: Vec<Option<(Welcome, bool)>>,
@@ -76,9 +79,11 @@ pub(super) struct Class {
     scored: Vec<Scored>,
     balanced: Vec<Scored>,
     nodes: Vec<At>,
+    /// Nodes from that one on were not looked at yet.
+    looked: usize,
     pub buckets: Vec<Bucket>,
     free_buckets: Vec<u32>,
-    bucket_ids: HashMap<Box<[i64]>, u32>,
+    bucket_ids: Map<Box<[i64]>, u32>,
     pub statuses: BTreeMap<Status, u32>,
     /// Which images nodes hold of those that the pod needs, numbered.
     pub held: Vec<Box<[(u16, i64)]>>,
@@ -88,6 +93,7 @@ pub(super) struct Class {
     /// When it was last used, for forgetting the stalest.
     pub used: u64,
     scratch: Vec<i64>,
+    changed: Vec<u32>,
 }
 
 impl Class {
@@ -103,6 +109,7 @@ impl Class {
             profile: profile.clone(),
             affinity,
             counters: Vec::new(),
+            parts: Vec::new(),
             feeds: Vec::new(),
             welcome: Vec::new(),
             fit: fit_columns(shape, profile, &mut world.nodes),
@@ -113,9 +120,10 @@ impl Class {
             ),
             balanced: scored(shape, profile.balanced.iter().map(|name| (name.as_str(), 1)), &mut world.nodes),
             nodes: Vec::new(),
+            looked: 0,
             buckets: Vec::new(),
             free_buckets: Vec::new(),
-            bucket_ids: HashMap::new(),
+            bucket_ids: Map::default(),
             statuses: BTreeMap::new(),
             held: Vec::new(),
             preemption: None,
@@ -123,6 +131,7 @@ impl Class {
             seen_epoch: 0,
             used: 0,
             scratch: Vec::new(),
+            changed: Vec::new(),
         };
         if class.balanced.iter().all(|s| s.request == 0) {
             class.balanced.clear();
@@ -136,21 +145,56 @@ impl Class {
         self.nodes.len() * (1 + self.counters.len())
     }
 
-    /// Brings it up to date.
+    /// Brings it up to date, as far as it has looked at nodes: see [`Class::complete`].
     pub fn sync(&mut self, world: &mut World) {
         let renamed = self.seen_epoch != world.epoch;
         let stale = (renamed && (self.reads_namespaces || world.terms.reads_namespaces()))
             || self.counters.iter().any(|c| c.is_stale(&world.nodes))
             || !self.read_new_terms(world);
-        let Some(changed) = world.log.since(self.seen_log).filter(|_| !stale) else {
-            return self.rebuild(world);
-        };
-        self.nodes.resize(world.nodes.slots(), NOWHERE);
-        for node in changed {
-            self.refresh(world, node as usize);
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.clear();
+        if stale || !world.log.since(self.seen_log, &mut changed) {
+            self.rebuild(world);
+        } else {
+            self.grow(world.nodes.slots());
+            let looked = self.looked;
+            for node in changed.iter().map(|node| *node as usize).filter(|node| *node < looked) {
+                self.refresh(world, node);
+            }
+            self.seen_epoch = world.epoch;
+            self.seen_log = world.log.end();
         }
-        self.seen_epoch = world.epoch;
-        self.seen_log = world.log.end();
+        self.changed = changed;
+        // Where nodes have a say about each other, nothing is known before all of them are.
+        if !self.counters.is_empty() {
+            self.complete(world);
+        }
+    }
+
+    fn grow(&mut self, slots: usize) {
+        self.nodes.resize(slots, NOWHERE);
+        self.parts.resize(slots * self.counters.len(), Part::default());
+    }
+
+    /// Looks at all nodes that it has not looked at yet.
+    pub fn complete(&mut self, world: &World) {
+        self.look(world, world.nodes.slots());
+    }
+
+    fn look(&mut self, world: &World, until: usize) {
+        for node in self.looked..until {
+            self.refresh(world, node);
+        }
+        self.looked = until;
+    }
+
+    /// Whether a node by itself can take the pod. No more are looked at than it takes to find one.
+    pub fn finds_any(&mut self, world: &World) -> bool {
+        let slots = world.nodes.slots();
+        while self.bucket_ids.is_empty() && self.looked < slots {
+            self.look(world, slots.min(self.looked + 64));
+        }
+        !self.bucket_ids.is_empty()
     }
 
     fn rebuild(&mut self, world: &mut World) {
@@ -161,15 +205,14 @@ impl Class {
         self.feeds.clear();
         while !self.read_new_terms(world) {}
         self.nodes.clear();
-        self.nodes.resize(world.nodes.slots(), NOWHERE);
+        self.parts.clear();
+        self.grow(world.nodes.slots());
         self.buckets.clear();
         self.free_buckets.clear();
         self.bucket_ids.clear();
         self.statuses.clear();
         self.held.clear();
-        for node in 0..world.nodes.slots() {
-            self.refresh(world, node);
-        }
+        self.looked = 0;
         self.seen_log = world.log.end();
     }
 
@@ -202,9 +245,10 @@ impl Class {
     }
 
     fn refresh(&mut self, world: &World, node: usize) {
-        self.leave(node);
-        if !world.nodes.live[node] {
-            self.counters.iter_mut().for_each(|c| c.leave(node));
+        let parts = node * self.counters.len()..(node + 1) * self.counters.len();
+        if !world.nodes[node].live {
+            self.leave(node);
+            self.counters.iter_mut().zip(&mut self.parts[parts]).for_each(|(c, part)| c.leave(part));
             return;
         }
         let (welcome, tolerated) = self.welcome(&world.nodes, node);
@@ -216,13 +260,13 @@ impl Class {
             for counter in &mut self.counters {
                 counter.begin(world, node, &self.labels, &self.shape);
             }
-            for (term, pods) in &world.nodes.term_counts[node] {
+            for (term, pods) in &world.nodes[node].term_counts {
                 if let Some(Some((counter, weight))) = self.feeds.get(*term as usize) {
                     self.counters[usize::from(*counter)].feed(weight * i64::from(*pods));
                 }
             }
-            let place = |c: &mut Counter| c.finish(&world.nodes, node, suits, tolerated);
-            key.extend(self.counters.iter_mut().map(place));
+            let counters = self.counters.iter_mut().zip(&mut self.parts[parts]);
+            key.extend(counters.map(|(c, part)| c.finish(part, (&world.nodes, node), suits, tolerated)));
         }
         let status = self.judge(world, node, welcome, suits);
         if status.is_ok() {
@@ -233,7 +277,8 @@ impl Class {
             key[2] = self.held_images(&world.nodes, node);
             let score = self.own_score(world, node);
             self.enter(node, &key, score);
-        } else {
+        } else if self.nodes[node].status != status {
+            self.leave(node);
             self.nodes[node].status = status;
             *self.statuses.entry(status).or_insert(0) += 1;
         }
@@ -253,7 +298,7 @@ impl Class {
         }
         if filters.node_ports && !self.shape.ports.is_empty() {
             let guests = self.guests(nodes, node).flat_map(|p| p.shape.ports.iter());
-            let taken = nodes.ports[node].iter().chain(guests);
+            let taken = nodes[node].ports.iter().chain(guests);
             let clash = |taken: &super::pod::HostPort| self.shape.ports.iter().any(|p| p.conflicts(taken));
             if taken.into_iter().any(clash) {
                 return Status::PORTS;
@@ -274,7 +319,7 @@ impl Class {
             && filters.zones
             && let (Some(zones), Some(need)) = (&world.zones, &self.shape.zones)
         {
-            return zones.judge(&nodes.name[node], need);
+            return zones.judge(&nodes[node].name, need);
         }
         status
     }
@@ -283,20 +328,20 @@ impl Class {
     fn judge_room(&self, nodes: &Nodes, node: usize) -> Status {
         let guests = || self.guests(nodes, node);
         let mut status = Status::OK;
-        let pods = nodes.pods[node].len() + guests().count();
-        if i64::try_from(pods).unwrap_or(i64::MAX) + 1 > nodes.max_pods[node] {
+        let pods = nodes[node].pods.len() + guests().count();
+        if i64::try_from(pods).unwrap_or(i64::MAX) + 1 > nodes[node].max_pods {
             status.lacks_pods();
         }
         for (at, (column, need)) in self.fit.iter().enumerate() {
-            let have = nodes.allocatable[*column][node];
+            let have = nodes.allocatable(*column, node);
             let guests: i64 = guests().map(|p| nodes.request_of(&p.shape.requests, *column)).sum();
-            if *need > have.saturating_sub(nodes.used[*column][node] + guests) {
+            if *need > have.saturating_sub(nodes.used(*column, node) + guests) {
                 status.lacks(at, *need > have);
             }
         }
         let request = self.shape.gpu;
         if !request.is_none() && !self.profile.ignores(GPU) {
-            let mut gpus = std::borrow::Cow::Borrowed(&nodes.gpus[node]);
+            let mut gpus = std::borrow::Cow::Borrowed(&nodes[node].gpus);
             for guest in guests().filter(|p| !p.shape.gpu.is_none()) {
                 let devices = gpus.choose(guest.shape.gpu);
                 gpus.to_mut().charge(guest.shape.gpu, &devices, 1);
@@ -310,7 +355,7 @@ impl Class {
 
     /// Pods for which room is kept on the node also against such a pod.
     fn guests<'a>(&'a self, nodes: &'a Nodes, node: usize) -> impl Iterator<Item = &'a Arc<PodInfo>> {
-        nodes.nominated[node].iter().filter(|p| p.shape.priority >= self.shape.priority)
+        nodes[node].nominated.iter().filter(|p| p.shape.priority >= self.shape.priority)
     }
 
     /// The names of what a node with that status lacks.
@@ -328,12 +373,12 @@ impl Class {
 
     /// How taints of the node are met, and whether all hard ones are tolerated.
     pub fn welcome(&mut self, nodes: &Nodes, node: usize) -> (Welcome, bool) {
-        let set = nodes.taints[node] as usize;
+        let set = nodes[node].taints as usize;
         if self.welcome.len() <= set {
             self.welcome.resize(set + 1, None);
         }
         *self.welcome[set].get_or_insert_with(|| {
-            let taints = nodes.taint_sets.value(nodes.taints[node]);
+            let taints = nodes.taint_sets.value(nodes[node].taints);
             let mut welcome = taints.welcome(&self.shape.tolerations);
             if welcome == Welcome::Cordoned && !self.profile.filters.unschedulable {
                 welcome = taints.without_cordon().welcome(&self.shape.tolerations);
@@ -346,8 +391,11 @@ impl Class {
     }
 
     fn held_images(&mut self, nodes: &Nodes, node: usize) -> i64 {
-        let there = &nodes.images[node];
-        if there.is_empty() || self.profile.weights.image_locality == 0 {
+        if nodes.image_holders.is_empty() || self.profile.weights.image_locality == 0 {
+            return -1;
+        }
+        let there = &nodes[node].images;
+        if there.is_empty() {
             return -1;
         }
         let held: Box<[(u16, i64)]> = (0_u16..)
@@ -384,7 +432,7 @@ impl Class {
         if weights.zones > 0
             && let (Some(zones), Some(need)) = (&world.zones, &self.shape.zones)
         {
-            total += weights.zones * zones.score(&nodes.name[node], need, &self.profile.zones);
+            total += weights.zones * zones.score(&nodes[node].name, need, &self.profile.zones);
         }
         total
     }
@@ -420,16 +468,8 @@ impl Class {
             }
             return;
         }
+        self.leave_level(at);
         let bucket = &mut self.buckets[at.bucket as usize];
-        if let Some(level) = bucket.levels.get_mut(&at.score) {
-            level.swap_remove(at.position as usize);
-            if let Some(moved) = level.get(at.position as usize) {
-                self.nodes[*moved as usize].position = at.position;
-            }
-            if level.is_empty() {
-                bucket.levels.remove(&at.score);
-            }
-        }
         bucket.count -= 1;
         if bucket.count == 0 {
             self.bucket_ids.remove(&bucket.key);
@@ -437,31 +477,53 @@ impl Class {
         }
     }
 
+    fn leave_level(&mut self, at: At) {
+        let bucket = &mut self.buckets[at.bucket as usize];
+        let Some(level) = bucket.levels.get_mut(&at.score) else { return };
+        level.swap_remove(at.position as usize);
+        if let Some(moved) = level.get(at.position as usize) {
+            self.nodes[*moved as usize].position = at.position;
+        }
+        if level.is_empty() {
+            bucket.levels.remove(&at.score);
+        }
+    }
+
     fn enter(&mut self, node: usize, key: &[i64], score: i64) {
-        let id = match self.bucket_ids.get(key) {
-            Some(id) => *id,
-            None => {
-                let bucket = Bucket { key: key.into(), ..Bucket::default() };
-                let id = match self.free_buckets.pop() {
-                    Some(id) => {
-                        self.buckets[id as usize] = bucket;
-                        id
-                    }
-                    None => {
-                        self.buckets.push(bucket);
-                        u32::try_from(self.buckets.len() - 1).unwrap_or(u32::MAX)
-                    }
-                };
-                self.bucket_ids.insert(key.into(), id);
-                id
-            }
+        let at = self.nodes[node];
+        let bucket = if at.status.is_ok() && *self.buckets[at.bucket as usize].key == *key {
+            self.leave_level(at);
+            at.bucket
+        } else {
+            self.leave(node);
+            let id = self.bucket(key);
+            self.buckets[id as usize].count += 1;
+            id
         };
-        let bucket = &mut self.buckets[id as usize];
-        bucket.count += 1;
-        let level = bucket.levels.entry(score).or_default();
+        let level = self.buckets[bucket as usize].levels.entry(score).or_default();
         let position = u32::try_from(level.len()).unwrap_or(u32::MAX);
         level.push(u32::try_from(node).unwrap_or(u32::MAX));
-        self.nodes[node] = At { status: Status::OK, bucket: id, position, score };
+        self.nodes[node] = At { status: Status::OK, bucket, position, score };
+    }
+
+    /// The bucket of a key.
+    fn bucket(&mut self, key: &[i64]) -> u32 {
+        if let Some(id) = self.bucket_ids.get(key) {
+            return *id;
+        }
+        let bucket = Bucket { key: key.into(), ..Bucket::default() };
+        let id = match self.free_buckets.pop() {
+            Some(id) => {
+                self.buckets[id as usize] = bucket;
+                id
+            }
+            None => {
+                self.buckets.push(bucket);
+                u32::try_from(self.buckets.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        self.bucket_ids.insert(key.into(), id);
+        id
     }
 }
 
@@ -502,14 +564,14 @@ fn scored<'a>(
 }
 
 fn usage(scored: &Scored, nodes: &Nodes, node: usize, nonzero: bool) -> Option<Use> {
-    let have = nodes.allocatable[scored.column][node];
+    let have = nodes.allocatable(scored.column, node);
     if have == 0 {
         return None;
     }
     let without = match scored.column {
-        CPU if nonzero => nodes.nonzero_cpu[node],
-        MEMORY if nonzero => nodes.nonzero_memory[node],
-        column => nodes.used[column][node],
+        CPU if nonzero => nodes[node].nonzero.0,
+        MEMORY if nonzero => nodes[node].nonzero.1,
+        column => nodes.used(column, node),
     };
     let pod = if nonzero { scored.nonzero } else { scored.request };
     Some(Use { with: without + pod, without, have, weight: scored.weight })

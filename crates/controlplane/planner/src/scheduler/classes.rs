@@ -4,13 +4,14 @@
 //! pod may go at all: pods that differ in their owner, images or wishes share one, so that a backlog of pods of many
 //! owners does not need as many classes as it has owners.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::class::Class;
 use super::pod::Shape;
 use super::profile::Profile;
+use super::shapes::SHAPES;
 use super::world::World;
+use crate::hash::Map;
 use crate::selector::Labels;
 
 /// So many numbers about nodes are kept over all classes of a set: at 5,000 nodes 200 classes without counters, 70 with
@@ -18,19 +19,15 @@ use crate::selector::Labels;
 const KEPT: usize = 1 << 20;
 /// So many classes are kept whatever their size.
 const LEAST: usize = 8;
-/// Beyond so many shapes those that no pod has any more are forgotten.
-const SHAPES: usize = 4096;
 
 /// All classes.
 #[derive(Debug, Default)]
 pub(super) struct Classes {
-    shapes: HashSet<Arc<Shape>>,
-    forget_at: usize,
     /// By what matters of a shape.
-    ids: HashMap<Arc<Shape>, u32>,
+    ids: Map<Arc<Shape>, u32>,
     classes: Vec<Option<Box<Class>>>,
     /// By the address of an interned shape, which is kept alive here.
-    quick: HashMap<usize, (Arc<Shape>, u32)>,
+    quick: Map<usize, (Arc<Shape>, u32)>,
     terms_epoch: u64,
     clock: u64,
     purpose: Purpose,
@@ -63,19 +60,6 @@ impl Classes {
         self.quick.contains_key(&(Arc::as_ptr(shape) as usize))
     }
 
-    /// The same shape as any before it.
-    pub fn intern(&mut self, shape: &Arc<Shape>) -> Arc<Shape> {
-        if let Some(known) = self.shapes.get(shape) {
-            return known.clone();
-        }
-        if self.shapes.len() >= self.forget_at.max(SHAPES) {
-            self.shapes.retain(|shape| Arc::strong_count(shape) > 1);
-            self.forget_at = 2 * self.shapes.len();
-        }
-        self.shapes.insert(shape.clone());
-        shape.clone()
-    }
-
     /// Forgets everything, as when columns are numbered anew.
     pub fn clear(&mut self) {
         self.ids.clear();
@@ -83,7 +67,7 @@ impl Classes {
         self.quick.clear();
     }
 
-    /// The class of a shape, up to date.
+    /// The class of a shape, up to date as far as it has looked at nodes.
     pub fn get(&mut self, shape: &Arc<Shape>, profile: &Arc<Profile>, world: &mut World) -> &mut Class {
         if self.terms_epoch != world.terms.epoch {
             // Other labels matter now: pods that were alike may not be any more.
@@ -98,6 +82,13 @@ impl Classes {
         });
         class.used = self.clock;
         class.sync(world);
+        class
+    }
+
+    /// The same, having looked at every node.
+    pub fn whole(&mut self, shape: &Arc<Shape>, profile: &Arc<Profile>, world: &mut World) -> &mut Class {
+        let class = self.get(shape, profile, world);
+        class.complete(world);
         class
     }
 

@@ -9,7 +9,6 @@ use super::choose::{self, Judge};
 use super::class::Class;
 use super::classes::{Classes, Purpose};
 use super::gang::GroupPolicy;
-use super::labelsets::LabelSet;
 use super::nodes;
 use super::pack::Pack;
 use super::pod::PodInfo;
@@ -20,6 +19,7 @@ use super::seats::Reserved;
 use super::view::{Candidate, NodeView};
 use super::world::World;
 use crate::fairness::Tenants;
+use crate::hash::Map;
 use crate::pods;
 use crate::reservation::Seat;
 use crate::selector::Labels;
@@ -63,9 +63,9 @@ pub struct Cluster {
     pub(super) classes: Classes,
     /// The classes by which is known where pods may go at all.
     pub(super) fits: Classes,
-    pub(super) pods: HashMap<Box<str>, Bound>,
+    pub(super) pods: Map<Box<str>, Bound>,
     /// uid -> the node it waits for.
-    nominated: HashMap<Box<str>, u32>,
+    nominated: Map<Box<str>, u32>,
     pub(super) profiles: Vec<Arc<Profile>>,
     /// The same without what only makes some nodes better than others.
     needs: Vec<Arc<Profile>>,
@@ -105,8 +105,8 @@ impl Cluster {
             world: World::default(),
             classes: Classes::new(Purpose::Choose),
             fits: Classes::new(Purpose::Fit),
-            pods: HashMap::new(),
-            nominated: HashMap::new(),
+            pods: Map::default(),
+            nominated: Map::default(),
             packs: profiles.iter().map(|p| p.packing.map(Pack::new)).collect(),
             needs: profiles.iter().map(|p| Arc::new(p.of_needs())).collect(),
             profiles: profiles.into_iter().map(Arc::new).collect(),
@@ -198,13 +198,13 @@ impl Cluster {
         let Some(bound) = self.pods.get_mut(uid) else { return };
         let slot = bound.node as usize;
         if old.devices != new.devices {
-            self.world.nodes.gpus[slot].charge(old.shape.gpu, &old.devices, -1);
-            self.world.nodes.gpus[slot].charge(new.shape.gpu, &new.devices, 1);
+            self.world.nodes[slot].gpus.charge(old.shape.gpu, &old.devices, -1);
+            self.world.nodes[slot].gpus.charge(new.shape.gpu, &new.devices, 1);
         }
         new.shape = old.shape.clone();
         let new = Arc::new(new);
         bound.pod = new.clone();
-        if let Some(at) = self.world.nodes.pods[slot].iter_mut().find(|p| Arc::ptr_eq(p, old)) {
+        if let Some(at) = self.world.nodes[slot].pods.iter_mut().find(|p| Arc::ptr_eq(p, old)) {
             *at = new;
         }
         self.world.touch(slot);
@@ -238,34 +238,26 @@ impl Cluster {
         let slot = bound.node as usize;
         let pod = bound.pod;
         let nodes = &mut self.world.nodes;
-        if let Some(at) = nodes.pods[slot].iter().position(|p| Arc::ptr_eq(p, &pod)) {
-            nodes.pods[slot].swap_remove(at);
+        if let Some(at) = nodes[slot].pods.iter().position(|p| Arc::ptr_eq(p, &pod)) {
+            nodes[slot].pods.swap_remove(at);
         }
         nodes.charge(slot, &pod, -1);
         // What is merely held is not used.
         let load = self.world.load.iter_mut().filter(|_| pod.holds.is_none());
         load.for_each(|load| load.charge(slot, &pod, -1));
         let nodes = &mut self.world.nodes;
-        nodes.gpus[slot].charge(pod.shape.gpu, &pod.devices, -1);
+        nodes[slot].gpus.charge(pod.shape.gpu, &pod.devices, -1);
         for port in &pod.shape.ports {
-            if let Some(at) = nodes.ports[slot].iter().position(|p| p == port) {
-                nodes.ports[slot].swap_remove(at);
+            if let Some(at) = nodes[slot].ports.iter().position(|p| p == port) {
+                nodes[slot].ports.swap_remove(at);
             }
         }
-        self.count_labels(slot, &pod, false);
-        for term in self.world.terms.remove(&pod.shape) {
-            let counts = &mut self.world.nodes.term_counts[slot];
-            if let Some(at) = counts.iter().position(|(id, _)| *id == term) {
-                counts[at].1 -= 1;
-                if counts[at].1 == 0 {
-                    counts.swap_remove(at);
-                }
-            }
-        }
+        self.world.count(slot, &pod, false);
         if let Some(renumbered) = self.world.terms.compact() {
-            for counts in &mut self.world.nodes.term_counts {
-                counts.iter_mut().for_each(|(id, _)| *id = renumbered[*id as usize]);
+            for row in self.world.nodes.rows_mut() {
+                row.term_counts.iter_mut().for_each(|(id, _)| *id = renumbered[*id as usize]);
             }
+            self.world.shapes.renumber();
         }
         if let Some(zones) = &mut self.world.zones {
             zones.recount(&self.world.nodes, slot, &pod);
@@ -294,31 +286,24 @@ impl Cluster {
     pub(super) fn put(&mut self, mut pod: Arc<PodInfo>) {
         let slot = self.world.nodes.slot(&pod.node);
         let inner = Arc::make_mut(&mut pod);
-        inner.shape = self.classes.intern(&inner.shape);
+        inner.shape = self.world.shapes.intern(&inner.shape);
         if inner.devices.is_empty() && !inner.shape.gpu.is_none() {
-            inner.devices = self.world.nodes.gpus[slot].choose(inner.shape.gpu).into();
+            inner.devices = self.world.nodes[slot].gpus.choose(inner.shape.gpu).into();
         }
         let nodes = &mut self.world.nodes;
         nodes.charge(slot, &pod, 1);
         let load = self.world.load.iter_mut().filter(|_| pod.holds.is_none());
         load.for_each(|load| load.charge(slot, &pod, 1));
         let nodes = &mut self.world.nodes;
-        nodes.gpus[slot].charge(pod.shape.gpu, &pod.devices, 1);
-        nodes.ports[slot].extend(pod.shape.ports.iter().cloned());
-        nodes.pods[slot].push(pod.clone());
-        self.count_labels(slot, &pod, true);
+        nodes[slot].gpus.charge(pod.shape.gpu, &pod.devices, 1);
+        nodes[slot].ports.extend(pod.shape.ports.iter().cloned());
+        nodes[slot].pods.push(pod.clone());
+        self.world.count(slot, &pod, true);
         if let Some(zones) = &mut self.world.zones {
             zones.recount(&self.world.nodes, slot, &pod);
         }
         self.count_gang(&pod, true);
         self.count_tenant(&pod, true);
-        for term in self.world.terms.add(&pod.shape) {
-            let counts = &mut self.world.nodes.term_counts[slot];
-            match counts.iter_mut().find(|(id, _)| *id == term) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((term, 1)),
-            }
-        }
         self.world.touch(slot);
         if let Some(undo) = &mut self.undo {
             undo.push(Undo::Remove(pod.uid.clone()));
@@ -337,44 +322,16 @@ impl Cluster {
 
     /// Learns from a pod that is new here. While something is tried out nothing is learned: see [`Cluster::attempt`].
     fn learn_of(&mut self, pod: &PodInfo) {
-        if self.undo.is_none() && !self.pods.contains_key(&pod.uid) {
+        if self.packs.iter().any(Option::is_some) && self.undo.is_none() && !self.pods.contains_key(&pod.uid)
+        {
             self.learn(pod);
         }
     }
 
     pub(super) fn learn(&mut self, pod: &PodInfo) {
-        if self.packs.iter().all(Option::is_none) {
-            return;
-        }
         let at = self.profile_at(pod);
         if let Some(pack) = self.packs.get_mut(at).and_then(Option::as_mut) {
             pack.learn(pod, &self.world);
-        }
-    }
-
-    fn count_labels(&mut self, slot: usize, pod: &PodInfo, add: bool) {
-        let sets = &mut self.world.label_sets;
-        let id = sets.add(LabelSet::of(&pod.shape));
-        let counts = &mut self.world.nodes.label_counts[slot];
-        let at = counts.iter().position(|(known, _, _)| *known == id);
-        if add {
-            let at = at.unwrap_or_else(|| {
-                counts.push((id, 0, 0));
-                counts.len() - 1
-            });
-            counts[at].1 += 1;
-            counts[at].2 += u32::from(pod.terminating);
-            return;
-        }
-        // Once for the question which number it has, once for the pod.
-        sets.remove(id);
-        sets.remove(id);
-        if let Some(at) = at {
-            counts[at].1 -= 1;
-            counts[at].2 -= u32::from(pod.terminating);
-            if counts[at].1 == 0 {
-                counts.swap_remove(at);
-            }
         }
     }
 
@@ -445,7 +402,7 @@ impl Cluster {
         let slot = self.world.nodes.slot(node);
         let guest = self.guest(pod);
         self.promise_tenant(&guest, true);
-        self.world.nodes.nominated[slot].push(Arc::new(guest));
+        self.world.nodes[slot].nominated.push(Arc::new(guest));
         self.nominated.insert(pod.uid.clone(), u32::try_from(slot).unwrap_or(u32::MAX));
         self.world.touch(slot);
         if let Some(undo) = &mut self.undo {
@@ -456,12 +413,12 @@ impl Cluster {
     /// Keeps no room for a pod any more; whether there was any kept.
     pub fn withdraw(&mut self, uid: &str) -> bool {
         let Some(slot) = self.nominated.remove(uid).map(|slot| slot as usize) else { return false };
-        let waiting = &mut self.world.nodes.nominated[slot];
+        let waiting = &mut self.world.nodes[slot].nominated;
         let Some(at) = waiting.iter().position(|p| *p.uid == *uid) else { return false };
         let pod = waiting.swap_remove(at);
         self.promise_tenant(&pod, false);
         self.world.touch(slot);
-        let name = self.world.nodes.name[slot].clone();
+        let name = self.world.nodes[slot].name.clone();
         self.world.nodes.release(slot);
         if let Some(undo) = &mut self.undo {
             undo.push(Undo::Nominate(pod, name));
@@ -472,7 +429,7 @@ impl Cluster {
     /// The node that room is kept on for a pod.
     pub fn nominated_node(&self, uid: &str) -> Option<&str> {
         let slot = *self.nominated.get(uid)? as usize;
-        Some(&self.world.nodes.name[slot])
+        Some(&self.world.nodes[slot].name)
     }
 
     /// The profile that decides about a pod.
@@ -488,14 +445,26 @@ impl Cluster {
     pub(super) fn class_of(&mut self, pod: &PodInfo) -> (&mut Class, &World) {
         self.tidy(self.classes.knows(&pod.shape));
         let profile = &self.profiles[self.profile_at(pod)];
-        (self.classes.get(&pod.shape, profile, &mut self.world), &self.world)
+        (self.classes.whole(&pod.shape, profile, &mut self.world), &self.world)
     }
 
     /// What is known about where the pod may go at all.
     pub(super) fn needs_of(&mut self, pod: &PodInfo) -> (&mut Class, &World) {
         self.tidy(self.fits.knows(&pod.shape));
         let profile = &self.needs[self.profile_at(pod)];
-        (self.fits.get(&pod.shape, profile, &mut self.world), &self.world)
+        (self.fits.whole(&pod.shape, profile, &mut self.world), &self.world)
+    }
+
+    /// Whether any node can take the pod, or any of those that are given.
+    fn fits_any(&mut self, pod: &PodInfo, pins: Option<&Pins>) -> bool {
+        self.tidy(self.fits.knows(&pod.shape));
+        let profile = &self.needs[self.profile_at(pod)];
+        let class = self.fits.get(&pod.shape, profile, &mut self.world);
+        if pins.is_none() && class.counters.is_empty() {
+            return class.finds_any(&self.world);
+        }
+        class.complete(&self.world);
+        Judge::new(class, &self.world.nodes).fits(pins)
     }
 
     /// Forgets columns that nobody needs any more, before a class is made that might need more of them.
@@ -533,7 +502,7 @@ impl Cluster {
     ) -> Result<Placement, Unschedulable> {
         let kept = self.nominated.get(&pod.uid).map(|slot| *slot as usize);
         let held = kept.and_then(|slot| {
-            let waiting = &self.world.nodes.nominated[slot];
+            let waiting = &self.world.nodes[slot].nominated;
             waiting.iter().find(|p| p.uid == pod.uid).cloned()
         });
         if held.is_some() {
@@ -544,7 +513,7 @@ impl Cluster {
             None => self.decide(pod, kept, seed, (filter, bonus), None),
         };
         if let (Some(held), Some(slot)) = (held, kept) {
-            let name = self.world.nodes.name[slot].clone();
+            let name = self.world.nodes[slot].name.clone();
             let name = if name.is_empty() { pod.nominated.clone().unwrap_or_default() } else { name };
             if !name.is_empty() {
                 self.nominate(&held, &name);
@@ -566,17 +535,15 @@ impl Cluster {
             return Err(Unschedulable::queued(self.len(), wait));
         }
         let pins = self.pins_among(pod, among);
-        if !self.classes.knows(&pod.shape) {
-            // Whether it fits at all is likely known from pods like it, and then nobody has to look at every node.
+        // Whether it fits at all is likely known from pods like it, and then nobody has to look at every node.
+        if !self.classes.knows(&pod.shape) && !self.fits_any(pod, pins.as_ref()) {
             let (class, world) = self.needs_of(pod);
             let judge = Judge::new(class, &world.nodes);
-            if !judge.fits(pins.as_ref()) {
-                return Err(Unschedulable::of(class, &judge, world, pins.as_ref()));
-            }
+            return Err(Unschedulable::of(class, &judge, world, pins.as_ref()));
         }
         self.tidy(self.classes.knows(&pod.shape));
         let at = self.profile_at(pod);
-        let class = self.classes.get(&pod.shape, &self.profiles[at], &mut self.world);
+        let class = self.classes.whole(&pod.shape, &self.profiles[at], &mut self.world);
         let world = &self.world;
         let judge = Judge::new(class, &world.nodes);
         let mut vetoes: Vec<String> = Vec::new();
@@ -590,7 +557,7 @@ impl Cluster {
             },
             None => true,
         };
-        let stays = |slot: &usize| world.nodes.live[*slot] && !judge.among(&[*slot]).is_empty();
+        let stays = |slot: &usize| world.nodes[*slot].live && !judge.among(&[*slot]).is_empty();
         let kept = kept.filter(stays).filter(|slot| filter.is_none() || allows(*slot));
         if let Some(pack) = self.packs.get_mut(at).and_then(Option::as_mut) {
             let able = match kept {
@@ -605,7 +572,7 @@ impl Cluster {
                 }
             };
             if let Some((slot, devices)) = pack.choose(&able, pod, world, seed) {
-                let node = world.nodes.name[slot].to_string();
+                let node = world.nodes[slot].name.to_string();
                 let score = able.iter().find(|(able, _)| *able == slot).map_or(0, |(_, score)| *score);
                 return Ok(Placement { node, score, feasible: able.len(), devices, seat: None });
             }
@@ -631,13 +598,16 @@ impl Cluster {
             unplaced.veto(vetoes);
             return Err(unplaced);
         };
-        Ok(Placement {
-            node: world.nodes.name[slot].to_string(),
+        let row = &world.nodes[slot];
+        let placement = Placement {
+            node: row.name.to_string(),
             score: if feasible == 1 { 0 } else { score },
             feasible,
-            devices: world.nodes.gpus[slot].choose(pod.shape.gpu),
+            devices: row.gpus.choose(pod.shape.gpu),
             seat: None,
-        })
+        };
+        self.world.nodes.expect(slot);
+        Ok(placement)
     }
 
     /// All nodes that can take the pod, with their scores.
@@ -648,7 +618,7 @@ impl Cluster {
         };
         let (class, world) = self.class_of(pod);
         let scored = Judge::new(class, &world.nodes).among(&slots);
-        scored.into_iter().map(|(slot, score)| (world.nodes.name[slot].to_string(), score)).collect()
+        scored.into_iter().map(|(slot, score)| (world.nodes[slot].name.to_string(), score)).collect()
     }
 
     /// The names of the nodes that can take the pod.
@@ -660,7 +630,7 @@ impl Cluster {
         let (class, world) = self.needs_of(pod);
         let able = Judge::new(class, &world.nodes).among(&slots).into_iter().map(|(slot, _)| slot);
         let allows = |slot: &usize| filter.is_none_or(|filter| filter(world.nodes.candidate(*slot)).is_ok());
-        able.filter(allows).map(|slot| world.nodes.name[slot].to_string()).collect()
+        able.filter(allows).map(|slot| world.nodes[slot].name.to_string()).collect()
     }
 
     /// Whether some node could take the pod as things are; otherwise what could help it.
@@ -670,9 +640,11 @@ impl Cluster {
         }
         self.admit(pod).map_err(|_| Hints::POD_GONE)?;
         let pins = self.pins(pod);
+        if self.fits_any(pod, pins.as_ref()) {
+            return Ok(());
+        }
         let (class, world) = self.needs_of(pod);
-        let judge = Judge::new(class, &world.nodes);
-        if judge.fits(pins.as_ref()) { Ok(()) } else { Err(reasons::hints(class, &judge, pins.as_ref())) }
+        Err(reasons::hints(class, &Judge::new(class, &world.nodes), pins.as_ref()))
     }
 
     /// Whether some node could take the pod as things are, or the one that is kept for it; otherwise what could help.
@@ -732,7 +704,7 @@ impl Cluster {
 
     /// The same shape as pods before it, if there were any, and its tenant's queue.
     pub fn intern(&mut self, pod: &mut PodInfo) {
-        pod.shape = self.classes.intern(&pod.shape);
+        pod.shape = self.world.shapes.intern(&pod.shape);
         self.assign(pod);
     }
 }
@@ -746,7 +718,7 @@ pub type Bonus<'a> = &'a dyn Fn(&str) -> i64;
 /// Adds to scores.
 fn reward(scored: &mut [(usize, i64)], world: &World, bonus: Option<Bonus<'_>>) {
     if let Some(bonus) = bonus {
-        scored.iter_mut().for_each(|(slot, score)| *score += bonus(&world.nodes.name[*slot]));
+        scored.iter_mut().for_each(|(slot, score)| *score += bonus(&world.nodes[*slot].name));
     }
 }
 

@@ -48,6 +48,14 @@ enum What {
     Fed,
 }
 
+/// What one node contributes to a counter. The class keeps these: those of a node to all of its counters side by side.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Part {
+    value: i64,
+    domain: u32,
+    counted: bool,
+}
+
 /// A counter.
 #[derive(Debug, Clone)]
 pub(super) struct Counter {
@@ -58,9 +66,6 @@ pub(super) struct Counter {
     memo: Memo,
     /// The keys that a node must have to be counted: those of all constraints of the pod of the same hardness.
     keys: Vec<u32>,
-    last: Vec<i64>,
-    counted: Vec<bool>,
-    domain_of: Vec<u32>,
     sums: Vec<i64>,
     members: Vec<u32>,
     /// How many counted nodes have which value, where each node is a domain.
@@ -80,9 +85,6 @@ impl Counter {
             what,
             memo: Memo::default(),
             keys: Vec::new(),
-            last: Vec::new(),
-            counted: Vec::new(),
-            domain_of: Vec::new(),
             sums: Vec::new(),
             members: Vec::new(),
             values: BTreeMap::new(),
@@ -197,7 +199,7 @@ impl Counter {
         if matches!(self.what, What::Fed) {
             return;
         }
-        for (id, pods, terminating) in &world.nodes.label_counts[node] {
+        for (id, pods, terminating) in &world.nodes[node].label_counts {
             let sets = &world.label_sets;
             let pods = i64::from(*pods);
             match &mut self.what {
@@ -236,8 +238,14 @@ impl Counter {
     }
 
     /// Ends the count of a node: its place in the key of its bucket.
-    pub fn finish(&mut self, nodes: &Nodes, node: usize, suits: bool, tolerated: bool) -> i64 {
-        self.leave(node);
+    pub fn finish(
+        &mut self,
+        part: &mut Part,
+        (nodes, node): (&Nodes, usize),
+        suits: bool,
+        tolerated: bool,
+    ) -> i64 {
+        self.leave(part);
         let domain = nodes.columns[self.column as usize].at(node);
         let has_keys = self.keys.iter().all(|k| nodes.columns[*k as usize].at(node).is_some());
         let included = match &self.role {
@@ -248,7 +256,7 @@ impl Counter {
         };
         let Some(domain) = domain else { return ABSENT };
         if included {
-            self.enter(nodes, node, domain as usize);
+            self.enter(part, nodes, domain);
         }
         // Upstream looks at the node itself where each node is a domain, whatever policies say of other nodes.
         let by_name = matches!(&self.role, Role::SoftSpread(c) if *c.key == *HOSTNAME);
@@ -259,20 +267,15 @@ impl Counter {
         }
     }
 
-    fn enter(&mut self, nodes: &Nodes, node: usize, domain: usize) {
-        if self.last.len() <= node {
-            self.last.resize(nodes.slots(), 0);
-            self.counted.resize(nodes.slots(), false);
-            self.domain_of.resize(nodes.slots(), 0);
-        }
-        self.last[node] = self.pending;
-        self.counted[node] = true;
+    fn enter(&mut self, part: &mut Part, nodes: &Nodes, domain: u32) {
+        *part = Part { value: self.pending, domain, counted: true };
         self.total += self.pending;
         if self.per_node {
             *self.values.entry(self.pending).or_insert(0) += 1;
             self.domains += 1;
             return;
         }
+        let domain = domain as usize;
         if self.sums.len() <= domain {
             let domains = nodes.columns[self.column as usize].len();
             self.sums.resize(domains, 0);
@@ -281,15 +284,14 @@ impl Counter {
         self.sums[domain] += self.pending;
         self.members[domain] += 1;
         self.domains += usize::from(self.members[domain] == 1);
-        self.domain_of[node] = u32::try_from(domain).unwrap_or(u32::MAX);
     }
 
     /// Takes the node out of the counts.
-    pub fn leave(&mut self, node: usize) {
-        if !self.counted.get_mut(node).is_some_and(std::mem::take) {
+    pub fn leave(&mut self, part: &mut Part) {
+        let Part { value, domain, counted } = std::mem::take(part);
+        if !counted {
             return;
         }
-        let value = self.last[node];
         self.total -= value;
         if self.per_node {
             if let Some(count) = self.values.get_mut(&value) {
@@ -301,7 +303,7 @@ impl Counter {
             self.domains -= 1;
             return;
         }
-        let domain = self.domain_of[node] as usize;
+        let domain = domain as usize;
         self.sums[domain] -= value;
         self.members[domain] -= 1;
         self.domains -= usize::from(self.members[domain] == 0);

@@ -95,7 +95,7 @@ impl Cluster {
         able.retain(|slot| match filter.map_or(Ok(()), |filter| filter(world.nodes.candidate(*slot))) {
             Ok(()) => true,
             Err(why) => {
-                note(&mut refusals, why, VOLUMES, &world.nodes.name[*slot]);
+                note(&mut refusals, why, VOLUMES, &world.nodes[*slot].name);
                 false
             }
         });
@@ -105,7 +105,7 @@ impl Cluster {
         for slot in all {
             if pins.as_ref().is_some_and(|pins| !pins.contains(&slot)) {
                 let reason = "node(s) that the pod does not name".to_owned();
-                note(&mut refusals, reason, "the pod names the nodes it may go to", &world.nodes.name[slot]);
+                note(&mut refusals, reason, "the pod names the nodes it may go to", &world.nodes[slot].name);
                 continue;
             }
             let reasons: Vec<(String, &str)> = match class.place(slot) {
@@ -129,13 +129,13 @@ impl Cluster {
                 }
             };
             for (reason, remedy) in reasons {
-                note(&mut refusals, reason, remedy, &world.nodes.name[slot]);
+                note(&mut refusals, reason, remedy, &world.nodes[slot].name);
             }
         }
         let mut refusals: Vec<Refusal> = refusals.into_values().collect();
         refusals.sort_by(|a, b| (b.count, &a.reason).cmp(&(a.count, &b.reason)));
         let named = |(slot, score): &(usize, i64)| Fitting {
-            node: world.nodes.name[*slot].to_string(),
+            node: world.nodes[*slot].name.to_string(),
             score: *score,
         };
         Explanation {
@@ -144,7 +144,7 @@ impl Cluster {
             fitting: fitting.iter().take(NAMED).map(named).collect(),
             refusals,
             closest: closest.map(|(_, slot)| Closest {
-                node: world.nodes.name[slot].to_string(),
+                node: world.nodes[slot].name.to_string(),
                 lacks: shortages(class, world, slot),
             }),
         }
@@ -153,7 +153,7 @@ impl Cluster {
 
 /// By which reservations the room is held that the pod would need there.
 fn held(class: &Class, world: &World, slot: usize) -> Option<String> {
-    let holds = || world.nodes.pods[slot].iter().filter(|pod| pod.holds().is_some());
+    let holds = || world.nodes[slot].pods.iter().filter(|pod| pod.holds().is_some());
     if !class.status(slot).is_resolvable() || holds().next().is_none() {
         return None;
     }
@@ -184,8 +184,8 @@ fn shortages(class: &Class, world: &World, slot: usize) -> Vec<Shortage> {
     let nodes = &world.nodes;
     let mut shortages = Vec::new();
     for (column, asked) in class.needs() {
-        let allocatable = nodes.allocatable[*column][slot];
-        let free = allocatable.saturating_sub(nodes.used[*column][slot]);
+        let allocatable = nodes.allocatable(*column, slot);
+        let free = allocatable.saturating_sub(nodes.used(*column, slot));
         if *asked > free {
             let resource = nodes.resource_name(*column).to_owned();
             shortages.push(Shortage { resource, asked: *asked, free, allocatable });
@@ -193,8 +193,8 @@ fn shortages(class: &Class, world: &World, slot: usize) -> Vec<Shortage> {
     }
     let status = class.status(slot);
     if status.has_too_many_pods() {
-        let allocatable = nodes.max_pods[slot];
-        let pods = i64::try_from(nodes.pods[slot].len()).unwrap_or(i64::MAX);
+        let allocatable = nodes[slot].max_pods;
+        let pods = i64::try_from(nodes[slot].pods.len()).unwrap_or(i64::MAX);
         shortages.push(Shortage {
             resource: "pods".to_owned(),
             asked: 1,
@@ -205,8 +205,8 @@ fn shortages(class: &Class, world: &World, slot: usize) -> Vec<Shortage> {
     if status.is_lacking_gpu() {
         let gpu = class.shape.gpu;
         let whole = i64::from(super::gpu::WHOLE);
-        let free: i64 = nodes.gpus[slot].free().iter().map(|f| i64::from((*f).max(0))).sum();
-        let allocatable = i64::try_from(nodes.gpus[slot].free().len()).unwrap_or(0) * whole;
+        let free: i64 = nodes[slot].gpus.free().iter().map(|f| i64::from((*f).max(0))).sum();
+        let allocatable = i64::try_from(nodes[slot].gpus.free().len()).unwrap_or(0) * whole;
         let resource = super::gpu::GPU_MILLI.to_owned();
         shortages.push(Shortage { resource, asked: gpu.total().into(), free, allocatable });
     }

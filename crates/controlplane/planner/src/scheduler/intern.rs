@@ -1,14 +1,15 @@
 //! Texts and other values as small numbers.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
+
+use crate::hash::Map;
 
 /// Gives each distinct value a number, in the order of first sight. Nothing is forgotten: who owns one must replace it
 /// when there is too much in it that nobody has any more (see `Nodes::compact`).
 #[derive(Debug)]
 pub(super) struct Interner<T: ?Sized> {
-    ids: HashMap<Arc<T>, u32>,
+    ids: Map<Arc<T>, u32>,
     values: Vec<Arc<T>>,
 }
 
@@ -20,7 +21,7 @@ impl<T: ?Sized> Clone for Interner<T> {
 
 impl<T: ?Sized> Default for Interner<T> {
     fn default() -> Self {
-        Self { ids: HashMap::new(), values: Vec::new() }
+        Self { ids: Map::default(), values: Vec::new() }
     }
 }
 

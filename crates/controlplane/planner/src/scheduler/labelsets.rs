@@ -1,10 +1,10 @@
 //! What pods are labelled, and what they say about other pods: interned and counted, since most pods are one of many.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::interpod::Term;
 use super::pod::Shape;
+use crate::hash::{Map, Set};
 use crate::selector::Labels;
 
 /// The number of a label set.
@@ -37,28 +37,26 @@ struct Entry {
 /// The label sets of all bound pods.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LabelSets {
-    ids: HashMap<Arc<LabelSet>, LabelSetId>,
+    ids: Map<Arc<LabelSet>, LabelSetId>,
     entries: Vec<Entry>,
     free: Vec<LabelSetId>,
 }
 
 impl LabelSets {
-    /// Counts a pod with these labels.
-    pub fn add(&mut self, set: LabelSet) -> LabelSetId {
+    /// The number of these labels. Who asks counts a pod by it, or takes one away: nothing is kept that no pod has.
+    pub fn number(&mut self, set: LabelSet) -> LabelSetId {
         if let Some(id) = self.ids.get(&set) {
-            self.entries[*id as usize].pods += 1;
             return *id;
         }
         let set = Arc::new(set);
         let id = match self.free.pop() {
             Some(id) => {
                 let entry = &mut self.entries[id as usize];
-                *entry =
-                    Entry { set: set.clone(), pods: 1, version: entry.version.wrapping_add(1) & 0x3fff_ffff };
+                *entry = Entry { set: set.clone(), pods: 0, version: next(entry.version) };
                 id
             }
             None => {
-                self.entries.push(Entry { set: set.clone(), pods: 1, version: 1 });
+                self.entries.push(Entry { set: set.clone(), pods: 0, version: 1 });
                 u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
             }
         };
@@ -66,11 +64,17 @@ impl LabelSets {
         id
     }
 
+    /// Counts a pod with these labels.
+    pub fn add(&mut self, id: LabelSetId) {
+        self.entries[id as usize].pods += 1;
+    }
+
     /// Takes a pod with these labels away.
     pub fn remove(&mut self, id: LabelSetId) {
         let entry = &mut self.entries[id as usize];
         entry.pods -= 1;
         if entry.pods == 0 {
+            entry.version = next(entry.version);
             self.ids.remove(&entry.set);
             self.free.push(id);
         }
@@ -85,9 +89,13 @@ impl LabelSets {
         &self.entries[id as usize].set
     }
 
-    fn version(&self, id: LabelSetId) -> u32 {
+    pub fn version(&self, id: LabelSetId) -> u32 {
         self.entries[id as usize].version
     }
+}
+
+fn next(version: u32) -> u32 {
+    version.wrapping_add(1) & 0x3fff_ffff
 }
 
 /// What one reader found out about label sets.
@@ -130,11 +138,11 @@ pub(super) struct BoundTerm {
 /// The terms of all pods that were ever bound, and which labels they read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Terms {
-    ids: HashMap<Arc<BoundTerm>, TermId>,
+    ids: Map<Arc<BoundTerm>, TermId>,
     terms: Vec<Arc<BoundTerm>>,
     pods: Vec<u32>,
     unused: usize,
-    read_keys: HashSet<Box<str>>,
+    read_keys: Set<Box<str>>,
     /// How many terms there are that read the labels of namespaces.
     selecting: usize,
     /// Grows when terms read labels that none read before, when there are the first terms, or when they were renumbered.
@@ -154,48 +162,42 @@ fn terms_of(shape: &Shape) -> impl Iterator<Item = (TermKind, &Term)> {
 const UNUSED: usize = 1024;
 
 impl Terms {
-    /// Counts the terms of a pod.
-    pub fn add(&mut self, shape: &Shape) -> Vec<TermId> {
-        terms_of(shape).map(|(kind, term)| self.count(kind, term)).collect()
+    /// The numbers of the terms of a pod.
+    pub fn numbers(&mut self, shape: &Shape) -> Arc<[TermId]> {
+        terms_of(shape).map(|(kind, term)| self.number(kind, term)).collect()
     }
 
-    fn count(&mut self, kind: TermKind, term: &Term) -> TermId {
+    fn number(&mut self, kind: TermKind, term: &Term) -> TermId {
         let term = BoundTerm { kind, term: term.clone() };
-        let id = match self.ids.get(&term) {
-            Some(id) => *id,
-            None => {
-                let term = Arc::new(term);
-                self.epoch += u64::from(self.terms.is_empty());
-                self.selecting += usize::from(term.term.reads_namespaces());
-                for key in term.term.selector.keys() {
-                    if self.read_keys.insert(key.into()) {
-                        self.epoch += 1;
-                    }
-                }
-                let id = u32::try_from(self.terms.len()).unwrap_or(u32::MAX);
-                self.terms.push(term.clone());
-                self.pods.push(0);
-                self.unused += 1;
-                self.ids.insert(term, id);
-                id
+        if let Some(id) = self.ids.get(&term) {
+            return *id;
+        }
+        let term = Arc::new(term);
+        self.epoch += u64::from(self.terms.is_empty());
+        self.selecting += usize::from(term.term.reads_namespaces());
+        for key in term.term.selector.keys() {
+            if self.read_keys.insert(key.into()) {
+                self.epoch += 1;
             }
-        };
-        self.pods[id as usize] += 1;
-        self.unused -= usize::from(self.pods[id as usize] == 1);
+        }
+        let id = u32::try_from(self.terms.len()).unwrap_or(u32::MAX);
+        self.terms.push(term.clone());
+        self.pods.push(0);
+        self.unused += 1;
+        self.ids.insert(term, id);
         id
     }
 
-    /// Takes the terms of a pod away.
-    pub fn remove(&mut self, shape: &Shape) -> Vec<TermId> {
-        let mut ids = Vec::new();
-        for (kind, term) in terms_of(shape) {
-            if let Some(id) = self.ids.get(&BoundTerm { kind, term: term.clone() }) {
-                self.pods[*id as usize] -= 1;
-                self.unused += usize::from(self.pods[*id as usize] == 0);
-                ids.push(*id);
-            }
-        }
-        ids
+    /// Counts a pod with such a term.
+    pub fn add(&mut self, id: TermId) {
+        self.pods[id as usize] += 1;
+        self.unused -= usize::from(self.pods[id as usize] == 1);
+    }
+
+    /// Takes a pod with such a term away.
+    pub fn remove(&mut self, id: TermId) {
+        self.pods[id as usize] -= 1;
+        self.unused += usize::from(self.pods[id as usize] == 0);
     }
 
     /// When many terms are unused: the new number of each old one. Whoever holds numbers must renumber them.

@@ -199,10 +199,10 @@ impl Load {
                 have > 0 && i128::from(used) * 100 > i128::from(threshold) * i128::from(have)
             })
         };
-        if over(used.milli_cpu, how.thresholds.0, nodes.allocatable[CPU][slot]) {
+        if over(used.milli_cpu, how.thresholds.0, nodes.allocatable(CPU, slot)) {
             return Status::HOT_CPU;
         }
-        if over(used.memory, how.thresholds.1, nodes.allocatable[MEMORY][slot]) {
+        if over(used.memory, how.thresholds.1, nodes.allocatable(MEMORY, slot)) {
             return Status::HOT_MEMORY;
         }
         Status::OK
@@ -210,8 +210,8 @@ impl Load {
 
     /// The score of a node for a pod that asks for so much.
     pub fn score(&self, slot: usize, how: &LoadAware, asked: Amount, nodes: &Nodes) -> i64 {
-        let have = Amount::new(nodes.allocatable[CPU][slot], nodes.allocatable[MEMORY][slot]);
-        let unmeasured = || how.estimate(Amount::new(nodes.nonzero_cpu[slot], nodes.nonzero_memory[slot]));
+        let have = Amount::new(nodes.allocatable(CPU, slot), nodes.allocatable(MEMORY, slot));
+        let unmeasured = || how.estimate(Amount::new(nodes[slot].nonzero.0, nodes[slot].nonzero.1));
         let used = self.used(slot, how).unwrap_or_else(unmeasured);
         how.score(used.plus(how.estimate(asked)), have)
     }
@@ -246,17 +246,17 @@ impl Cluster {
         for slot in 0..self.world.nodes.slots() {
             let mut new = NodeLoad {
                 usage: nodes
-                    .get(&*self.world.nodes.name[slot])
+                    .get(&*self.world.nodes[slot].name)
                     .copied()
-                    .filter(|_| self.world.nodes.live[slot]),
+                    .filter(|_| self.world.nodes[slot].live),
                 ..NodeLoad::default()
             };
-            for pod in &self.world.nodes.pods[slot] {
+            for pod in &self.world.nodes[slot].pods {
                 new.pending = new.pending.plus(Load::pending(load.pods.get(&pod.uid), asked(pod)));
             }
             let have = Amount::new(
-                self.world.nodes.allocatable[CPU][slot],
-                self.world.nodes.allocatable[MEMORY][slot],
+                self.world.nodes.allocatable(CPU, slot),
+                self.world.nodes.allocatable(MEMORY, slot),
             );
             let old = load.at(slot);
             if *old != new && (old.pending != new.pending || is_noticed(old, &new, have)) {

@@ -1,8 +1,8 @@
-//! The nodes, as columns: what a decision reads of many nodes lies side by side.
+//! The nodes: what is known of one lies side by side in its row; what pods name (labels, extended resources) is in columns.
 //!
 //! A node is an index. It keeps its index while it, or a pod counted on it, is known.
 
-use std::collections::HashMap;
+use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
@@ -15,6 +15,7 @@ use super::reasons::Hints;
 use super::resources::Resources;
 use super::taints::TaintSet;
 use super::view::Candidate;
+use crate::hash::Map;
 use crate::selector::Labels;
 use crate::{pods, quantity};
 
@@ -91,47 +92,87 @@ impl Column {
     }
 }
 
+/// An extended resource over all nodes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Amounts {
+    allocatable: Vec<i64>,
+    used: Vec<i64>,
+}
+
+/// What is known of one node. It lies side by side, and what every decision reads of a changed node comes first: where
+/// there are many nodes, looking at one costs as many waits for memory as there are places to look at.
+#[derive(Debug, Clone, Default)]
+#[repr(C, align(64))]
+pub(super) struct Row {
+    /// Pods may be known before their node is; such a node takes part in nothing.
+    pub live: bool,
+    pub taints: u32,
+    pub max_pods: i64,
+    allocatable: [i64; FIRST_EXTENDED],
+    used: [i64; FIRST_EXTENDED],
+    /// CPU and memory that pods are taken to use at least.
+    pub nonzero: (i64, i64),
+    pub pods: Vec<Arc<PodInfo>>,
+    /// The pods by what they are labelled: id, all of them, those of them that are terminating.
+    pub label_counts: Vec<(LabelSetId, u32, u32)>,
+    /// The terms of the pods about other pods.
+    pub term_counts: Vec<(TermId, u32)>,
+    /// Pods that wait for others to leave this node.
+    pub nominated: Vec<Arc<PodInfo>>,
+    pub gpus: Gpus,
+    pub ports: Vec<HostPort>,
+    pub name: Box<str>,
+    pub labels: Arc<Labels>,
+    pub images: Map<Box<str>, i64>,
+}
+
 /// All nodes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Nodes {
-    index: HashMap<Box<str>, u32>,
+    index: Map<Box<str>, u32>,
     free: Vec<u32>,
     live_count: usize,
-    pub name: Vec<Box<str>>,
-    /// Pods may be known before their node is; such a node takes part in nothing.
-    pub live: Vec<bool>,
-    pub labels: Vec<Arc<Labels>>,
-    label_keys: HashMap<Box<str>, u32>,
+    /// The node that was chosen last: likely the one that is named next.
+    recent: usize,
+    rows: Vec<Row>,
+    label_keys: Map<Box<str>, u32>,
     pub columns: Vec<Column>,
     pub taint_sets: Interner<TaintSet>,
-    pub taints: Vec<u32>,
     /// Names of the extended resources; their columns follow those of cpu, memory and ephemeral storage.
     extended: Interner<str>,
     /// How many of them mattered when those that did not were forgotten last.
     kept_extended: usize,
-    pub allocatable: Vec<Vec<i64>>,
-    pub used: Vec<Vec<i64>>,
-    pub nonzero_cpu: Vec<i64>,
-    pub nonzero_memory: Vec<i64>,
-    pub max_pods: Vec<i64>,
-    pub images: Vec<HashMap<Box<str>, i64>>,
+    pub further: Vec<Amounts>,
     /// How many live nodes hold an image.
-    pub image_holders: HashMap<Box<str>, u32>,
-    pub gpus: Vec<Gpus>,
-    pub ports: Vec<Vec<HostPort>>,
-    pub pods: Vec<Vec<Arc<PodInfo>>>,
-    /// Pods that wait for others to leave this node.
-    pub nominated: Vec<Vec<Arc<PodInfo>>>,
-    /// The pods by what they are labelled: id, all of them, those of them that are terminating.
-    pub label_counts: Vec<Vec<(LabelSetId, u32, u32)>>,
-    /// The terms of the pods about other pods.
-    pub term_counts: Vec<Vec<(TermId, u32)>>,
+    pub image_holders: Map<Box<str>, u32>,
+}
+
+impl Index<usize> for Nodes {
+    type Output = Row;
+
+    fn index(&self, slot: usize) -> &Row {
+        &self.rows[slot]
+    }
+}
+
+impl IndexMut<usize> for Nodes {
+    fn index_mut(&mut self, slot: usize) -> &mut Row {
+        &mut self.rows[slot]
+    }
 }
 
 impl Nodes {
     /// Slots, also of nodes that are gone.
     pub fn slots(&self) -> usize {
-        self.name.len()
+        self.rows.len()
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter()
+    }
+
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
+        self.rows.iter_mut()
     }
 
     /// Nodes that there are.
@@ -144,20 +185,24 @@ impl Nodes {
     }
 
     pub fn find_live(&self, name: &str) -> Option<usize> {
-        self.find(name).filter(|i| self.live[*i])
+        self.find(name).filter(|i| self.rows[*i].live)
     }
 
     /// The node as others see it who have a say.
     pub fn candidate(&self, slot: usize) -> Candidate<'_> {
-        Candidate { name: &self.name[slot], labels: &self.labels[slot], pods: &self.pods[slot] }
+        let row = &self.rows[slot];
+        Candidate { name: &row.name, labels: &row.labels, pods: &row.pods }
     }
 
     pub fn live_nodes(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.slots()).filter(|i| self.live[*i])
+        (0..self.slots()).filter(|i| self.rows[*i].live)
     }
 
     /// The slot of that name, made when there is none.
     pub fn slot(&mut self, name: &str) -> usize {
+        if self.rows.get(self.recent).is_some_and(|row| !name.is_empty() && *row.name == *name) {
+            return self.recent;
+        }
         if let Some(slot) = self.find(name) {
             return slot;
         }
@@ -165,43 +210,34 @@ impl Nodes {
             Some(slot) => slot as usize,
             None => self.grow(),
         };
-        self.name[slot] = name.into();
+        self.rows[slot].name = name.into();
         self.index.insert(name.into(), u32::try_from(slot).unwrap_or(NONE));
         slot
     }
 
+    /// Notes that a node was chosen: it need not be looked up when its name comes back.
+    pub fn expect(&mut self, slot: usize) {
+        self.recent = slot;
+    }
+
     fn grow(&mut self) -> usize {
         let slot = self.slots();
-        self.name.push("".into());
-        self.live.push(false);
-        self.labels.push(Arc::default());
+        self.rows.push(Row::default());
         self.columns.iter_mut().for_each(|c| c.of_node.push(NONE));
-        self.taints.push(0);
-        if self.allocatable.is_empty() {
-            self.allocatable.resize(FIRST_EXTENDED, Vec::new());
-            self.used.resize(FIRST_EXTENDED, Vec::new());
+        for amounts in &mut self.further {
+            amounts.allocatable.push(0);
+            amounts.used.push(0);
         }
-        self.allocatable.iter_mut().chain(&mut self.used).for_each(|c| c.push(0));
-        self.nonzero_cpu.push(0);
-        self.nonzero_memory.push(0);
-        self.max_pods.push(0);
-        self.images.push(HashMap::new());
-        self.gpus.push(Gpus::default());
-        self.ports.push(Vec::new());
-        self.pods.push(Vec::new());
-        self.nominated.push(Vec::new());
-        self.label_counts.push(Vec::new());
-        self.term_counts.push(Vec::new());
         slot
     }
 
     /// Gives the slot back when neither the node nor a pod on it is known.
     pub fn release(&mut self, slot: usize) {
-        if self.live[slot] || !self.pods[slot].is_empty() || !self.nominated[slot].is_empty() {
+        let row = &mut self.rows[slot];
+        if row.live || !row.pods.is_empty() || !row.nominated.is_empty() {
             return;
         }
-        if let Some(index) = self.index.remove(&self.name[slot]) {
-            self.name[slot] = "".into();
+        if let Some(index) = self.index.remove(&std::mem::take(&mut row.name)) {
             self.free.push(index);
         }
     }
@@ -213,8 +249,8 @@ impl Nodes {
         }
         let mut column = Column { of_node: vec![NONE; self.slots()], ..Column::default() };
         for node in 0..self.slots() {
-            if self.live[node] {
-                column.set(node, self.labels[node].get(key).map(String::as_str));
+            if self.rows[node].live {
+                column.set(node, self.rows[node].labels.get(key).map(String::as_str));
             }
         }
         let id = u32::try_from(self.columns.len()).unwrap_or(NONE);
@@ -237,25 +273,19 @@ impl Nodes {
         self.columns.clear();
         self.label_keys.clear();
         let old = std::mem::take(&mut self.taint_sets);
-        for (slot, set) in self.taints.iter_mut().enumerate() {
-            let taints = if self.live[slot] { old.value(*set).clone() } else { Arc::default() };
-            *set = self.taint_sets.insert(taints);
+        for row in &mut self.rows {
+            let taints = if row.live { old.value(row.taints).clone() } else { Arc::default() };
+            row.taints = self.taint_sets.insert(taints);
         }
         let old = std::mem::take(&mut self.extended);
-        let mut kept = FIRST_EXTENDED;
-        for column in FIRST_EXTENDED..self.allocatable.len() {
-            let matters = |columns: &[Vec<i64>]| columns[column].iter().any(|amount| *amount != 0);
-            if matters(&self.allocatable) || matters(&self.used) {
-                let name = old.value(u32::try_from(column - FIRST_EXTENDED).unwrap_or(NONE));
-                self.extended.insert(name.clone());
-                self.allocatable.swap(kept, column);
-                self.used.swap(kept, column);
-                kept += 1;
+        let further = std::mem::take(&mut self.further);
+        for (number, amounts) in (0..).zip(further) {
+            if amounts.allocatable.iter().chain(&amounts.used).any(|amount| *amount != 0) {
+                self.extended.insert(old.value(number).clone());
+                self.further.push(amounts);
             }
         }
-        self.kept_extended = kept - FIRST_EXTENDED;
-        self.allocatable.truncate(kept);
-        self.used.truncate(kept);
+        self.kept_extended = self.further.len();
     }
 
     /// The column of a resource by name, made when there is none.
@@ -265,13 +295,12 @@ impl Nodes {
             "memory" => MEMORY,
             "ephemeral-storage" => EPHEMERAL,
             other => {
-                let column = FIRST_EXTENDED + self.extended.intern(other) as usize;
-                if self.allocatable.len() <= column {
-                    let zeros = vec![0; self.slots()];
-                    self.allocatable.resize(column + 1, zeros.clone());
-                    self.used.resize(column + 1, zeros);
+                let number = self.extended.intern(other) as usize;
+                if self.further.len() <= number {
+                    let zeros = || vec![0; self.rows.len()];
+                    self.further.push(Amounts { allocatable: zeros(), used: zeros() });
                 }
-                column
+                FIRST_EXTENDED + number
             }
         }
     }
@@ -295,22 +324,30 @@ impl Nodes {
         }
     }
 
-    /// What a node has to give of each resource that it names.
-    pub fn resources_of(&self, columns: &[Vec<i64>], node: usize) -> Resources {
-        let at = |column: usize| columns.get(column).map_or(0, |c| c[node]);
-        let mut resources = Resources {
-            milli_cpu: at(CPU),
-            memory: at(MEMORY),
-            ephemeral: at(EPHEMERAL),
-            extended: Vec::new(),
-        };
-        for column in FIRST_EXTENDED..columns.len() {
-            if at(column) != 0 {
-                resources.extended.push((self.resource_name(column).into(), at(column)));
-            }
+    /// What a node has to give of a resource.
+    pub fn allocatable(&self, column: usize, slot: usize) -> i64 {
+        match self.rows[slot].allocatable.get(column) {
+            Some(amount) => *amount,
+            None => self.further[column - FIRST_EXTENDED].allocatable[slot],
         }
-        resources.extended.sort();
-        resources
+    }
+
+    /// What its pods asked for of a resource.
+    pub fn used(&self, column: usize, slot: usize) -> i64 {
+        match self.rows[slot].used.get(column) {
+            Some(amount) => *amount,
+            None => self.further[column - FIRST_EXTENDED].used[slot],
+        }
+    }
+
+    /// Amounts by the names of resources.
+    pub fn resources(&self, amount: impl Fn(usize) -> i64) -> Resources {
+        let further = FIRST_EXTENDED..FIRST_EXTENDED + self.further.len();
+        let named = further.map(|column| (self.resource_name(column), amount(column)));
+        let mut extended: Vec<(Box<str>, i64)> =
+            named.filter(|(_, amount)| *amount != 0).map(|(name, amount)| (name.into(), amount)).collect();
+        extended.sort();
+        Resources { milli_cpu: amount(CPU), memory: amount(MEMORY), ephemeral: amount(EPHEMERAL), extended }
     }
 
     /// Takes over what the API object says; returns what may now fit that did not before, and whether images changed.
@@ -318,17 +355,17 @@ impl Nodes {
         let (status, spec) = (node.status.as_ref(), node.spec.as_ref());
         let list = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
         let mut hints = Hints::none();
-        if !std::mem::replace(&mut self.live[slot], true) {
+        if !std::mem::replace(&mut self.rows[slot].live, true) {
             self.live_count += 1;
             hints = hints.union(Hints::NODE_ADDED);
         }
         let max_pods = list.and_then(|l| l.get("pods")).and_then(|q| quantity::value(&q.0)).unwrap_or(0);
-        let more_pods = std::mem::replace(&mut self.max_pods[slot], max_pods) != max_pods;
+        let more_pods = std::mem::replace(&mut self.rows[slot].max_pods, max_pods) != max_pods;
         if self.set_allocatable(slot, &Resources::new(list)) || more_pods {
             hints = hints.union(Hints::NODE_ALLOCATABLE);
         }
         let labels = node.metadata.labels.as_ref();
-        if labels.map_or(!self.labels[slot].is_empty(), |l| *l != *self.labels[slot])
+        if labels.map_or(!self.rows[slot].labels.is_empty(), |l| *l != *self.rows[slot].labels)
             || hints.intersects(Hints::NODE_ADDED)
         {
             hints = hints.union(Hints::NODE_LABELS);
@@ -337,7 +374,7 @@ impl Nodes {
         let taints = spec.and_then(|s| s.taints.as_deref()).unwrap_or_default();
         let set = TaintSet::new(spec.and_then(|s| s.unschedulable).unwrap_or(false), taints);
         let set = self.taint_sets.insert(Arc::new(set));
-        if std::mem::replace(&mut self.taints[slot], set) != set {
+        if std::mem::replace(&mut self.rows[slot].taints, set) != set {
             hints = hints.union(Hints::NODE_TAINTS);
         }
         let images = self.set_images(slot, images(node));
@@ -346,40 +383,38 @@ impl Nodes {
 
     /// Takes the node out; its pods stay counted until they go themselves.
     pub fn kill(&mut self, slot: usize) {
-        if !std::mem::replace(&mut self.live[slot], false) {
+        if !std::mem::replace(&mut self.rows[slot].live, false) {
             return;
         }
         self.live_count -= 1;
-        self.set_images(slot, HashMap::new());
+        self.set_images(slot, Map::default());
         self.columns.iter_mut().for_each(|c| c.set(slot, None));
-        self.labels[slot] = Arc::default();
-        self.allocatable.iter_mut().for_each(|c| c[slot] = 0);
-        self.max_pods[slot] = 0;
-        self.gpus[slot].resize(0);
+        self.rows[slot].labels = Arc::default();
+        self.further.iter_mut().for_each(|amounts| amounts.allocatable[slot] = 0);
+        let row = &mut self.rows[slot];
+        row.allocatable = Default::default();
+        row.max_pods = 0;
+        row.gpus.resize(0);
     }
 
     fn set_allocatable(&mut self, slot: usize, have: &Resources) -> bool {
-        let mut row = vec![0; self.allocatable.len()];
-        let mut put = |column: usize, amount: i64| {
-            if row.len() <= column {
-                row.resize(column + 1, 0);
-            }
-            row[column] = amount;
-        };
-        put(CPU, have.milli_cpu);
-        put(MEMORY, have.memory);
-        put(EPHEMERAL, have.ephemeral);
+        let mut further = vec![0; self.further.len()];
         for (name, amount) in &have.extended {
-            put(self.resource(name), *amount);
+            let number = self.resource(name) - FIRST_EXTENDED;
+            further.resize(self.further.len(), 0);
+            further[number] = *amount;
         }
-        let mut changed = self.gpus[slot].resize(gpu::devices(have));
+        let row = &mut self.rows[slot];
+        let mut changed = row.gpus.resize(gpu::devices(have));
         if changed {
-            for pod in &self.pods[slot] {
-                self.gpus[slot].charge(pod.shape.gpu, &pod.devices, 1);
+            for pod in &row.pods {
+                row.gpus.charge(pod.shape.gpu, &pod.devices, 1);
             }
         }
-        for (column, amount) in row.into_iter().enumerate() {
-            changed |= std::mem::replace(&mut self.allocatable[column][slot], amount) != amount;
+        let first = [have.milli_cpu, have.memory, have.ephemeral];
+        changed |= std::mem::replace(&mut row.allocatable, first) != first;
+        for (amounts, amount) in self.further.iter_mut().zip(further) {
+            changed |= std::mem::replace(&mut amounts.allocatable[slot], amount) != amount;
         }
         changed
     }
@@ -388,15 +423,15 @@ impl Nodes {
         for (key, column) in &self.label_keys {
             self.columns[*column as usize].set(slot, labels.get(&**key).map(String::as_str));
         }
-        self.labels[slot] = Arc::new(labels);
+        self.rows[slot].labels = Arc::new(labels);
     }
 
     /// Whether that is a change.
-    fn set_images(&mut self, slot: usize, images: HashMap<Box<str>, i64>) -> bool {
-        if self.images[slot] == images {
+    fn set_images(&mut self, slot: usize, images: Map<Box<str>, i64>) -> bool {
+        if self.rows[slot].images == images {
             return false;
         }
-        let old = std::mem::replace(&mut self.images[slot], images);
+        let old = std::mem::replace(&mut self.rows[slot].images, images);
         for name in old.keys() {
             if let Some(holders) = self.image_holders.get_mut(name) {
                 *holders -= 1;
@@ -405,7 +440,7 @@ impl Nodes {
                 }
             }
         }
-        for name in self.images[slot].keys() {
+        for name in self.rows[slot].images.keys() {
             match self.image_holders.get_mut(name) {
                 Some(holders) => *holders += 1,
                 None => {
@@ -420,20 +455,21 @@ impl Nodes {
     pub fn charge(&mut self, slot: usize, pod: &PodInfo, sign: i64) {
         let shape = &pod.shape;
         let need = &shape.requests;
-        self.used[CPU][slot] += sign * need.milli_cpu;
-        self.used[MEMORY][slot] += sign * need.memory;
-        self.used[EPHEMERAL][slot] += sign * need.ephemeral;
+        let row = &mut self.rows[slot];
+        row.used[CPU] += sign * need.milli_cpu;
+        row.used[MEMORY] += sign * need.memory;
+        row.used[EPHEMERAL] += sign * need.ephemeral;
+        row.nonzero.0 += sign * shape.nonzero.0;
+        row.nonzero.1 += sign * shape.nonzero.1;
         for (name, amount) in &need.extended {
-            let column = self.resource(name);
-            self.used[column][slot] += sign * amount;
+            let number = self.resource(name) - FIRST_EXTENDED;
+            self.further[number].used[slot] += sign * amount;
         }
-        self.nonzero_cpu[slot] += sign * shape.nonzero.0;
-        self.nonzero_memory[slot] += sign * shape.nonzero.1;
     }
 }
 
-fn images(node: &Node) -> HashMap<Box<str>, i64> {
-    let mut images = HashMap::new();
+fn images(node: &Node) -> Map<Box<str>, i64> {
+    let mut images = Map::default();
     for image in node.status.iter().flat_map(|s| s.images.iter().flatten()) {
         for name in image.names.iter().flatten() {
             images.insert(name.as_str().into(), image.size_bytes.unwrap_or(0));

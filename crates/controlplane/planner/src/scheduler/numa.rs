@@ -437,8 +437,8 @@ impl Zones {
         if pod.shape.zones.is_none() {
             return;
         }
-        if let Some(zones) = self.nodes.get_mut(&*nodes.name[slot]) {
-            zones.recount(&nodes.pods[slot]);
+        if let Some(zones) = self.nodes.get_mut(&*nodes[slot].name) {
+            zones.recount(&nodes[slot].pods);
         }
     }
 
@@ -476,7 +476,7 @@ impl Cluster {
         let slot = self.world.nodes.find(node);
         match said {
             Some(said) => {
-                let pods = slot.map_or(&[][..], |slot| &self.world.nodes.pods[slot]);
+                let pods = slot.map_or(&[][..], |slot| &self.world.nodes[slot].pods);
                 let counted = said.counted.clone();
                 let counted = counted.unwrap_or_else(|| pods.iter().map(|pod| pod.uid.clone()).collect());
                 let mut new = NodeZones { said, counted, left: Vec::new() };

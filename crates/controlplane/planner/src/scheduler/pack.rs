@@ -1,6 +1,5 @@
 //! Profiles that pack: of the nodes that can take a pod, the one where it spoils least.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::gpu::{self, Gpus};
@@ -8,6 +7,7 @@ use super::intern::Interner;
 use super::nodes::{CPU, MEMORY, Nodes};
 use super::pod::{PodInfo, Shape};
 use super::world::World;
+use crate::hash::Map;
 use crate::packing::{Cost, Demand, Measure, Models, Packer, Room, WHOLE, Workload};
 use crate::random::Random;
 
@@ -35,7 +35,7 @@ pub(super) struct Pack {
     rooms: Vec<Option<Room>>,
     seen: Option<u64>,
     models: Interner<str>,
-    demands: HashMap<Arc<Shape>, Demand>,
+    demands: Map<Arc<Shape>, Demand>,
 }
 
 impl Pack {
@@ -47,7 +47,7 @@ impl Pack {
             rooms: Vec::new(),
             seen: None,
             models: Interner::default(),
-            demands: HashMap::new(),
+            demands: Map::default(),
         }
     }
 
@@ -99,7 +99,7 @@ impl Pack {
             let best: Vec<usize> = best.collect();
             let mut random = Random::new(seed);
             let slot = *best.get(random.below(best.len()))?;
-            return Some((slot, any_devices(&world.nodes.gpus[slot], pod, &mut random)));
+            return Some((slot, any_devices(&world.nodes[slot].gpus, pod, &mut random)));
         }
         self.refresh(world);
         let demand = self.demand(&pod.shape, &world.nodes);
@@ -113,7 +113,7 @@ impl Pack {
                 cheapest = Some((slot, cost));
             }
         }
-        let gpus = |slot: usize| &world.nodes.gpus[slot];
+        let gpus = |slot: usize| &world.nodes[slot].gpus;
         // A profile may leave a resource unchecked, and then no room may fit.
         let Some((slot, cost)) = cheapest else {
             let slot = first?;
@@ -129,9 +129,10 @@ impl Pack {
 
     /// Follows what changed on the nodes.
     fn refresh(&mut self, world: &World) {
-        let changed = self.seen.and_then(|seen| world.log.since(seen));
-        let changed =
-            changed.unwrap_or_else(|| (0..u32::try_from(world.nodes.slots()).unwrap_or(0)).collect());
+        let mut changed = Vec::new();
+        if !self.seen.is_some_and(|seen| world.log.since(seen, &mut changed)) {
+            changed = (0..u32::try_from(world.nodes.slots()).unwrap_or(0)).collect();
+        }
         self.seen = Some(world.log.end());
         self.rooms.resize(world.nodes.slots(), None);
         for slot in changed.into_iter().map(|slot| slot as usize) {
@@ -144,12 +145,12 @@ impl Pack {
     }
 
     fn room(&mut self, slot: usize, nodes: &Nodes) -> Option<Room> {
-        if !nodes.live[slot] {
+        if !nodes[slot].live {
             return None;
         }
-        let free = |column: usize| nodes.allocatable[column][slot] - nodes.used[column][slot];
-        let devices = nodes.gpus[slot].free().iter().map(|free| u16::try_from(*free).unwrap_or(0)).collect();
-        let model = nodes.labels[slot].get(gpu::GPU_MODEL).map_or("", String::as_str);
+        let free = |column: usize| nodes.allocatable(column, slot) - nodes.used(column, slot);
+        let devices = nodes[slot].gpus.free().iter().map(|free| u16::try_from(*free).unwrap_or(0)).collect();
+        let model = nodes[slot].labels.get(gpu::GPU_MODEL).map_or("", String::as_str);
         let known = self.models.len();
         let model = self.models.intern(model);
         if self.models.len() != known {
@@ -186,12 +187,12 @@ impl Pack {
             return Models::default();
         }
         let (mut allowed, mut refused) = (0, 0);
-        for slot in nodes.live_nodes().filter(|slot| !nodes.gpus[*slot].free().is_empty()) {
-            let labels = &nodes.labels[slot];
+        for slot in nodes.live_nodes().filter(|slot| !nodes[*slot].gpus.free().is_empty()) {
+            let labels = &nodes[slot].labels;
             let model = labels.get(gpu::GPU_MODEL).map_or("", String::as_str);
             let model = self.models.get(model).and_then(|m| u8::try_from(m).ok()).unwrap_or(LAST_MODEL);
             let bit = 1_u64 << model.min(LAST_MODEL);
-            if shape.node.matches(&nodes.name[slot], labels) { allowed |= bit } else { refused |= bit }
+            if shape.node.matches(&nodes[slot].name, labels) { allowed |= bit } else { refused |= bit }
         }
         if refused & !allowed == 0 { Models::default() } else { Models(allowed) }
     }

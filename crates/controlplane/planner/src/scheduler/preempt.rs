@@ -134,17 +134,17 @@ impl<'a> Room<'a> {
         let free = class
             .needs()
             .iter()
-            .map(|(column, _)| nodes.allocatable[*column][node].saturating_sub(nodes.used[*column][node]));
-        let pods = i64::try_from(nodes.pods[node].len()).unwrap_or(i64::MAX);
+            .map(|(column, _)| nodes.allocatable(*column, node).saturating_sub(nodes.used(*column, node)));
+        let pods = i64::try_from(nodes[node].pods.len()).unwrap_or(i64::MAX);
         let mut room = Self {
             class,
             free: free.collect(),
-            pods: nodes.max_pods[node].saturating_sub(pods),
-            gpus: (!class.shape.gpu.is_none()).then(|| nodes.gpus[node].clone()),
-            ports: if class.shape.ports.is_empty() { Vec::new() } else { nodes.ports[node].iter().collect() },
+            pods: nodes[node].max_pods.saturating_sub(pods),
+            gpus: (!class.shape.gpu.is_none()).then(|| nodes[node].gpus.clone()),
+            ports: if class.shape.ports.is_empty() { Vec::new() } else { nodes[node].ports.iter().collect() },
         };
         let priority = class.shape.priority;
-        for guest in nodes.nominated[node].iter().filter(|p| p.shape.priority >= priority) {
+        for guest in nodes[node].nominated.iter().filter(|p| p.shape.priority >= priority) {
             room.take(world, guest);
         }
         room
@@ -240,7 +240,7 @@ fn less_important(
 ) -> Vec<Arc<PodInfo>> {
     let spared =
         |pod: &PodInfo| reserved.and_then(|r| r.shield(pod)).is_some_and(|shield| shield >= priority);
-    let pods = world.nodes.pods[node].iter().filter(|p| p.shape.priority < priority && !spared(p));
+    let pods = world.nodes[node].pods.iter().filter(|p| p.shape.priority < priority && !spared(p));
     let mut pods: Vec<Arc<PodInfo>> = pods.cloned().collect();
     pods.sort_by(by_importance);
     pods
@@ -257,7 +257,7 @@ pub(super) fn zones_without<'a>(
         (Some(zones), Some(need))
             if class.profile.filters.zones && pods.all(|pod| pod.shape.zones.is_none()) =>
         {
-            zones.judge(&world.nodes.name[node], need)
+            zones.judge(&world.nodes[node].name, need)
         }
         _ => Status::OK,
     }
@@ -307,23 +307,18 @@ fn victims_on(
 
 impl Index {
     fn sync(&mut self, class: &Class, world: &World, spares: (&Budgets, Option<&Reserved>)) {
-        let changed = world.log.since(self.seen_log).filter(|_| !self.outcomes.is_empty());
-        let nodes: Vec<u32> = match changed.zip(world.spared.since(self.seen_spared)) {
-            Some((mut nodes, spared)) => {
-                nodes.extend(spared);
-                nodes.sort_unstable();
-                nodes.dedup();
-                nodes
-            }
-            None => {
-                *self = Self::default();
-                (0..u32::try_from(world.nodes.slots()).unwrap_or(u32::MAX)).collect()
-            }
-        };
+        let mut nodes = Vec::new();
+        let follows = !self.outcomes.is_empty()
+            && world.log.since(self.seen_log, &mut nodes)
+            && world.spared.since(self.seen_spared, &mut nodes);
+        if !follows {
+            *self = Self::default();
+            nodes = (0..u32::try_from(world.nodes.slots()).unwrap_or(u32::MAX)).collect();
+        }
         self.outcomes.resize(world.nodes.slots(), None);
         for node in nodes {
             self.set(node, None);
-            if world.nodes.live[node as usize] {
+            if world.nodes[node as usize].live {
                 let outcome = match victims_on(class, world, spares, node as usize) {
                     Ok((victims, violations)) => Outcome::Costs(rank(&victims, violations)),
                     Err(outcome) => outcome,
@@ -406,8 +401,8 @@ impl Cluster {
         let sets = self.world.label_sets.iter();
         let covered = sets.filter(|(_, set)| both().any(|b| b.spares(&set.namespace, &set.labels)));
         let covered: HashSet<LabelSetId> = covered.map(|(id, _)| id).collect();
-        let nodes = self.world.nodes.label_counts.iter().enumerate();
-        let with = nodes.filter(|(_, counts)| counts.iter().any(|(id, ..)| covered.contains(id)));
+        let nodes = self.world.nodes.rows().enumerate();
+        let with = nodes.filter(|(_, row)| row.label_counts.iter().any(|(id, ..)| covered.contains(id)));
         let slots = self.world.nodes.slots();
         for node in with.map(|(node, _)| node).collect::<Vec<_>>() {
             self.world.spared.push(node, slots);
@@ -430,7 +425,7 @@ impl Cluster {
             Some(tenants) => (p.terminating && p.preempted) || tenants.is_doomed(&p.uid),
             None => p.terminating && p.preempted && p.shape.priority < pod.shape.priority,
         };
-        let waiting = self.world.nodes.pods[slot].iter().any(|p| leaves(p));
+        let waiting = self.world.nodes[slot].pods.iter().any(|p| leaves(p));
         if !waiting {
             return Ok(());
         }
@@ -468,10 +463,10 @@ impl Cluster {
         let (slot, victims, violations) = found?;
         let less = |p: &&Arc<PodInfo>| p.shape.priority < pod.shape.priority;
         Ok(Preemption {
-            node: self.world.nodes.name[slot].to_string(),
+            node: self.world.nodes[slot].name.to_string(),
             victims,
             violations,
-            displaced: self.world.nodes.nominated[slot].iter().filter(less).cloned().collect(),
+            displaced: self.world.nodes[slot].nominated.iter().filter(less).cloned().collect(),
         })
     }
 
@@ -551,7 +546,7 @@ impl Cluster {
                 no_victims += 1;
                 continue;
             }
-            let name = self.world.nodes.name[node].clone();
+            let name = self.world.nodes[node].name.clone();
             let (violating, others) = split(budgets, potential.clone());
             let tried = self.attempt(|c| (c.reprieve(pod, &name, &violating, &others), false));
             let Some((victims, violations)) = tried else { continue };

@@ -169,8 +169,8 @@ impl Scan<'_> {
         (tenants, reserved): (&mut Tenants, Option<&Reserved>),
         node: usize,
     ) -> Result<(Vec<Arc<PodInfo>>, usize), bool> {
-        let on: Vec<&Arc<PodInfo>> = world.nodes.pods[node].iter().collect();
-        let potential = potential(tenants, reserved, (self.claim, self.budgets), &world.nodes.pods[node]);
+        let on: Vec<&Arc<PodInfo>> = world.nodes[node].pods.iter().collect();
+        let potential = potential(tenants, reserved, (self.claim, self.budgets), &world.nodes[node].pods);
         if potential.is_empty() {
             return Err(false);
         }
@@ -256,12 +256,12 @@ impl Cluster {
             let Some(tenants) = &self.tenants else { break };
             let spares = (scan.claim, scan.budgets);
             let potential =
-                potential(tenants, self.reserved.as_deref(), spares, &self.world.nodes.pods[node]);
+                potential(tenants, self.reserved.as_deref(), spares, &self.world.nodes[node].pods);
             if potential.is_empty() {
                 no_victims += 1;
                 continue;
             }
-            let name = self.world.nodes.name[node].clone();
+            let name = self.world.nodes[node].name.clone();
             let tried = self.attempt(|cluster| {
                 let mut real = Real { cluster, pod: scan.pod, node: &name, claim: scan.claim };
                 (victims(&mut real, &potential), false)

@@ -136,7 +136,7 @@ impl Cluster {
         let Some(tenants) = &mut self.tenants else { return };
         tenants.clear();
         self.pods.values().for_each(|bound| tenants.count(&bound.pod, true));
-        let guests = self.world.nodes.nominated.iter().flatten();
+        let guests = self.world.nodes.rows().flat_map(|row| &row.nominated);
         guests.for_each(|guest| tenants.promise(guest, true));
     }
 }

@@ -28,34 +28,34 @@ pub struct NodeView<'a> {
 impl<'a> NodeView<'a> {
     /// The name.
     pub fn name(&self) -> &'a str {
-        &self.cluster.world.nodes.name[self.slot]
+        &self.cluster.world.nodes[self.slot].name
     }
 
     /// The labels.
     pub fn labels(&self) -> &'a Labels {
-        &self.cluster.world.nodes.labels[self.slot]
+        &self.cluster.world.nodes[self.slot].labels
     }
 
     /// What the pods on it asked for.
     pub fn used(&self) -> Resources {
         let nodes = &self.cluster.world.nodes;
-        nodes.resources_of(&nodes.used, self.slot)
+        nodes.resources(|column| nodes.used(column, self.slot))
     }
 
     /// What it can give.
     pub fn allocatable(&self) -> Resources {
         let nodes = &self.cluster.world.nodes;
-        nodes.resources_of(&nodes.allocatable, self.slot)
+        nodes.resources(|column| nodes.allocatable(column, self.slot))
     }
 
     /// What is free of each of its GPUs, in thousandths.
     pub fn gpus(&self) -> &'a [i32] {
-        self.cluster.world.nodes.gpus[self.slot].free()
+        self.cluster.world.nodes[self.slot].gpus.free()
     }
 
     /// The pods on it.
     pub fn pods(&self) -> &'a [Arc<PodInfo>] {
-        &self.cluster.world.nodes.pods[self.slot]
+        &self.cluster.world.nodes[self.slot].pods
     }
 
     /// How many pods run on it.

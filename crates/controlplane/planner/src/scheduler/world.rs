@@ -7,6 +7,8 @@ use super::labelsets::{LabelSets, Terms};
 use super::load::Load;
 use super::nodes::Nodes;
 use super::numa::Zones;
+use super::pod::PodInfo;
+use super::shapes::Shapes;
 
 /// Which nodes changed, in order. Whoever lags too far behind looks at all of them instead.
 #[derive(Debug, Clone, Default)]
@@ -30,15 +32,18 @@ impl Log {
         self.end
     }
 
-    /// The nodes that changed since then, each once, unless that is too long ago.
-    pub fn since(&self, seen: u64) -> Option<Vec<u32>> {
-        let missing = usize::try_from(self.end - seen).ok().filter(|n| *n <= self.nodes.len())?;
-        let mut nodes: Vec<u32> = self.nodes.range(self.nodes.len() - missing..).copied().collect();
+    /// Adds the nodes that changed since then, each once, unless that is too long ago.
+    #[must_use]
+    pub fn since(&self, seen: u64, nodes: &mut Vec<u32>) -> bool {
+        let Some(missing) = usize::try_from(self.end - seen).ok().filter(|n| *n <= self.nodes.len()) else {
+            return false;
+        };
+        nodes.extend(self.nodes.range(self.nodes.len() - missing..));
         if nodes.len() > 1 {
             nodes.sort_unstable();
             nodes.dedup();
         }
-        Some(nodes)
+        true
     }
 }
 
@@ -46,6 +51,7 @@ impl Log {
 #[derive(Debug, Clone, Default)]
 pub(super) struct World {
     pub nodes: Nodes,
+    pub shapes: Shapes,
     pub label_sets: LabelSets,
     pub terms: Terms,
     pub namespaces: Namespaces,
@@ -61,6 +67,50 @@ pub(super) struct World {
 }
 
 impl World {
+    /// Counts a bound pod by what it is labelled and what it says about others, or no more.
+    pub fn count(&mut self, slot: usize, pod: &PodInfo, add: bool) {
+        let Self { nodes, shapes, label_sets, terms, .. } = self;
+        let (labels, marks) = shapes.marks(&pod.shape, label_sets, terms);
+        let row = &mut nodes[slot];
+        let at = row.label_counts.iter().position(|(known, ..)| *known == labels);
+        if add {
+            label_sets.add(labels);
+            let at = at.unwrap_or_else(|| {
+                row.label_counts.push((labels, 0, 0));
+                row.label_counts.len() - 1
+            });
+            row.label_counts[at].1 += 1;
+            row.label_counts[at].2 += u32::from(pod.terminating);
+        } else {
+            label_sets.remove(labels);
+            if let Some(at) = at {
+                row.label_counts[at].1 -= 1;
+                row.label_counts[at].2 -= u32::from(pod.terminating);
+                if row.label_counts[at].1 == 0 {
+                    row.label_counts.swap_remove(at);
+                }
+            }
+        }
+        for term in &*marks {
+            let at = row.term_counts.iter().position(|(id, _)| id == term);
+            if add {
+                terms.add(*term);
+                match at {
+                    Some(at) => row.term_counts[at].1 += 1,
+                    None => row.term_counts.push((*term, 1)),
+                }
+                continue;
+            }
+            terms.remove(*term);
+            if let Some(at) = at {
+                row.term_counts[at].1 -= 1;
+                if row.term_counts[at].1 == 0 {
+                    row.term_counts.swap_remove(at);
+                }
+            }
+        }
+    }
+
     /// Notes that a node changed.
     pub fn touch(&mut self, node: usize) {
         self.log.push(node, self.nodes.slots());

@@ -62,7 +62,7 @@ fn what_pods_name_and_no_node_has_is_forgotten() {
         }}));
         assert!(why(&mut cluster, &hostile).contains("3 node(s) didn't match Pod's node affinity/selector"));
         let nodes = &cluster.world.nodes;
-        assert!(nodes.columns.len() < 300 && nodes.allocatable.len() < 300, "{n}");
+        assert!(nodes.columns.len() < 300 && nodes.further.len() < 300, "{n}");
     }
     for n in 0..20_000 {
         let hostile = wants(json!({"spec": {"nodeSelector": {"disk": format!("value-{n}")}}}));
