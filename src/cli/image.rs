@@ -151,6 +151,9 @@ pub(crate) struct Slim {
     /// Paths to keep, as .dockerignore writes patterns; may be repeated.
     #[arg(long, value_name = "GLOB")]
     pub(crate) keep: Vec<String>,
+    /// A language whose translations and formats stay, besides English and those of LANG and LC_*; may be repeated.
+    #[arg(long, value_name = "CODE")]
+    pub(crate) language: Vec<String>,
     /// Show what would go, and make nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,

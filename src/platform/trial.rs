@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, umount2};
 use sampan_container::{
-    ContainerConfig, ContainerState, ExecConfig, LogConfig, PodSandbox, PodSandboxConfig, Rootfs, User,
-    mount_overlay, signal_number,
+    ContainerConfig, ContainerState, ExecConfig, LogConfig, Mount, MountSource, PodSandbox, PodSandboxConfig,
+    Propagation, Rootfs, User, mount_overlay, signal_number,
 };
 use sampan_image::RootfsPlan;
 
@@ -25,6 +25,13 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Bytes of its log that a failure shows.
 const LOG_TAIL: usize = 2000;
 const CONTAINER: &str = "trial";
+/// What every runtime gives its containers, and images rightly go without. `localhost` is IPv4 alone, as where health
+/// checks come from: who listens on `0.0.0.0` would not be found at `::1`.
+const FILES: [(&str, &str); 3] = [
+    ("hosts", "127.0.0.1\tlocalhost\n::1\tip6-localhost ip6-loopback\n127.0.0.1\ttrial\n"),
+    ("hostname", "trial\n"),
+    ("resolv.conf", "# There is nobody to ask.\nnameserver 127.0.0.1\n"),
+];
 
 /// Runs images for a moment; nothing of it remains when it is dropped.
 pub(crate) struct Trials {
@@ -78,6 +85,18 @@ impl Trials {
             let rootfs = Rootfs::Overlay { lower, upper: Some(upper), work: Some(work), options: Vec::new() };
             (rootfs, None, None)
         };
+        let mut mounts = Vec::new();
+        for (name, text) in FILES {
+            let path = dir.join(name);
+            std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            mounts.push(Mount {
+                destination: Path::new("/etc").join(name),
+                source: MountSource::Bind { path, sub_path: None },
+                read_only: false,
+                recursive_read_only: false,
+                propagation: Propagation::default(),
+            });
+        }
         let config = &plan.config;
         let args = [config.entrypoint.clone(), config.cmd.clone()].concat();
         if args.is_empty() {
@@ -87,6 +106,7 @@ impl Trials {
             id: CONTAINER.to_owned(),
             rootfs,
             args,
+            mounts,
             env: config.env.clone(),
             working_dir: config.working_dir.clone(),
             user: User { name: config.user.clone(), ..User::default() },

@@ -118,6 +118,7 @@ impl Slimming<'_> {
                 .chain(self.options.exercise.iter().map(|text| shell(text)))
                 .collect(),
             seen,
+            languages: self.options.language.clone(),
         });
         let plan = plan.await?;
         self.go_on()?;
@@ -230,8 +231,16 @@ impl Slimming<'_> {
             .iter()
             .take(shown)
             .map(|what| vec![what.of.clone(), what.files.to_string(), bytes(what.bytes)]);
+        let parts = plan.trimmed.iter().take(shown).map(|file| {
+            vec![file.path.display().to_string(), bytes(file.bytes), bytes(file.kept), file.cause.to_string()]
+        });
+        let parts: Vec<Vec<String>> = parts.collect();
+        let parts = match parts.is_empty() {
+            true => String::new(),
+            false => terminal::table(&["PART OF", "BYTES", "STAY", ""], &parts) + "\n",
+        };
         let text = format!(
-            "{}: {} in {} layers; {} in {} files stay\n\n{}\n{}\n{}",
+            "{}: {} in {} layers; {} in {} files stay\n\n{}\n{}\n{parts}{}",
             plan.image,
             bytes(plan.bytes),
             plan.layers,

@@ -69,5 +69,6 @@ pub use service::{
     DiskUsage, History, Holder, ImageDetails, ImageSummary, Images, LayerDetails, Pruned, Removed,
 };
 pub use slim::{
-    Cause, Remaining, Removed as SlimRemoved, RemovedDirectory, RemovedFile, SlimOptions, SlimPlan, health,
+    Cause, Remaining, Removed as SlimRemoved, RemovedDirectory, RemovedFile, SlimOptions, SlimPlan,
+    TrimmedFile, health,
 };

@@ -2,7 +2,9 @@
 
 mod categories;
 mod elf;
+mod languages;
 mod reach;
+mod trim;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -12,6 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use categories::Cause;
+
+use languages::Languages;
 
 use crate::analyze::visible;
 use crate::build::context::covers;
@@ -42,6 +46,8 @@ pub struct SlimOptions {
     /// Files that a running container was seen to open, when one was watched. They stand for what would be guessed
     /// from packages and from paths that programs name.
     pub seen: Option<Vec<PathBuf>>,
+    /// Languages whose translations and formats stay, besides English and those of the image's `LANG` and `LC_*`.
+    pub languages: Vec<String>,
 }
 
 /// What stays and what goes.
@@ -70,6 +76,11 @@ pub struct SlimPlan {
     pub remaining: Vec<Remaining>,
     /// Every file that goes.
     pub removed: Vec<RemovedFile>,
+    /// Every file of which a part goes.
+    pub trimmed: Vec<TrimmedFile>,
+    /// Languages that formats stay of, where files are trimmed by them.
+    #[serde(skip)]
+    languages: Option<Languages>,
     /// Everything that stays.
     #[serde(skip)]
     keep: BTreeSet<PathBuf>,
@@ -118,6 +129,19 @@ pub struct RemovedFile {
     pub cause: Cause,
 }
 
+/// A file of which a part goes.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrimmedFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Bytes that go.
+    pub bytes: u64,
+    /// Bytes that stay.
+    pub kept: u64,
+    /// What goes.
+    pub cause: Cause,
+}
+
 /// Decide what stays. Nothing is changed.
 pub(crate) fn plan(inner: &Inner, options: &SlimOptions) -> Result<SlimPlan> {
     let target = inner.require(&options.image)?;
@@ -130,14 +154,21 @@ pub(crate) fn plan(inner: &Inner, options: &SlimOptions) -> Result<SlimPlan> {
     let packages = Packages::read(&tree)?;
     let reached = reached(&tree, &packages, &info.config, options)?;
     let patterns = covers(&options.keep).map_err(|reason| Error::archive("--keep", reason))?;
-    let mut decision = Decision { tree: &tree, reached, keep: BTreeSet::new(), removed: Vec::new() };
+    let spoken = Languages::of(&info.config.env, &options.languages);
+    let seen = options.seen.iter().flatten().filter_map(|path| Some(tree.resolve(path, true)?.0)).collect();
+    let mut decision = Decision { tree: &tree, reached, seen, keep: BTreeSet::new(), removed: Vec::new() };
     for (path, node) in &tree.nodes {
         let owned = packages.owner.contains_key(path);
-        decision.decide(path, node, owned, patterns.ignored(path));
+        decision.decide(path, node, owned, patterns.ignored(path) || spoken.speak(path));
     }
     let (mut keep, mut removed) = (decision.keep, decision.removed);
     complete(&tree, &mut keep);
+    licences(&tree, &packages, &mut keep);
     removed.retain(|file| !keep.contains(&file.path));
+    // Guesses keep what an application may say; a trace is believed.
+    let languages = options.seen.is_some().then_some(spoken);
+    let trimmable = keep.iter().filter(|path| !patterns.ignored(path));
+    let trimmed = trimmed(&tree, trimmable, languages.as_ref())?;
     let stored: u64 = snapshots.iter().filter_map(|hex| inner.store.snapshot_bytes(hex)).sum();
     let mut causes: BTreeMap<Cause, Removed> = BTreeMap::new();
     for file in &removed {
@@ -145,11 +176,14 @@ pub(crate) fn plan(inner: &Inner, options: &SlimOptions) -> Result<SlimPlan> {
         sum.files += 1;
         sum.bytes += file.bytes;
     }
+    for file in &trimmed {
+        causes.entry(file.cause).or_default().bytes += file.bytes;
+    }
     let hidden = stored.saturating_sub(visible(&tree));
     if hidden > 0 {
         causes.entry(Cause::Hidden).or_default().bytes = hidden;
     }
-    let remaining = remaining(&tree, &packages, &keep);
+    let remaining = remaining(&tree, &packages, &keep, &trimmed);
     Ok(SlimPlan {
         image: target.reference,
         digest: info.digest,
@@ -162,6 +196,8 @@ pub(crate) fn plan(inner: &Inner, options: &SlimOptions) -> Result<SlimPlan> {
         causes,
         directories: directories(&tree, &keep, &removed),
         removed,
+        trimmed,
+        languages,
         keep,
     })
 }
@@ -171,7 +207,13 @@ fn lowers(inner: &Inner, snapshots: &[String]) -> Vec<PathBuf> {
     snapshots.iter().rev().map(|hex| inner.store.snapshot_dir(hex).join("fs")).collect()
 }
 
-fn remaining(tree: &Tree, packages: &Packages, keep: &BTreeSet<PathBuf>) -> Vec<Remaining> {
+fn remaining(
+    tree: &Tree,
+    packages: &Packages,
+    keep: &BTreeSet<PathBuf>,
+    trimmed: &[TrimmedFile],
+) -> Vec<Remaining> {
+    let gone: HashMap<&Path, u64> = trimmed.iter().map(|file| (file.path.as_path(), file.bytes)).collect();
     let mut links = BTreeSet::new();
     let mut sums: BTreeMap<String, Removed> = BTreeMap::new();
     for path in keep {
@@ -186,13 +228,58 @@ fn remaining(tree: &Tree, packages: &Packages, keep: &BTreeSet<PathBuf>) -> Vec<
         let sum = sums.entry(of).or_default();
         sum.files += 1;
         if node.identity().is_none_or(|file| links.insert(file)) {
-            sum.bytes += node.size();
+            sum.bytes += node.size().saturating_sub(gone.get(path.as_path()).copied().unwrap_or_default());
         }
     }
     let mut all: Vec<Remaining> =
         sums.into_iter().map(|(of, sum)| Remaining { of, files: sum.files, bytes: sum.bytes }).collect();
     all.sort_by(|left, right| right.bytes.cmp(&left.bytes).then_with(|| left.of.cmp(&right.of)));
     all
+}
+
+/// What can be cut out of files that stay. Names of the same file are cut once, by the first.
+fn trimmed<'a>(
+    tree: &Tree,
+    keep: impl Iterator<Item = &'a PathBuf>,
+    languages: Option<&Languages>,
+) -> Result<Vec<TrimmedFile>> {
+    let mut found = Vec::new();
+    let mut links = BTreeSet::new();
+    for path in keep {
+        let Some(node) = tree.get(path).filter(|node| node.metadata.is_file()) else { continue };
+        if node.identity().is_some_and(|file| !links.insert(file)) {
+            continue;
+        }
+        if let Some((bytes, cause)) = trim::file(&node.place, languages)? {
+            let kept = bytes.len() as u64;
+            found.push(TrimmedFile {
+                path: path.clone(),
+                bytes: node.size().saturating_sub(kept),
+                kept,
+                cause,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Licences stay with what they are for: those of packages of which anything stays, and the texts that they refer to.
+fn licences(tree: &Tree, packages: &Packages, keep: &mut BTreeSet<PathBuf>) {
+    let left: BTreeSet<usize> = keep.iter().filter_map(|path| packages.owner.get(path).copied()).collect();
+    for at in left {
+        let package = &packages.all[at];
+        for place in [
+            format!("/usr/share/doc/{}/copyright", package.name),
+            format!("/usr/share/licenses/{}", package.name),
+        ] {
+            let Some((end, links)) = tree.resolve(Path::new(&place), true) else { continue };
+            keep.extend(tree.below(&end).map(|(path, _)| path.clone()));
+            keep.extend(links);
+            keep.insert(end);
+            keep.extend(tree.below(Path::new("/usr/share/common-licenses")).map(|(path, _)| path.clone()));
+        }
+    }
+    complete(tree, keep);
 }
 
 /// Everything that leads from what runs.
@@ -263,6 +350,8 @@ fn compiled(path: &Path) -> bool {
 struct Decision<'a> {
     tree: &'a Tree,
     reached: BTreeSet<PathBuf>,
+    /// What was opened, as it is called in the tree.
+    seen: BTreeSet<PathBuf>,
     keep: BTreeSet<PathBuf>,
     removed: Vec<RemovedFile>,
 }
@@ -275,6 +364,11 @@ impl Decision<'_> {
             return;
         }
         if let Some(cause) = categories::never_needed(path, is_dir) {
+            // Nobody needs it, as a rule: here somebody did. What was written to logs is no part of the image.
+            if self.seen.contains(path) && cause != Cause::Temporary && !is_dir {
+                self.keep.insert(path.to_owned());
+                return;
+            }
             return self.remove(path, node, cause);
         }
         if is_dir {
@@ -369,7 +463,7 @@ pub(crate) fn write(inner: &Inner, plan: &SlimPlan, name: &str) -> Result<ImageS
     let snapshots = inner.ensure_snapshots(&original)?;
     let tree = Tree::read(&lowers(inner, &snapshots), inner.store.options.limits.entries)?;
     let upper = lease.scratch_dir("slim")?;
-    copy(&tree, &plan.keep, &upper)?;
+    copy(&tree, plan, &upper)?;
     let layer = commit(inner, &lease, &upper, Format::ZstdHigh, None)?;
     let mut file = original.file.clone();
     let config: &mut ConfigJson = file.config.get_or_insert_default();
@@ -394,10 +488,11 @@ pub(crate) fn write(inner: &Inner, plan: &SlimPlan, name: &str) -> Result<ImageS
 }
 
 /// Copy what stays, with links between names of the same file.
-fn copy(tree: &Tree, keep: &BTreeSet<PathBuf>, upper: &Path) -> Result<()> {
+fn copy(tree: &Tree, plan: &SlimPlan, upper: &Path) -> Result<()> {
+    let trimmed: BTreeSet<&Path> = plan.trimmed.iter().map(|file| file.path.as_path()).collect();
     let mut links: HashMap<(u64, u64), PathBuf> = HashMap::new();
     let mut dirs = Vec::new();
-    for path in keep {
+    for path in &plan.keep {
         let Some(node) = tree.get(path) else { continue };
         let place = upper.join(path.strip_prefix("/").unwrap_or(path));
         if node.metadata.is_dir() {
@@ -414,6 +509,10 @@ fn copy(tree: &Tree, keep: &BTreeSet<PathBuf>, upper: &Path) -> Result<()> {
         }
         if let Some(target) = &node.link {
             std::os::unix::fs::symlink(target, &place).map_err(Error::io("create", &place))?;
+        } else if trimmed.contains(path.as_path())
+            && let Some((bytes, _)) = trim::file(&node.place, plan.languages.as_ref())?
+        {
+            fs::write(&place, bytes).map_err(Error::io("write", &place))?;
         } else if node.metadata.is_file() {
             fs::copy(&node.place, &place).map_err(Error::io("copy to", &place))?;
         } else {

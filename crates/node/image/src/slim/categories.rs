@@ -20,6 +20,8 @@ pub enum Cause {
     Locales,
     /// Headers, static libraries, tests of languages' libraries.
     Development,
+    /// What debuggers read: sections of programs and libraries.
+    DebugInformation,
     /// Logs and temporary files.
     Temporary,
     /// Nothing that runs leads there.
@@ -35,6 +37,7 @@ impl std::fmt::Display for Cause {
             Cause::Documentation => "documentation",
             Cause::Locales => "locales",
             Cause::Development => "development files",
+            Cause::DebugInformation => "debug information",
             Cause::Temporary => "logs and temporary files",
             Cause::Unreachable => "not reachable",
         })

@@ -388,7 +388,13 @@ impl<'a> Reach<'a> {
         let shell = ["sh", "bash", "dash", "ash"]
             .iter()
             .any(|name| first.split(['/', ' ']).any(|word| word == *name));
-        if shell { self.words(text) } else { self.paths(text) }
+        if !shell {
+            return self.paths(text);
+        }
+        // What is told to people is full of words that are programs elsewhere.
+        for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+            self.words(line);
+        }
     }
 
     /// Absolute paths in a text.

@@ -36,7 +36,9 @@ fn debian(root: &Path) {
         fs::write(root.join(format!("var/lib/dpkg/info/{name}.list")), files.join("\n")).unwrap();
     };
     let dash = take(root, "/usr/bin/dash");
-    package("dash", "1", &dash[..1]);
+    fs::create_dir_all(root.join("usr/share/doc/dash")).unwrap();
+    fs::write(root.join("usr/share/doc/dash/copyright"), "licence of the shell").unwrap();
+    package("dash", "1", &[dash[0].clone(), "/usr/share/doc/dash/copyright".into()]);
     package("libc6", "2", &dash[1..]);
     package("coreutils", "3", &[take(root, "/usr/bin/cat"), take(root, "/usr/bin/sort")].concat());
     let mut tool = take(root, "/usr/bin/mkfifo");
@@ -69,6 +71,12 @@ fn debian(root: &Path) {
         fs::write(place, text).unwrap();
     }
     run("chmod", &["755", root.join("app/run").to_str().unwrap()]);
+    // A program of the application's own, as people compile it: with much for debuggers.
+    let source: String = (0..1000).map(|at| format!("int f{at}(int a) {{ return a + {at}; }}\n")).collect();
+    fs::write(root.join("tmp/own.c"), source + "#include <stdio.h>\nint main() { puts(\"own\"); }\n")
+        .unwrap();
+    let (from, to) = (root.join("tmp/own.c"), root.join("app/own"));
+    run("cc", &["-g", "-o", to.to_str().unwrap(), from.to_str().unwrap()]);
 }
 
 async fn image(fixture: &Fixture) {
@@ -118,6 +126,12 @@ async fn only_what_is_needed_stays_and_it_runs() {
     ] {
         assert_eq!(gone(path), cause, "{path}");
     }
+    let [own] = plan.trimmed.as_slice() else { panic!("{:?}", plan.trimmed) };
+    assert_eq!((own.path.as_path(), own.cause), (Path::new("/app/own"), Cause::DebugInformation));
+    let (kept, whole) = (own.kept, fs::metadata(fixture.path("root/app/own")).unwrap().len());
+    assert_eq!(own.bytes, whole - kept);
+    assert_eq!(plan.causes[&Cause::DebugInformation].bytes, own.bytes);
+    assert_eq!(plan.kept_bytes, plan.remaining.iter().map(|what| what.bytes).sum::<u64>());
     let slim = fixture.images.slim(plan, "debian:slim").await.unwrap();
     let before = fixture.images.find("debian:1").await.unwrap().unwrap();
     assert!(slim.size < before.size, "{} {}", slim.size, before.size);
@@ -130,6 +144,11 @@ async fn only_what_is_needed_stays_and_it_runs() {
     let plan = fixture.images.rootfs("debian:slim", "c").await.unwrap();
     let said = in_overlay(&plan.lower_dirs, &fixture.path("o"), "chroot $1 /app/run");
     assert_eq!(said, "text\ndata");
+    let own = plan.lower_dirs[0].join("app/own");
+    let own = fs::metadata(own).unwrap().len();
+    assert_eq!((own, own < whole), (kept, true));
+    let said = in_overlay(&plan.lower_dirs, &fixture.path("own"), "chroot $1 /app/own");
+    assert_eq!(said, "own\n");
     let mode = |path: &str| run("stat", &["-c", "%a %u %F", plan.lower_dirs[0].join(path).to_str().unwrap()]);
     assert_eq!(mode("app/run").trim(), "755 0 regular file");
     assert!(plan.lower_dirs[0].join("var/log").is_dir(), "a directory to write logs to");
@@ -140,12 +159,24 @@ async fn only_what_is_needed_stays_and_it_runs() {
 async fn what_was_seen_stands_for_what_is_guessed() {
     let fixture = Fixture::new();
     image(&fixture).await;
-    let seen = ["/usr/bin/sort", "/usr/bin/sh", "/nosuch (deleted)"].map(PathBuf::from).to_vec();
-    let options = SlimOptions { image: "debian:1".into(), seen: Some(seen), ..SlimOptions::default() };
+    let seen =
+        ["/usr/bin/sort", "/usr/bin/sh", "/usr/share/doc/tool/README", "/tmp/left", "/nosuch (deleted)"];
+    let options = SlimOptions {
+        image: "debian:1".into(),
+        seen: Some(seen.map(PathBuf::from).to_vec()),
+        languages: vec!["de_AT.UTF-8".into()],
+        keep: vec!["app/own".into()],
+        ..SlimOptions::default()
+    };
     let plan = fixture.images.slim_plan(options).await.unwrap();
     let gone = |path: &str| plan.removed.iter().any(|file| file.path == Path::new(path));
     assert!(!gone("/usr/bin/sort") && !gone("/usr/share/tool/data") && !gone("/app/text"));
     assert!(gone("/usr/share/other/file") && gone("/usr/bin/mkfifo"));
+    // What nobody needs as a rule stays where somebody opened it or speaks it; files to keep are kept whole.
+    assert!(!gone("/usr/share/doc/tool/README") && !gone("/usr/share/locale/de/tool.mo"));
+    assert!(gone("/tmp/left") && plan.trimmed.is_empty());
+    // Licences stay with what they are for.
+    assert!(!gone("/usr/share/doc/dash/copyright"));
     let error =
         fixture.images.slim_plan(SlimOptions { image: "none:1".into(), ..SlimOptions::default() }).await;
     assert!(error.unwrap_err().to_string().contains("not present"));
