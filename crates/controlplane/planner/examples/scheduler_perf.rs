@@ -253,6 +253,13 @@ fn resident() -> usize {
     text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
+/// What a node without pods takes, in a process that has nothing else in memory yet.
+fn node_bytes(nodes: usize) -> usize {
+    let empty = resident();
+    let cluster = cluster(nodes);
+    resident().saturating_sub(empty) / cluster.len().max(1)
+}
+
 #[derive(Default)]
 struct Outcome {
     placed: usize,
@@ -262,8 +269,6 @@ struct Outcome {
     wall: Duration,
     /// What first decisions about a new kind took of the processor.
     first: Vec<Duration>,
-    /// What a node without pods takes of memory.
-    node_bytes: usize,
 }
 
 fn place(cluster: &mut Cluster, pod: &Pod, seed: u64, preempt: bool) -> Option<String> {
@@ -372,12 +377,9 @@ fn run_scaled(row: &Row, nodes: usize) -> Outcome {
         _ => row.template,
     };
     let earlier = Source::new(row, nodes, first);
-    let (empty, mut grown) = (resident(), false);
+    let mut grown = false;
     while outcome.latencies.len() < SCALED {
         let mut cluster = cluster(nodes);
-        if outcome.node_bytes == 0 {
-            outcome.node_bytes = resident().saturating_sub(empty) / nodes;
-        }
         let mut bound = Vec::new();
         for index in 0..before {
             bound.extend(place(&mut cluster, &earlier.pod(1_000_000 + index), index as u64, false));
@@ -395,7 +397,7 @@ fn run_scaled(row: &Row, nodes: usize) -> Outcome {
         outcome.look(&mut cluster, &source);
         // The first round makes the process as large as it will be, and is not counted.
         if !std::mem::replace(&mut grown, true) {
-            outcome = Outcome { node_bytes: outcome.node_bytes, ..Outcome::default() };
+            outcome = Outcome::default();
         }
     }
     outcome.latencies.sort_unstable();
@@ -435,9 +437,12 @@ fn main() {
     let only = value("--only").unwrap_or_default();
     let as_json = args.iter().any(|a| a == "--json");
     let scaled = args.iter().any(|a| a == "--scaled");
+    if scaled && let Some(most) = sizes.iter().max() {
+        eprintln!("a node without pods takes {} bytes (of {most} nodes)", node_bytes(*most));
+    }
     if !as_json {
         println!(
-            "{:36} {:>6} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6}",
+            "{:36} {:>6} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}",
             "workload",
             "nodes",
             "placed",
@@ -447,8 +452,7 @@ fn main() {
             "p50 us",
             "p99 us",
             "max us",
-            "first us",
-            "B/node"
+            "first us"
         );
     }
     for row in rows().iter().filter(|row| row.name.contains(&only)) {
@@ -459,15 +463,15 @@ fn main() {
             let cpu = o.cpu.as_secs_f64() * 1e6 / decided as f64;
             let full = o.failed > 0 && !row.may_fail && (scaled || *nodes >= 2000);
             assert!(!full, "{}: {} fit nowhere", row.name, o.failed);
-            let (first, bytes) = (o.first(), o.node_bytes);
+            let first = o.first();
             if as_json {
                 let line = json!({"workload": row.name, "nodes": nodes, "placed": o.placed, "failed": o.failed,
                     "pods_per_second": rate.round(), "cpu_us_per_pod": cpu, "p50_us": o.percentile(50),
-                    "p99_us": o.percentile(99), "max_us": o.percentile(100), "first_us": first, "bytes_per_node": bytes});
+                    "p99_us": o.percentile(99), "max_us": o.percentile(100), "first_us": first});
                 println!("{line}");
             } else {
                 println!(
-                    "{:36} {:>6} {:>7} {:>7} {:>9.0} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>6}",
+                    "{:36} {:>6} {:>7} {:>7} {:>9.0} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
                     row.name,
                     nodes,
                     o.placed,
@@ -477,8 +481,7 @@ fn main() {
                     o.percentile(50),
                     o.percentile(99),
                     o.percentile(100),
-                    first,
-                    bytes
+                    first
                 );
             }
         }
