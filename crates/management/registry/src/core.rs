@@ -174,6 +174,9 @@ impl Core {
 
     /// Another repository of the project has the blob.
     async fn shared(&self, project: &str, repo: RepoId, digest: &Digest) -> ApiResult<bool> {
+        if !self.counts.is_linked(digest) {
+            return Ok(false);
+        }
         for (_, other) in self.meta.repositories_of(project).await? {
             if other.id != repo && self.meta.link(other.id, digest).await?.is_some() {
                 return Ok(true);
@@ -257,7 +260,7 @@ impl Core {
                 return Ok(false);
             };
             found = self.blob(&other, digest).await.ok();
-        } else {
+        } else if self.counts.is_linked(digest) {
             // Nobody said from where: any repository of the same project, or this one.
             for (name, repository) in self.meta.repositories_of(&access.project_name).await? {
                 if self.meta.link(repository.id, digest).await?.is_some()

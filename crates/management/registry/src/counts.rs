@@ -19,11 +19,18 @@ pub(crate) struct Counts {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Links and holds of each content that has any.
-    links: HashMap<Digest, u32>,
+    /// Who needs each content that anybody needs.
+    needs: HashMap<Digest, Needs>,
     /// Contents without any, and since when (seconds since 1970).
     free: HashMap<Digest, i64>,
     usage: HashMap<String, u64>,
+}
+
+#[derive(Debug, Default)]
+struct Needs {
+    /// Links that are stored.
+    links: u32,
+    holds: u32,
 }
 
 /// While it lives, the content cannot be collected.
@@ -36,14 +43,18 @@ pub(crate) struct Hold<'a> {
 impl Hold<'_> {
     /// The hold became a link that is stored.
     pub(crate) fn keep(mut self) {
-        self.digest = None;
+        let Some(digest) = self.digest.take() else { return };
+        self.counts.less(&digest, |needs| {
+            needs.holds -= 1;
+            needs.links += 1;
+        });
     }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         if let Some(digest) = self.digest.take() {
-            self.counts.release(&digest);
+            self.counts.less(&digest, |needs| needs.holds -= 1);
         }
     }
 }
@@ -56,20 +67,29 @@ impl Counts {
     /// Keep this content; it need not exist yet.
     pub(crate) fn hold(&self, digest: &Digest) -> Hold<'_> {
         let mut inner = self.lock();
-        *inner.links.entry(digest.clone()).or_default() += 1;
+        inner.needs.entry(digest.clone()).or_default().holds += 1;
         inner.free.remove(digest);
         Hold { counts: self, digest: Some(digest.clone()) }
     }
 
     /// A link is gone.
     pub(crate) fn release(&self, digest: &Digest) {
+        self.less(digest, |needs| needs.links = needs.links.saturating_sub(1));
+    }
+
+    fn less(&self, digest: &Digest, change: impl FnOnce(&mut Needs)) {
         let mut inner = self.lock();
-        let Some(count) = inner.links.get_mut(digest) else { return };
-        *count -= 1;
-        if *count == 0 {
-            inner.links.remove(digest);
+        let Some(needs) = inner.needs.get_mut(digest) else { return };
+        change(needs);
+        if needs.links + needs.holds == 0 {
+            inner.needs.remove(digest);
             inner.free.insert(digest.clone(), crate::meta::now());
         }
+    }
+
+    /// A link to it is stored.
+    pub(crate) fn is_linked(&self, digest: &Digest) -> bool {
+        self.lock().needs.get(digest).is_some_and(|needs| needs.links > 0)
     }
 
     /// The content exists; nothing is known to need it yet. Only at the start.
@@ -79,7 +99,7 @@ impl Counts {
 
     /// Nothing needs it.
     pub(crate) fn is_free(&self, digest: &Digest) -> bool {
-        !self.lock().links.contains_key(digest)
+        !self.lock().needs.contains_key(digest)
     }
 
     /// The content is gone.
@@ -134,6 +154,6 @@ impl Counts {
     /// Contents with links, contents without.
     pub(crate) fn totals(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.links.len(), inner.free.len())
+        (inner.needs.len(), inner.free.len())
     }
 }
