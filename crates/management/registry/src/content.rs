@@ -21,6 +21,7 @@ use crate::{
     options::Options,
 };
 
+pub(crate) mod alike;
 pub(crate) mod apart;
 pub(crate) mod bits;
 pub(crate) mod deflate;

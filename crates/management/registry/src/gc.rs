@@ -27,6 +27,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use crate::{
     content::{
+        alike::{Refused, Sketch},
         digest_of_key,
         hot::Found,
         pack::{Round, index_key, pack_of_key},
@@ -343,15 +344,23 @@ impl Core {
     /// Step 7.
     async fn pack(self: &Arc<Self>, now: bool, report: &mut Report) -> ApiResult<()> {
         let upkeep = &self.options.upkeep;
-        let idle = upkeep.pack_after.unwrap_or_default().as_secs();
-        let before = if now { i64::MAX } else { meta::now() - i64::try_from(idle).unwrap_or(i64::MAX) };
-        let mut due: Vec<(Digest, Content)> = Vec::new();
+        let after = upkeep.pack_after.unwrap_or_default().as_secs();
+        let before = if now { i64::MAX } else { meta::now() - i64::try_from(after).unwrap_or(i64::MAX) };
+        let idle = |digest: &Digest, content: &Content| {
+            !content.packed && !content.damaged && content.made.max(self.contents.read_at(digest)) <= before
+        };
+        let (mut due, mut refused) = (Vec::new(), Refused::default());
         let mut contents = self.meta.pages(vec![b'c']);
         while let Some(page) = contents.next().await? {
-            for (digest, content, _) in page.iter().filter_map(content_of) {
-                let wanted =
-                    !content.packed && !content.plain && !content.damaged && content.size >= upkeep.pack_from;
-                if wanted && content.made.max(self.contents.read_at(&digest)) <= before {
+            for kv in &page {
+                let Some((digest, content, _)) = content_of(kv) else { continue };
+                if !idle(&digest, &content) || content.size < upkeep.pack_from {
+                    continue;
+                }
+                if content.plain {
+                    let sketch = kv.value.get(Content::BYTES..).unwrap_or_default();
+                    refused.add(digest, content.size, &Sketch::decode(sketch));
+                } else {
                     due.push((digest, content));
                 }
             }
@@ -361,16 +370,16 @@ impl Core {
         }
         // Versions of one image were pushed one after the other; equal data lies together then.
         due.sort_by_key(|(_, content)| content.made);
-        let mut round = Round::begin(self.contents.clone(), self.supervisor.token()).await?;
-        let mut costly = Vec::new();
+        let mut round = Round::begin(self.contents.clone(), self.supervisor.token(), refused).await?;
         for (digest, content) in due {
-            if round.add(&digest, content, true).await? {
-                costly.push((digest, content));
-            }
+            round.add(&digest, content).await?;
         }
-        // What the first version costs too much for, the second may have brought.
-        for (digest, content) in costly {
-            round.add(&digest, content, false).await?;
+        while let Some(digest) = round.reopened() {
+            if let Some((content, _)) = self.meta.content(&digest).await?
+                && idle(&digest, &content)
+            {
+                round.add(&digest, content).await?;
+            }
         }
         let done = round.finish().await?;
         (report.packed, report.packed_before, report.packed_after) = (done.contents, done.before, done.after);

@@ -321,6 +321,9 @@ impl Link {
 }
 
 impl Content {
+    /// What is stored of one; behind it may lie the [`Sketch`](crate::content::alike::Sketch) of one that stays plain.
+    pub(crate) const BYTES: usize = 17;
+
     pub(crate) fn encode(self) -> Vec<u8> {
         let mut value = [self.size.to_be_bytes(), self.made.to_be_bytes()].concat();
         value.push(u8::from(self.packed) | u8::from(self.plain) << 1 | u8::from(self.damaged) << 2);

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Contents,
+    alike::{Alike, Refused, Sketch},
     apart::Apart,
     blob_key,
     recipe::{Chunk, Lane, Recipe},
@@ -41,7 +42,8 @@ const PACK: usize = 16 << 20;
 const LEVEL: i32 = 9;
 /// What packing must save of a content, in hundredths.
 const GAIN: i64 = 5;
-/// The same where a compressed one is taken apart: what it costs at first is won when its next version comes.
+/// The same where a compressed one is taken apart: what it costs at first is won when its next version comes. When one
+/// that is like it has come, both together must save as much as others; see [`super::alike`].
 const GAIN_APART: i64 = -10;
 
 type Hash = [u8; 16];
@@ -72,8 +74,10 @@ pub(crate) struct Packed {
 pub(crate) struct Round {
     contents: Arc<Contents>,
     cancel: CancellationToken,
-    known: HashMap<Hash, Chunk>,
+    seen: Seen,
     open: Pack,
+    /// Contents that were refused, and are worth another look now.
+    reopened: Vec<Digest>,
     /// Contents whose chunks are not durable yet.
     waiting: Vec<(Digest, Content, Recipe)>,
     /// The number that the open pack will have.
@@ -81,6 +85,13 @@ pub(crate) struct Round {
     /// The number of the next other pack.
     next: u32,
     pub(crate) done: Packed,
+}
+
+/// What is known of all contents while a round lasts.
+#[derive(Default)]
+struct Seen {
+    chunks: HashMap<Hash, Chunk>,
+    refused: Refused,
 }
 
 /// A pack that is being filled.
@@ -92,8 +103,12 @@ struct Pack {
 
 impl Round {
     /// Reads the indexes of all packs: some 50 bytes of memory for each chunk, while the round lasts.
-    pub(crate) async fn begin(contents: Arc<Contents>, cancel: CancellationToken) -> ApiResult<Self> {
-        let mut known = HashMap::new();
+    pub(crate) async fn begin(
+        contents: Arc<Contents>,
+        cancel: CancellationToken,
+        refused: Refused,
+    ) -> ApiResult<Self> {
+        let mut chunks = HashMap::new();
         let mut last = 0;
         for found in contents.objects.list("packs").await? {
             let Some((pack, is_index)) = pack_of_key(&found.key) else { continue };
@@ -104,33 +119,48 @@ impl Round {
             let bytes = contents.objects.read_all(&found.key).await?.unwrap_or_default();
             let mut input = &bytes[..];
             while let Some(chunk) = Chunk::decode(&mut input) {
-                known.insert(chunk.hash, chunk);
+                chunks.insert(chunk.hash, chunk);
             }
         }
-        let (open, waiting, done) = (Pack::default(), Vec::new(), Packed::default());
-        Ok(Self { contents, cancel, known, open, waiting, number: last + 1, next: last + 2, done })
+        Ok(Self {
+            contents,
+            cancel,
+            seen: Seen { chunks, refused },
+            open: Pack::default(),
+            reopened: Vec::new(),
+            waiting: Vec::new(),
+            number: last + 1,
+            next: last + 2,
+            done: Packed::default(),
+        })
     }
 
-    /// Cut one content up. It counts when [`Round::finish`] returns. With `again` it is left for now, and true said, when
-    /// others could make it worth it.
-    pub(crate) async fn add(&mut self, digest: &Digest, content: Content, again: bool) -> ApiResult<bool> {
-        let Some(file) = self.local_copy(digest, content.size).await? else { return Ok(false) };
-        let known = std::mem::take(&mut self.known);
+    /// Cut one content up. It counts when [`Round::finish`] returns.
+    pub(crate) async fn add(&mut self, digest: &Digest, content: Content) -> ApiResult<()> {
+        let Some(file) = self.local_copy(digest, content.size).await? else { return Ok(()) };
+        let seen = std::mem::take(&mut self.seen);
         let open = std::mem::take(&mut self.open);
         let temporary = self.contents.temporary();
         let fresh =
             Fresh { number: self.next, temporary, pack: Pack::default(), sealed: Vec::new(), bytes: 0 };
-        let (number, cancel) = (self.number, self.cancel.clone());
-        let work = move || cut(file, content.size, known, (number, open), fresh, &cancel);
+        let (number, cancel, of) = (self.number, self.cancel.clone(), (digest.clone(), content.size));
+        let work = move || cut(file, of, seen, (number, open), fresh, &cancel);
         let cut = tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
-        (self.known, self.open) = (cut.known, cut.open);
-        let (recipe, sealed) = match cut.outcome {
-            Ok(Outcome::Worth(recipe, sealed)) => (recipe, sealed),
-            Ok(Outcome::Costly { apart: true }) if again => return Ok(true),
-            Ok(Outcome::Costly { .. }) => return self.leave(digest).await.map(|()| false),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
+        (self.seen, self.open) = (cut.seen, cut.open);
+        let (recipe, sealed, alike) = match cut.outcome {
+            Ok(Outcome::Worth(recipe, sealed, alike)) => (recipe, sealed, alike),
+            Ok(Outcome::Costly(sketch)) => {
+                self.leave(digest, &sketch).await?;
+                self.seen.refused.add(digest.clone(), content.size, &sketch);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        for other in alike {
+            self.seen.refused.forget(&other.digest);
+            self.reopened.push(other.digest);
+        }
         self.done.after += recipe.encode()?.len() as u64;
         for (pack, path, chunks) in sealed {
             self.next = self.next.max(pack + 1);
@@ -142,16 +172,22 @@ impl Round {
         if self.open.bytes.len() >= PACK {
             self.seal().await?;
         }
-        Ok(false)
+        Ok(())
     }
 
-    /// Packing brings nothing: do not try again.
-    async fn leave(&self, digest: &Digest) -> ApiResult<()> {
+    /// One that was refused, now or long ago, and may be worth it by what was added since.
+    pub(crate) fn reopened(&mut self) -> Option<Digest> {
+        self.reopened.pop()
+    }
+
+    /// Packing brings nothing: do not try again, unless something comes that is like it.
+    async fn leave(&self, digest: &Digest, sketch: &Sketch) -> ApiResult<()> {
         let _lock = self.contents.lock(digest).await;
         if let Some((content, revision)) = self.contents.meta.content(digest).await? {
             let mut change = Change::default();
             let content = Content { plain: true, ..content };
-            change.at(keys::content(digest), revision).put(keys::content(digest), content.encode());
+            let value = [content.encode(), sketch.encode()].concat();
+            change.at(keys::content(digest), revision).put(keys::content(digest), value);
             self.contents.meta.commit(change).await?;
         }
         Ok(())
@@ -201,7 +237,7 @@ impl Round {
         if !same {
             tracing::warn!(%digest, "cannot be put together again from its chunks; it stays as it is");
             contents.objects.delete(&recipe_key(digest)).await?;
-            return self.leave(digest).await;
+            return self.leave(digest, &Sketch::default()).await;
         }
         let _lock = contents.lock(digest).await;
         let Some((now, revision)) = contents.meta.content(digest).await? else {
@@ -209,7 +245,7 @@ impl Round {
             return contents.objects.delete(&recipe_key(digest)).await;
         };
         let mut change = Change::default();
-        let packed = Content { packed: true, ..now };
+        let packed = Content { packed: true, plain: false, ..now };
         change.at(keys::content(digest), revision).put(keys::content(digest), packed.encode());
         if contents.meta.commit(change).await? {
             contents.objects.delete(&blob_key(digest)).await?;
@@ -257,24 +293,24 @@ impl Contents {
 type Sealed = Vec<(u32, PathBuf, Vec<Chunk>)>;
 
 struct Cut {
-    known: HashMap<Hash, Chunk>,
+    seen: Seen,
     open: Pack,
     outcome: io::Result<Outcome>,
 }
 
 /// What came of cutting up.
 enum Outcome {
-    /// The recipe and packs that were filled.
-    Worth(Recipe, Sealed),
-    /// It brings nothing as long as nothing like it is there. Something compressed was taken apart for it, or not.
-    Costly { apart: bool },
+    /// The recipe, packs that were filled, and contents that were refused before and are like it.
+    Worth(Recipe, Sealed, Vec<Alike>),
+    /// It brings nothing as long as nothing like it is there.
+    Costly(Sketch),
 }
 
 /// Cut up one content. A small number of new chunks goes into the open pack, many into packs of their own.
 fn cut(
     file: File,
-    size: u64,
-    mut known: HashMap<Hash, Chunk>,
+    (digest, size): (Digest, u64),
+    mut seen: Seen,
     (number, mut open): (u32, Pack),
     mut fresh: Fresh,
     cancel: &CancellationToken,
@@ -288,11 +324,11 @@ fn cut(
         }
         let mut hash = [0; 16];
         hash.copy_from_slice(&Digest::of(data).bytes()[..16]);
-        let chunk = match known.get(&hash) {
+        let chunk = match seen.chunks.get(&hash) {
             Some(chunk) => *chunk,
             None => {
                 let chunk = fresh.push(hash, data)?;
-                known.insert(hash, chunk);
+                seen.chunks.insert(hash, chunk);
                 added.push(hash);
                 chunk
             }
@@ -304,34 +340,47 @@ fn cut(
         recipe.parts = std::mem::take(&mut apart.parts);
         let encoded = match recipe.encode() {
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-                return Ok(Outcome::Costly { apart: false });
+                return Ok(Outcome::Costly(Sketch::default()));
             }
             other => other?.len() as u64,
         };
         let cost = fresh.bytes + encoded;
         let apart = recipe.is_taken_apart();
-        let most = 100 - if apart { GAIN_APART } else { GAIN };
-        tracing::debug!(size, cost, apart, "cut up");
-        if cost * 100 > size * most.unsigned_abs() {
-            return Ok(Outcome::Costly { apart });
+        let alike = seen.refused.like(&digest, recipe.lanes[Lane::Plain as usize].iter());
+        tracing::debug!(size, cost, apart, alike = alike.len(), "cut up");
+        let gain = if apart { GAIN_APART } else { GAIN };
+        if !saves(cost, size, gain) && !alike.first().is_some_and(|other| worth_both(cost, size, other)) {
+            return Ok(Outcome::Costly(Sketch::of(recipe.lanes[Lane::Plain as usize].iter())));
         }
         if fresh.sealed.is_empty() {
-            fresh.join(number, &mut open, &mut known, &mut recipe);
+            fresh.join(number, &mut open, &mut seen.chunks, &mut recipe);
         } else {
             fresh.seal()?;
         }
-        Ok(Outcome::Worth(recipe, std::mem::take(&mut fresh.sealed)))
+        Ok(Outcome::Worth(recipe, std::mem::take(&mut fresh.sealed), alike))
     });
     if !matches!(outcome, Ok(Outcome::Worth(..))) {
         // What will not be there must not be found.
         for hash in added {
-            known.remove(&hash);
+            seen.chunks.remove(&hash);
         }
         for (_, path, _) in &fresh.sealed {
             let _ = std::fs::remove_file(path);
         }
     }
-    Cut { known, open, outcome }
+    Cut { seen, open, outcome }
+}
+
+/// Whether `cost` instead of `size` bytes save so many hundredths.
+fn saves(cost: u64, size: u64, hundredths: i64) -> bool {
+    i128::from(cost) * 100 <= i128::from(size) * i128::from(100 - hundredths)
+}
+
+/// Whether this content and the other one save enough together: of the other that will be kept which is not shared.
+fn worth_both(cost: u64, size: u64, other: &Alike) -> bool {
+    let (whole, own) = (u128::from(cost) * u128::from(other.size), u128::from(100 - other.shared));
+    let rest = whole * own / 100 / u128::from(size.max(1));
+    saves(cost.saturating_add(u64::try_from(rest).unwrap_or(u64::MAX)), size.saturating_add(other.size), GAIN)
 }
 
 /// Everything that a content is made of, in chunks.

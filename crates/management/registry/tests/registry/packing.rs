@@ -141,6 +141,29 @@ fn versions_in_zstd_share_chunks_and_come_back_bit_for_bit() {
     assert_eq!(server.admin("POST", "scrub", json!(null)).is(201).json()["damaged"], json!([]));
 }
 
+/// Neither can be compressed, so the first alone is not worth it; days later comes the second, and weeks later the third.
+#[test]
+fn what_was_not_worth_it_alone_is_when_its_next_version_comes() {
+    let server = Server::start(|_| {});
+    let c = server.client();
+    let stored = || -> u64 { ["blobs", "packs", "recipes"].map(|part| disk(&server.dir.join(part))).iter().sum() };
+    let mut layer = noise(1, 2_000_000);
+    let mut blobs = Vec::new();
+    for version in 0..3_usize {
+        layer.splice(version * 300_000..version * 300_000 + 50_000, noise(10 + version as u64, 60_000));
+        blobs.push(layer.clone());
+        c.push_image("p/app", &format!("v{version}"), &[&layer]);
+        c.push_image("p/other", &format!("v{version}"), &[&noise(100 + version as u64, 1_000_000)]);
+        let report = server.collect(true);
+        assert_eq!(report["packed"], [0, 2, 1][version], "{report}");
+        let least = 2_000_000 + (version as u64 + 1) * 1_000_000;
+        assert!(stored() < least + 700_000, "{} of {least}", stored());
+    }
+    for blob in &blobs {
+        assert!(c.get(&format!("/v2/p/app/blobs/{}", Digest::of(blob))).is(200).body == *blob);
+    }
+}
+
 #[test]
 fn packs_lose_what_nobody_needs() {
     let server = Server::start(|_| {});
