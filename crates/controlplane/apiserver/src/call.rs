@@ -218,7 +218,12 @@ pub(crate) fn metadata(object: &mut Value) -> Result<&mut serde_json::Map<String
         .ok_or_else(|| Status::bad_request("metadata must be an object"))
 }
 
-/// A text in an object, empty when absent.
+/// A text in an object, under names that have no `~` and are no indices; empty when absent.
 pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    // Many times a request: [`Value::pointer`] makes two texts of each name on the way.
+    let mut at = Some(object);
+    for name in pointer.split('/').skip(1) {
+        at = at.and_then(|object| object.get(name));
+    }
+    at.and_then(Value::as_str).unwrap_or_default()
 }

@@ -193,17 +193,28 @@ impl<T: Send + Sync + 'static> Mirror<T> {
         within.any(|key| objects.get(key).is_some_and(|object| is(object)))
     }
 
+    /// The keys of a group that begin with `prefix`, and the revision at which they were all there was of it. None where
+    /// objects are in no groups.
+    pub(crate) fn keys_of(&self, group: &str, prefix: &[u8]) -> Option<(Vec<Bytes>, Revision)> {
+        let groups = self.groups.as_ref()?;
+        // What is seen moves on only while the objects are held.
+        let _objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        let groups = groups.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let keys = groups.get(group).into_iter().flat_map(|keys| keys.range::<[u8], _>(from));
+        Some((keys.take_while(|key| key.starts_with(prefix)).cloned().collect(), *self.seen.borrow()))
+    }
+
     /// Tells the revision of each change; the current one counts as seen.
     pub(crate) fn changes(&self) -> watch::Receiver<Revision> {
         self.changed.subscribe()
     }
 
-    /// Waits until every write that this server has answered is shown: nearly always at once.
-    pub(crate) async fn settle(&self) {
+    /// Waits until every write that this server has answered is shown: nearly always at once. False when that takes too long.
+    pub(crate) async fn settle(&self) -> bool {
         let written = self.written.load(Ordering::Acquire);
-        if *self.seen.borrow() < written {
-            self.reach(written, SETTLE).await;
-        }
+        let seen = *self.seen.borrow();
+        seen >= written || self.reach(written, SETTLE).await
     }
 
     /// Waits until everything up to the revision is shown; false when that takes longer than `bound`.
@@ -226,9 +237,9 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                 objects.iter().for_each(|(key, object)| groups.change(key, None, Some(object)));
             }
             *guard = Arc::new(objects);
+            self.changed.send_replace(response.revision);
+            self.seen.send_replace(response.revision);
         }
-        self.changed.send_replace(response.revision);
-        self.seen.send_replace(response.revision);
         store.watch(self.prefix.clone(), end, response.revision + 1, true).await
     }
 
@@ -250,10 +261,11 @@ impl<T: Send + Sync + 'static> Mirror<T> {
                         groups.change(key, old.as_deref(), new.as_deref());
                     }
                 }
-                drop(guard);
                 self.changed.send_replace(batch.revision);
+                self.seen.send_replace(batch.revision);
+            } else {
+                self.seen.send_replace(batch.revision);
             }
-            self.seen.send_replace(batch.revision);
         }
         Ok(())
     }
@@ -329,6 +341,9 @@ mod tests {
         assert!(mirror.reach(last, Duration::from_secs(10)).await);
         assert!(found("blue", "/a/n/", "blue 1") && !found("red", "/a/n/", "red 1"));
         assert!(found("red", "/a/", "red 3") && !found("red", "/a/n/", "red 3"));
+        let keys = |prefix: &str| mirror.keys_of("red", prefix.as_bytes());
+        assert_eq!(keys("/a/"), Some((vec!["/a/o/y".into(), "/a/o/z".into()], last)));
+        assert_eq!(keys("/a/n/"), Some((vec![], last)));
         let last = commit(&*store, Op::Delete { key: "/a/n/x".into() }).await;
         assert!(mirror.reach(last, Duration::from_secs(10)).await);
         assert!(!found("blue", "/a/", "blue 1"));

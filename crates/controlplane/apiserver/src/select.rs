@@ -85,6 +85,11 @@ impl Selection {
         Some(Pin::Node(node(endpoint, &self.fields)?.to_owned()))
     }
 
+    /// The one node whose objects are selected.
+    pub(crate) fn on_node(&self, endpoint: &Endpoint) -> Option<&str> {
+        node(endpoint, &self.fields)
+    }
+
     /// All objects.
     pub(crate) fn everything() -> Self {
         let (labels, fields) = (LabelSelector::everything(), FieldSelector::everything());

@@ -11,6 +11,8 @@
 mod client;
 #[path = "scale/cost.rs"]
 mod cost;
+#[path = "scale/inside.rs"]
+mod inside;
 #[path = "scale/nodes.rs"]
 mod nodes;
 #[path = "scale/serve.rs"]

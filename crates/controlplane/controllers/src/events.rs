@@ -1,17 +1,19 @@
 //! Events for people: recorded without waiting, aggregated, bounded.
 //!
-//! At most [`WAITING`] events wait to be written; beyond that they are dropped. The same event again raises the
-//! count of the first. More than [`SIMILAR`] events that differ only in their message become one. An object gets
+//! At most [`WAITING`] events wait to be written; beyond that they are dropped. What waits is written together, so that
+//! it shares the store's commits. The same event again raises the count of the first. More than [`SIMILAR`] events that differ only in their message become one. An object gets
 //! a burst of [`BURST`] writes and one more per [`REFILL`].
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
+use futures::future::join_all;
+use http::Request;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource};
 use sampan_daemon::{Backoff, Policy, Supervisor, clock};
 use sampan_planner::rollout::Notice;
@@ -22,6 +24,8 @@ use tokio::time::Instant;
 use crate::error::code;
 
 const WAITING: usize = 1024;
+/// So many are written at once.
+const ROUND: usize = 64;
 const REMEMBERED: usize = 4096;
 const SIMILAR: u32 = 10;
 const SIMILAR_WITHIN: Duration = Duration::from_secs(600);
@@ -140,66 +144,40 @@ impl Writer {
     }
 
     async fn run(&mut self) {
-        while let Some(record) = self.records.recv().await {
-            self.write(record).await;
+        let mut records = Vec::with_capacity(ROUND);
+        while self.records.recv_many(&mut records, ROUND).await > 0 {
+            let mut round: Vec<Write> = Vec::with_capacity(records.len());
+            for record in records.drain(..) {
+                self.take(record, &mut round);
+            }
+            let written = join_all(round.iter().map(|write| write.carry_out(&self.client))).await;
+            for (write, seen) in round.into_iter().zip(written) {
+                if let Some(seen) = seen {
+                    self.seen.insert(write.id, seen);
+                }
+            }
         }
     }
 
-    async fn write(&mut self, mut record: Record) {
+    /// Decides what is written of a record: a new event, a higher count of one that there is or will be, or nothing.
+    fn take(&mut self, mut record: Record, round: &mut Vec<Write>) {
         let about: About = (record.component, record.object.uid.clone(), record.object.name.clone());
         if !self.spend(&about) {
             return;
         }
         let group: Group = (about, record.warning, record.reason.clone());
         let mut id = (group.clone(), record.message.clone());
-        if self.seen.get(&id).is_none() && self.is_one_of_many(&group) {
+        let known = self.seen.get(&id).is_some() || round.iter().any(|write| write.id == id);
+        if !known && self.is_one_of_many(&group) {
             record.message = format!("(combined from similar events): {}", record.message);
             id.1 = String::new();
         }
-        let namespace = record.object.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        if let Some(same) = round.iter_mut().find(|write| write.id == id) {
+            (same.record, same.times) = (record, same.times + 1);
+            return;
+        }
         let seen = self.seen.get(&id).cloned();
-        let result = match seen {
-            Some(seen) => self.count_up(&api, &id, seen, &record).await,
-            None => Err(404),
-        };
-        if result == Err(404) {
-            self.create(&api, id, record, &namespace).await;
-        }
-    }
-
-    async fn count_up(
-        &mut self,
-        api: &Api<Event>,
-        id: &(Group, String),
-        mut seen: Seen,
-        record: &Record,
-    ) -> Result<(), u16> {
-        seen.count += 1;
-        let patch = json!({
-            "count": seen.count,
-            "message": record.message,
-            "lastTimestamp": clock::rfc3339(clock::now()),
-        });
-        let result = api.patch_metadata(&seen.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        match result {
-            Ok(_) => {
-                self.seen.insert(id.clone(), seen);
-                Ok(())
-            }
-            Err(error) => Err(code(&error)),
-        }
-    }
-
-    async fn create(&mut self, api: &Api<Event>, id: (Group, String), record: Record, namespace: &str) {
-        let now = clock::now();
-        let event = event(record, namespace, now);
-        let name = event.metadata.name.clone().unwrap_or_default();
-        match api.create(&PostParams::default(), &event).await {
-            Ok(_) => self.seen.insert(id, Seen { name, count: 1 }),
-            // A namespace that is going away takes no more events, and that is fine.
-            Err(error) => tracing::debug!(event = name, "not recorded: {error}"),
-        }
+        round.push(Write { id, record, times: 1, seen });
     }
 
     fn is_one_of_many(&mut self, group: &Group) -> bool {
@@ -221,7 +199,61 @@ impl Writer {
     }
 }
 
-fn event(record: Record, namespace: &str, now: Timestamp) -> Event {
+/// What is to be written of the same event.
+struct Write {
+    id: (Group, String),
+    record: Record,
+    times: i32,
+    /// What was written of it before.
+    seen: Option<Seen>,
+}
+
+impl Write {
+    /// Writes it; what is known of it then.
+    async fn carry_out(&self, client: &Client) -> Option<Seen> {
+        let namespace = self.record.object.namespace.as_deref().unwrap_or("default");
+        if let Some(seen) = &self.seen {
+            match self.count_up(client, namespace, seen).await {
+                Ok(seen) => return Some(seen),
+                // It is older than events get.
+                Err(404) => {}
+                Err(_) => return None,
+            }
+        }
+        let event = event(&self.record, namespace, clock::now(), self.times);
+        let name = event.metadata.name.clone().unwrap_or_default();
+        match create(client, namespace, &event).await {
+            Ok(()) => Some(Seen { name, count: self.times }),
+            // A namespace that is going away takes no more events, and that is fine.
+            Err(error) => {
+                tracing::debug!(event = name, "not recorded: {error}");
+                None
+            }
+        }
+    }
+
+    async fn count_up(&self, client: &Client, namespace: &str, seen: &Seen) -> Result<Seen, u16> {
+        let seen = Seen { name: seen.name.clone(), count: seen.count + self.times };
+        let patch = json!({
+            "count": seen.count,
+            "message": self.record.message,
+            "lastTimestamp": clock::rfc3339(clock::now()),
+        });
+        let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+        let result = api.patch_metadata(&seen.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        result.map(|_| seen).map_err(|error| code(&error))
+    }
+}
+
+/// Creates an event. What the server makes of it is not read.
+async fn create(client: &Client, namespace: &str, event: &Event) -> kube::Result<()> {
+    let body = serde_json::to_vec(event).map_err(kube::Error::SerdeError)?;
+    let request = Request::post(format!("/api/v1/namespaces/{namespace}/events"));
+    let request = request.header("content-type", "application/json").body(body);
+    client.request_text(request.map_err(kube::Error::HttpError)?).await.map(drop)
+}
+
+fn event(record: &Record, namespace: &str, now: Timestamp, times: i32) -> Event {
     let name = record.object.name.as_deref().unwrap_or_default();
     Event {
         metadata: ObjectMeta {
@@ -229,11 +261,11 @@ fn event(record: Record, namespace: &str, now: Timestamp) -> Event {
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
-        involved_object: record.object,
-        reason: Some(record.reason),
-        message: Some(record.message),
+        involved_object: record.object.clone(),
+        reason: Some(record.reason.clone()),
+        message: Some(record.message.clone()),
         type_: Some(if record.warning { "Warning" } else { "Normal" }.to_owned()),
-        count: Some(1),
+        count: Some(times),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
         source: Some(EventSource { component: Some(record.component.to_owned()), host: None }),

@@ -19,8 +19,64 @@ pub(crate) struct Whole<K>(pub K);
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Whole<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?;
-        serde_json::from_str(text.get()).map(Self).map_err(D::Error::custom)
+        serde_json::from_str(&without_managers(text.get())).map(Self).map_err(D::Error::custom)
     }
+}
+
+/// An object's text without its managed fields: a third of it or more, a tree for each manager, and read by nobody here.
+fn without_managers(text: &str) -> Cow<'_, str> {
+    const KEY: &str = "\"managedFields\":[";
+    let Some(key) = text.find(KEY) else { return text.into() };
+    // The name of a member, and one of a member of the object: inside of a text quotes are escaped.
+    let before = text[..key].bytes().next_back();
+    if !matches!(before, Some(b'{' | b',')) || depth(text[..key].bytes()) != 2 {
+        return text.into();
+    }
+    let list = key + KEY.len() - 1;
+    let Some(length) = closed(text[list..].bytes()) else { return text.into() };
+    let (mut from, mut to) = (key, list + length);
+    match (before, text[to..].bytes().next()) {
+        (Some(b','), _) => from -= 1,
+        (_, Some(b',')) => to += 1,
+        _ => {}
+    }
+    [&text[..from], &text[to..]].concat().into()
+}
+
+/// How each byte of JSON changes the depth; in texts none does.
+fn steps(bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = i32> {
+    let (mut quoted, mut escaped) = (false, false);
+    bytes.map(move |byte| {
+        if quoted {
+            quoted = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            return 0;
+        }
+        match byte {
+            b'"' => {
+                quoted = true;
+                0
+            }
+            b'{' | b'[' => 1,
+            b'}' | b']' => -1,
+            _ => 0,
+        }
+    })
+}
+
+/// In how many objects and lists that is which follows.
+fn depth(bytes: impl Iterator<Item = u8>) -> i32 {
+    steps(bytes).sum()
+}
+
+/// How long the list or object is that begins there; none when it does not end.
+fn closed(bytes: impl Iterator<Item = u8>) -> Option<usize> {
+    let mut depth = 0;
+    let ends = |step: i32| {
+        depth += step;
+        step < 0 && depth == 0
+    };
+    steps(bytes).position(ends).map(|last| last + 1)
 }
 
 impl<K: Resource> Resource for Whole<K> {
@@ -59,6 +115,30 @@ mod tests {
     use kube::core::ObjectList;
 
     use super::*;
+
+    #[test]
+    fn managers_are_left_out_and_nothing_else() {
+        let managers = r#""managedFields":[{"manager":"a]\"","fieldsV1":{"f:x":{"k:{\"a\":\"]\"}":{}}}},{"manager":"\\"}]"#;
+        for (with, without) in [
+            (r#"{"metadata":{"name":"a",@},"data":{}}"#, r#"{"metadata":{"name":"a"},"data":{}}"#),
+            (r#"{"metadata":{@,"name":"a"}}"#, r#"{"metadata":{"name":"a"}}"#),
+            (r#"{"metadata":{@}}"#, r#"{"metadata":{}}"#),
+            (r#"{"metadata":{"a\"":"}{][,",@,"b":1}}"#, r#"{"metadata":{"a\"":"}{][,","b":1}}"#),
+        ] {
+            assert_eq!(without_managers(&with.replace('@', managers)), without);
+        }
+        // Deeper ones are somebody's data, and so is what only looks like them.
+        for data in [
+            r#"{"spec":{"a":{"managedFields":[1]}}}"#,
+            r#"{"managedFields":[1]}"#,
+            r#"{"data":{"a":",\"managedFields\":[1]"}}"#,
+            r#"{"data":{"x\"managedFields":[1]}}"#,
+            r#"{"metadata":{"managedFields":[1"#,
+            r#"{"metadata":{"managedFields":null}}"#,
+        ] {
+            assert_eq!(without_managers(data), data);
+        }
+    }
 
     #[test]
     fn events_and_lists_are_read() {

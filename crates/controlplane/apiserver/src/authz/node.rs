@@ -11,9 +11,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use sampan_api::status::go_quote;
 use sampan_daemon::{Backoff, Policy as Restart};
-use sampan_store::Store;
+use sampan_store::{Revision, Store};
 
 use self::relations::{Attached, Interner, Needed, Pod, Volume};
 use super::{
@@ -88,6 +89,13 @@ impl Nodes {
             graph.pods.settle().await;
             graph.volumes.settle().await;
         }
+    }
+
+    /// The keys below `prefix` of the pods that were on a node at a revision after every write that this server has
+    /// answered. None while that is not known.
+    pub(crate) async fn pods_on(&self, node: &str, prefix: &[u8]) -> Option<(Vec<Bytes>, Revision)> {
+        let pods = &self.graph.get()?.pods;
+        if pods.settle().await { pods.keys_of(node, prefix) } else { None }
     }
 
     /// What is decided about a node's request; nothing for anybody else.

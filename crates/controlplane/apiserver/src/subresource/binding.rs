@@ -1,24 +1,28 @@
 //! `pods/binding`: the scheduler's decision.
 
+mod splice;
+
 use std::sync::Arc;
 
 use http::Response;
-use sampan_api::{
-    kinds::{Gvk, RESERVATION_SEAT},
-    status::Status,
-    validation,
-};
-use serde_json::{Value, json};
+use sampan_api::{kinds::Gvk, status::Status, validation};
+use sampan_store::{Compare, Op, Txn, TxnResponse};
+use serde_json::Value;
 
+use self::splice::{Refusal, Wanted};
 use crate::{
     admission::{self, Operation, Review},
     body::Body,
     call::{self, Call, text},
     core::Core,
-    storage::Found,
     subresource::done,
-    verbs::update::{Change, Part},
 };
+
+/// Rounds when somebody else changes the pod meanwhile.
+const TRIES: usize = 8;
+
+/// What refusals are about.
+const BINDINGS: (&str, &str) = ("", "pods/binding");
 
 const BINDING: Gvk = Gvk { group: "", version: "v1", kind: "Binding" };
 
@@ -49,65 +53,56 @@ async fn run(core: &Arc<Core>, call: &Call, binding: Value) -> Result<Response<B
         return Err(Status::invalid(("", "Binding"), call.name(), &errors));
     }
     admission::validate(core, &mut review).await?;
-    let binding = &review.object;
-    let node = text(binding, "/target/name");
-    let change = Change { call, part: Part::Server, dry_run, view: None };
-    change.run(core, |found| assign(call, found, binding, node)).await?;
+    store(core, call, &review.object, dry_run).await?;
     Ok(done())
 }
 
-fn assign(call: &Call, found: &Found, binding: &Value, node: &str) -> Result<Value, Status> {
-    let name = call.name();
-    let refuse = |why: String| Err(Status::conflict_because(("", "pods/binding"), name, why));
-    let mut pod = found.object.clone();
-    let uid = text(binding, "/metadata/uid");
-    if !uid.is_empty() && uid != text(&pod, "/metadata/uid") {
-        return Err(Status::uid_mismatch(("", "pods/binding"), name, uid, text(&pod, "/metadata/uid")));
-    }
-    if !text(&pod, "/metadata/deletionTimestamp").is_empty() {
-        return refuse(format!("pod {name} is being deleted, cannot be assigned to a host"));
-    }
-    let assigned = text(&pod, "/spec/nodeName");
-    if !assigned.is_empty() {
-        return refuse(format!("pod {name} is already assigned to node \"{assigned}\""));
-    }
-    if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty()) {
-        return refuse(format!("pod {name} has non-empty .spec.schedulingGates"));
-    }
-    call::metadata(&mut pod)?.shift_remove("resourceVersion");
-    pod["spec"]["nodeName"] = node.into();
-    if let Some(own) = pod.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-        own.shift_remove(RESERVATION_SEAT);
-    }
-    for key in ["annotations", "labels"] {
-        let Some(Value::Object(given)) = binding["metadata"].get(key) else { continue };
-        let own = call::metadata(&mut pod)?.entry(key).or_insert_with(|| json!({}));
-        if let Some(own) = own.as_object_mut() {
-            own.extend(given.clone());
+/// Puts the pod on its node, unless it is on one already or something else is in the way.
+async fn store(core: &Arc<Core>, call: &Call, binding: &Value, dry_run: bool) -> Result<(), Status> {
+    let resource = call.endpoint.resource;
+    let version = text(binding, "/metadata/resourceVersion");
+    let now = sampan_daemon::clock::rfc3339(sampan_daemon::clock::now());
+    let given = |key: &str| binding["metadata"].get(key).and_then(Value::as_object);
+    let wanted = Wanted {
+        uid: text(binding, "/metadata/uid"),
+        node: text(binding, "/target/name"),
+        annotations: given("annotations"),
+        labels: given("labels"),
+        now: &now,
+    };
+    for _ in 0..TRIES {
+        let found = core.fetch(&call.endpoint, call.namespace(), call.name()).await?;
+        let found = found.ok_or_else(|| Status::not_found(resource, call.name()))?;
+        if !version.is_empty() && version != "0" && version != found.mod_revision.to_string() {
+            let why = format!(
+                "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+                found.mod_revision
+            );
+            return Err(Status::conflict_because(BINDINGS, call.name(), why));
         }
+        let bound = splice::bound(&found.value, &wanted).map_err(|why| refused(call, &wanted, why))?;
+        if dry_run {
+            return Ok(());
+        }
+        let put = Op::Put { key: found.key.clone(), value: bound.into_boxed_slice().into(), lease: 0 };
+        let unchanged = Compare::ModRevision(found.key, found.mod_revision);
+        let txn = Txn { compare: vec![unchanged], ops: vec![put] };
+        if let TxnResponse::Committed(_) = core.commit(txn).await? {
+            return Ok(());
+        }
+        // Somebody else changed the pod meanwhile: it is looked at again.
     }
-    scheduled(&mut pod);
-    Ok(pod)
+    Err(Status::conflict(resource, call.name()))
 }
 
-/// Sets the condition `PodScheduled`.
-fn scheduled(pod: &mut Value) {
-    let now = sampan_daemon::clock::rfc3339(sampan_daemon::clock::now());
-    let generation = pod.pointer("/metadata/generation").cloned();
-    let mut condition = json!({
-        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
-    });
-    if let Some(generation) = generation {
-        condition["observedGeneration"] = generation;
-    }
-    if !pod["status"].is_object() {
-        pod["status"] = json!({});
-    }
-    if !pod["status"]["conditions"].is_array() {
-        pod["status"]["conditions"] = json!([]);
-    }
-    if let Some(conditions) = pod["status"]["conditions"].as_array_mut() {
-        conditions.retain(|condition| condition["type"] != "PodScheduled");
-        conditions.push(condition);
-    }
+fn refused(call: &Call, wanted: &Wanted<'_>, refusal: Refusal) -> Status {
+    let name = call.name();
+    let why = match refusal {
+        Refusal::Another(uid) => return Status::uid_mismatch(BINDINGS, name, wanted.uid, &uid),
+        Refusal::Damaged(why) => return Status::internal(format!("stored object is damaged: {why}")),
+        Refusal::Terminating => format!("pod {name} is being deleted, cannot be assigned to a host"),
+        Refusal::Assigned(node) => format!("pod {name} is already assigned to node \"{node}\""),
+        Refusal::Gated => format!("pod {name} has non-empty .spec.schedulingGates"),
+    };
+    Status::conflict_because(BINDINGS, name, why)
 }

@@ -158,10 +158,8 @@ fn allowed(address: &str) -> bool {
 }
 
 fn pod_address(pod: &Value) -> &str {
-    match text(pod, "/status/podIPs/0/ip") {
-        "" => text(pod, "/status/podIP"),
-        address => address,
-    }
+    let first = pod.pointer("/status/podIPs/0/ip").and_then(Value::as_str);
+    first.filter(|address| !address.is_empty()).unwrap_or_else(|| text(pod, "/status/podIP"))
 }
 
 async fn of_pod(core: &Core, call: &Call, id: &Id<'_>) -> Result<Target, Status> {

@@ -43,7 +43,8 @@ pub(crate) async fn watch(core: &Arc<Core>, call: &mut Call) -> Result<Response<
         if let Some(revision) = options.revision.filter(|revision| *revision > 0) {
             list::fresh(core, &call.endpoint, revision).await?;
         }
-        let listed = list::all(core, &call.endpoint, call.namespace(), &selection).await?;
+        let page = list::Page::since(options.revision.unwrap_or_default());
+        let listed = list::read(core, &call.endpoint, call.namespace(), &selection, &page).await?;
         initial = VecDeque::from(listed.items);
         listed.revision
     } else {

@@ -205,6 +205,33 @@ async fn pods_of_a_node_are_those_that_are_bound_to_it() {
         let names: Vec<&str> = found.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap()).collect();
         assert_eq!(names, expected, "{node}");
     }
+    let names = async |query: &str| {
+        let found = server.get(&format!("{PODS}?fieldSelector=spec.nodeName%3Dn1{query}")).await.body;
+        let names =
+            found["items"].as_array().unwrap().iter().map(|pod| pod["metadata"]["name"].clone()).collect();
+        (Value::Array(names), found["metadata"].clone())
+    };
+    let binding = json!({"metadata": {"name": "y"}, "target": {"name": "n1"}});
+    assert_eq!(server.post(&format!("{PODS}/y/binding"), &binding).await.code, 201);
+    let (both, metadata) = names("").await;
+    assert_eq!(both, json!(["x", "y"]), "what was answered is there");
+    let version = metadata["resourceVersion"].as_str().unwrap();
+    let page = names("&limit=1").await;
+    assert!(page.0 == json!(["x"]) && page.1["continue"].is_string(), "{page:?}");
+    assert_eq!(server.delete(&format!("{PODS}/x?gracePeriodSeconds=0"), &Value::Null).await.code, 200);
+    assert_eq!(names("").await.0, json!(["y"]));
+    assert_eq!(names(&format!("&resourceVersion={version}")).await.0, json!(["y"]));
+    let then = names(&format!("&resourceVersion={version}&resourceVersionMatch=Exact")).await.0;
+    assert_eq!(then, json!(["x", "y"]), "as it was");
+    assert_eq!(names(",metadata.name%3Dx").await.0, json!([]));
+    assert_eq!(
+        server.get("/api/v1/namespaces/kube-system/pods?fieldSelector=spec.nodeName%3Dn1").await.body["items"],
+        json!([])
+    );
+    assert_eq!(
+        server.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.body["items"][0]["metadata"]["name"],
+        "y"
+    );
 }
 
 #[tokio::test]

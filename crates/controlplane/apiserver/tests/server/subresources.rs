@@ -225,3 +225,49 @@ async fn a_namespace_goes_with_its_last_finalizer() {
     assert_eq!((gone.code, &gone.body["status"]["phase"]), (200, &json!("Terminating")), "{}", gone.body);
     assert_eq!(server.get(path).await.code, 404);
 }
+
+#[tokio::test]
+async fn a_pod_is_bound_once_and_only_as_it_was_meant() {
+    let server = Server::start().await;
+    server.account("default").await;
+    let mut asked = pod("p");
+    asked["metadata"]["annotations"] = json!({"kept": "yes", "both": "old"});
+    let made = server.post(PODS, &asked).await.body;
+    let (path, uid) = (format!("{PODS}/p"), made["metadata"]["uid"].clone());
+    let binding = |metadata: Value, node: &str| json!({"metadata": metadata, "target": {"name": node}});
+    let bind = format!("{path}/binding");
+    for (metadata, why) in [
+        (json!({"name": "p", "uid": "other"}), "UID in precondition: other, UID in object meta: "),
+        (json!({"name": "p", "resourceVersion": "1"}), "ResourceVersion in precondition: 1, "),
+    ] {
+        let refused = server.post(&bind, &binding(metadata, "n")).await;
+        assert_eq!(refused.code, 409, "{}", refused.body);
+        assert!(refused.body["message"].as_str().unwrap().contains(why), "{}", refused.body);
+    }
+    let missing = server.post(&format!("{PODS}/none/binding"), &binding(json!({"name": "none"}), "n")).await;
+    assert_eq!(missing.code, 404);
+    let dry =
+        server.post(&format!("{bind}?dryRun=All"), &binding(json!({"name": "p", "uid": uid}), "n")).await;
+    assert_eq!(dry.code, 201, "{}", dry.body);
+    assert_eq!(server.get(&path).await.body, made, "nothing was changed");
+
+    let meant = json!({"name": "p", "uid": uid, "annotations": {"both": "new", "more": "\"{"}});
+    let one =
+        async |index: usize| server.post(&bind, &binding(meant.clone(), &format!("n{index}"))).await.code;
+    let mut codes = futures::future::join_all((0..8).map(one)).await;
+    let winner = codes.iter().position(|code| *code == 201).expect("one of them binds it");
+    codes.sort_unstable();
+    assert_eq!(codes, [201, 409, 409, 409, 409, 409, 409, 409]);
+    let bound = server.get(&path).await.body;
+    assert_eq!(bound["spec"]["nodeName"], format!("n{winner}"));
+    assert_eq!(bound["metadata"]["annotations"], json!({"kept": "yes", "both": "new", "more": "\"{"}));
+    assert_eq!(bound["metadata"]["managedFields"], made["metadata"]["managedFields"]);
+    let scheduled = &bound["status"]["conditions"][0];
+    assert_eq!(
+        (&scheduled["type"], &scheduled["status"]),
+        (&json!("PodScheduled"), &json!("True")),
+        "{bound}"
+    );
+    assert_eq!(scheduled["observedGeneration"], bound["metadata"]["generation"]);
+    assert_eq!(bound["status"]["phase"], "Pending");
+}

@@ -1,22 +1,24 @@
 //! A bare control plane, whole or in parts.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use sampan_controllers::Options;
 use sampan_daemon::Supervisor;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[path = "../../tests/support/plane.rs"]
-mod plane;
+pub mod plane;
 
 use self::plane::{MANAGER, Plane, SCHEDULER, TOKEN};
 use crate::client::Service;
+use crate::inside::Client as Inside;
 use crate::{Outcome, Words};
 
-/// Serves until killed.
+/// Serves until killed. `place N` on standard input makes N pods from within and waits until they are bound.
 pub async fn run(words: &Words) -> Outcome<()> {
     let dir = Path::new(words.text("dir")?);
     let listen = words.options.get("listen").map_or("127.0.0.1:0", String::as_str);
@@ -38,6 +40,15 @@ pub async fn run(words: &Words) -> Outcome<()> {
     if mode == "later" {
         wanted.recv().await;
         plane.control().await;
+    }
+    let client = Inside::new(&plane, words)?;
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = lines.next_line().await? {
+        let count = line.strip_prefix("place ").and_then(|count| count.parse().ok());
+        let count = count.ok_or_else(|| format!("{line}: place N?"))?;
+        let started = Instant::now();
+        client.place(count).await?;
+        println!("{}", json!({"seconds": started.elapsed().as_secs_f64()}));
     }
     std::future::pending().await
 }

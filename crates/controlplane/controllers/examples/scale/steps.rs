@@ -379,7 +379,7 @@ impl Run {
 }
 
 /// A pod as small as they come.
-fn pod(name: &str) -> Value {
+pub fn pod(name: &str) -> Value {
     json!({
         "metadata": {"name": name, "labels": {"app": "filler"}},
         "spec": {"containers": [{"name": "main", "image": "registry.example/web:1", "ports": [{"containerPort": 8080}],
@@ -388,7 +388,7 @@ fn pod(name: &str) -> Value {
 }
 
 /// The resourceVersion of the object in a line of a watch.
-fn version_of(line: &[u8]) -> Option<&str> {
+pub fn version_of(line: &[u8]) -> Option<&str> {
     let mark = b"\"resourceVersion\":\"";
     let from = line.windows(mark.len()).position(|window| window == mark)? + mark.len();
     let to = from + line[from..].iter().position(|byte| *byte == b'"')?;

@@ -1,5 +1,6 @@
 //! Writing what was decided.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -9,6 +10,7 @@ use sampan_daemon::clock;
 use sampan_planner::pods;
 use sampan_planner::reservation::CONSUMED;
 use sampan_planner::scheduler::{Hints, Placement, PodInfo, Preemption, gpu};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
 
@@ -17,6 +19,33 @@ use super::{AT_ONCE, Decision, Nomination, SETTLING, Scheduler, State, Taken};
 use crate::apis;
 use crate::error::{Context, Error, Result};
 use crate::informer::Key;
+
+/// A `Binding` as it is sent.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Binding<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: Bound<'a>,
+    target: Target<'a>,
+}
+
+#[derive(Serialize)]
+struct Bound<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<&'a str, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Target<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    name: &'a str,
+}
 
 type Decisions = Mutex<mpsc::Receiver<(Taken, Decision)>>;
 
@@ -112,21 +141,23 @@ impl Scheduler {
             let bound = extender.bind(pod, node).await;
             return bound.map_err(|problem| Error::Object { object: format!("Pod {key}"), problem });
         }
-        let mut metadata =
-            json!({"namespace": key.namespace, "name": key.name, "uid": taken.popped.pod.uid()});
+        let mut annotations = BTreeMap::new();
         if !devices.is_empty() {
-            metadata["annotations"][gpu::GPU_DEVICES] = gpu::format_devices(devices).into();
+            annotations.insert(gpu::GPU_DEVICES, gpu::format_devices(devices));
         }
         if let Some(seat) = seat {
-            metadata["annotations"][CONSUMED] = seat.to_string().into();
+            annotations.insert(CONSUMED, seat.to_string());
         }
-        let binding = json!({
-            "apiVersion": "v1", "kind": "Binding", "metadata": metadata,
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-        });
+        let binding = Binding {
+            api_version: "v1",
+            kind: "Binding",
+            metadata: Bound { namespace: &key.namespace, name: &key.name, uid: pod.uid(), annotations },
+            target: Target { api_version: "v1", kind: "Node", name: node },
+        };
+        let body = serde_json::to_vec(&binding).map_err(kube::Error::SerdeError);
         let path = format!("/api/v1/namespaces/{}/pods/{}/binding", key.namespace, key.name);
         let request = Request::post(path).header("content-type", "application/json");
-        let request = request.body(binding.to_string().into_bytes()).map_err(kube::Error::HttpError);
+        let request = body.and_then(|body| request.body(body).map_err(kube::Error::HttpError));
         let during = || format!("binding pod {key} to node {node}");
         self.client.request_text(request.during(during)?).await.during(during)?;
         if let Some(pod) = self.current(key, &taken.popped.pod) {

@@ -320,7 +320,7 @@ impl Service {
         let mut ready = Vec::new();
         for kv in &found.kvs {
             let Ok(slice) = serde_json::from_slice::<Value>(&kv.value) else { continue };
-            if text(&slice, "/metadata/labels/kubernetes.io~1service-name") == self.name {
+            if slice["metadata"]["labels"]["kubernetes.io/service-name"] == self.name {
                 ready.extend(addresses(&slice, text(port, "/name")));
             }
         }
