@@ -137,7 +137,7 @@ impl Cluster {
         self.api::<Pod>(namespace).list(&Default::default()).await.unwrap().items
     }
 
-    /// Waits until something is there, at most fifteen seconds.
+    /// Waits until something is there, at most a minute: the machine may be crowded.
     pub async fn until<T, F: Future<Output = Option<T>>>(
         &self,
         what: &str,
@@ -148,7 +148,7 @@ impl Cluster {
             if let Some(found) = check().await {
                 return found;
             }
-            if start.elapsed() > Duration::from_secs(15) {
+            if start.elapsed() > Duration::from_secs(60) {
                 for pod in self.pods("default").await {
                     let status = pod.status.unwrap_or_default();
                     let conditions: BTreeMap<_, _> = status

@@ -146,7 +146,8 @@ fn versions_in_zstd_share_chunks_and_come_back_bit_for_bit() {
 fn what_was_not_worth_it_alone_is_when_its_next_version_comes() {
     let server = Server::start(|_| {});
     let c = server.client();
-    let stored = || -> u64 { ["blobs", "packs", "recipes"].map(|part| disk(&server.dir.join(part))).iter().sum() };
+    let stored =
+        || -> u64 { ["blobs", "packs", "recipes"].map(|part| disk(&server.dir.join(part))).iter().sum() };
     let mut layer = noise(1, 2_000_000);
     let mut blobs = Vec::new();
     for version in 0..3_usize {

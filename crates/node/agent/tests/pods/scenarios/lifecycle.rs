@@ -222,9 +222,12 @@ pub async fn security_and_resources(cluster: &mut Cluster) {
 
 /// Users may write any number of seconds.
 pub async fn no_grace_is_too_long_for_the_agent(cluster: &mut Cluster) {
-    let spec = json!({"terminationGracePeriodSeconds": i64::MAX, "containers": [{"command": ["sh", "-c", "trap '' TERM; exec sleep 10000"]}]});
+    let spec = json!({"terminationGracePeriodSeconds": i64::MAX, "containers": [{"command": ["sh", "-c", "trap '' TERM; echo patient; exec sleep 10000"]}]});
     let uid = cluster.run("patient", spec).await.metadata.uid.unwrap();
     cluster.wait("patient", "running", |pod| phase(pod) == "Running").await;
+    // Before it says so the signal would end it.
+    eventually("it is patient", async || cluster.kubectl_ok(&["logs", "patient"]).await.contains("patient"))
+        .await;
     cluster.kubectl_ok(&["delete", "pod", "patient", "--wait=false"]).await;
     cluster.wait("patient", "on its way out", |pod| pod.metadata.deletion_timestamp.is_some()).await;
     cluster.kubectl_ok(&["delete", "pod", "patient", "--grace-period=0", "--force"]).await;
