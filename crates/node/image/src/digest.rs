@@ -1,8 +1,12 @@
 //! Content digests and readers and writers that compute them on the way.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -130,26 +134,118 @@ impl Hasher {
     }
 }
 
-/// A reader that hashes what passes through.
+/// Bytes that are hashed at once, and how many such blocks there are.
+const BLOCK: usize = 1 << 20;
+const BLOCKS: usize = 4;
+
+/// A reader that hashes what passes through; what is longer than a block, on a thread of its own.
 pub(crate) struct HashReader<R> {
     inner: R,
-    pub(crate) hasher: Hasher,
+    block: Arc<Vec<u8>>,
+    /// How much of the block was handed on.
+    at: usize,
+    /// Blocks that were read before, the oldest first.
+    used: VecDeque<Arc<Vec<u8>>>,
+    /// What came after the block.
+    error: Option<io::Error>,
+    side: Side,
 }
 
-impl<R> HashReader<R> {
+enum Side {
+    Here(Hasher),
+    There { blocks: SyncSender<Arc<Vec<u8>>>, thread: JoinHandle<Hasher> },
+}
+
+impl<R: Read> HashReader<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, hasher: Hasher::default() }
+        Self {
+            inner,
+            block: Arc::default(),
+            at: 0,
+            used: VecDeque::with_capacity(BLOCKS),
+            error: None,
+            side: Side::Here(Hasher::default()),
+        }
     }
 
-    pub(crate) fn into_inner(self) -> R {
-        self.inner
+    /// What passed (and what was read ahead), and the source.
+    pub(crate) fn finish(self) -> (Digest, R) {
+        let hasher = match self.side {
+            Side::Here(hasher) => hasher,
+            Side::There { blocks, thread } => {
+                drop(blocks);
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }
+        };
+        (hasher.finish(), self.inner)
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        // The thread has let go of the oldest block when it took the one after the next.
+        let spare = if self.used.len() < BLOCKS - 1 { None } else { self.used.pop_front() };
+        let mut block = spare.and_then(Arc::into_inner).unwrap_or_default();
+        block.resize(BLOCK, 0);
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.inner.read(&mut block[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.error = Some(error);
+                    break;
+                }
+            }
+        }
+        if filled == 0
+            && let Some(error) = self.error.take()
+        {
+            return Err(error);
+        }
+        block.truncate(filled);
+        let block = Arc::new(block);
+        self.used.push_back(std::mem::replace(&mut self.block, block));
+        self.at = 0;
+        self.hash();
+        Ok(())
+    }
+
+    fn hash(&mut self) {
+        if let Side::Here(here) = &mut self.side {
+            if self.block.len() < BLOCK {
+                return here.update(&self.block);
+            }
+            let mut hasher = here.clone();
+            let (blocks, receiver) = mpsc::sync_channel::<Arc<Vec<u8>>>(1);
+            let work = move || {
+                for block in receiver {
+                    hasher.update(&block);
+                }
+                hasher
+            };
+            match std::thread::Builder::new().name("hash".into()).spawn(work) {
+                Ok(thread) => self.side = Side::There { blocks, thread },
+                // No thread to be had: then here.
+                Err(_) => return here.update(&self.block),
+            }
+        }
+        if let Side::There { blocks, .. } = &self.side {
+            // It goes away only by panicking, which `finish` passes on.
+            let _ = blocks.send(self.block.clone());
+        }
     }
 }
 
 impl<R: Read> Read for HashReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buf)?;
-        self.hasher.update(&buf[..read]);
+        if self.at == self.block.len() {
+            self.fill()?;
+        }
+        let read = (&self.block[self.at..]).read(buf)?;
+        self.at += read;
         Ok(read)
     }
 }
@@ -190,6 +286,39 @@ mod tests {
         assert_eq!(text.parse::<Digest>().unwrap(), digest);
         for bad in ["", "sha256:", "sha512:00", "sha256:E3b0", &text.to_uppercase(), &format!("{text}0")] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+
+    /// Gives few bytes at a time, and an error at the end.
+    struct Drip(Vec<u8>, usize);
+
+    impl Read for Drip {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            if self.0.len() == self.1 {
+                return Err(io::Error::other("it broke"));
+            }
+            let want = buf.len().min(70_001);
+            let read = (&self.0[self.1..]).read(&mut buf[..want])?;
+            self.1 += read;
+            Ok(read)
+        }
+    }
+
+    #[test]
+    fn hashes_what_passes() {
+        for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 9 * BLOCK + 17] {
+            let bytes: Vec<u8> = (0..length).map(|at| (at * at / 7) as u8).collect();
+            let mut reader = HashReader::new(bytes.as_slice());
+            let mut out = Vec::new();
+            reader.read_to_end(&mut out).unwrap();
+            assert!(out == bytes);
+            assert_eq!(reader.finish().0, Digest::of(&bytes), "{length}");
+            // What came before an error is handed on first.
+            let mut reader = HashReader::new(Drip(bytes.clone(), 0));
+            let mut out = Vec::new();
+            assert_eq!(reader.read_to_end(&mut out).unwrap_err().to_string(), "it broke");
+            assert!(out == bytes);
+            assert_eq!(reader.finish().0, Digest::of(&bytes), "{length}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Layers as directories in overlayfs form: from a tar stream, to a tar stream, and read as a stack.
 
+pub(crate) mod clone;
 pub(crate) mod diff;
 pub(crate) mod fixup;
 pub(crate) mod ingest;

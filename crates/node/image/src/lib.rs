@@ -8,8 +8,10 @@
 //! ```text
 //! lock                      flock: shared to protect content, exclusive to change the index or to collect
 //! index.json                name -> descriptor, replaced by rename
-//! blobs/sha256/<hex>        manifests, configs, layers as they came
-//! snapshots/<hex>/fs        a layer unpacked once, in overlayfs form; `ready` beside it marks it whole
+//! blobs/sha256/<hex>        manifests, configs, layers as they came (those that are compressed)
+//! snapshots/<hex>/fs        a layer unpacked once, in overlayfs form; `meta.json` beside it says what it is
+//! snapshots/<hex>/layer     what of an uncompressed layer is not in its files: such a layer is there only once
+//! snapshots/<hex>/replaced  files of the layer that later entries of it replaced
 //! l/<short>                 short symlinks to snapshots/<hex>/fs, so that many layers fit one mount option
 //! uses/<holder>             what a running container needs; survives the process that wrote it
 //! leases/<id>               what an operation in progress needs; dies with its process (flock)

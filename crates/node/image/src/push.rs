@@ -1,6 +1,6 @@
 //! Pushing: blobs that a registry lacks, then manifests, then the index of several platforms.
 
-use std::path::PathBuf;
+use std::io::Read as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,6 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Credentials;
@@ -21,6 +20,7 @@ use crate::progress::{LayerState, Progress, ProgressFn, report};
 use crate::reference::Reference;
 use crate::registry::{Body, Call, Client, Refused, Registry, Retry, whole};
 use crate::service::Images;
+use crate::store::blob::Blob;
 use crate::store::info::ImageInfo;
 
 /// Bytes that are read at once.
@@ -186,7 +186,7 @@ impl Push {
         let location = format!("{location}{separator}digest={}", blob.digest);
         let uri = registry.resolve(&begin, &location, action)?;
         let upload = Arc::new(Upload {
-            path: self.images.inner.store.blob_path(&blob.digest),
+            images: self.images.clone(),
             blob: blob.clone(),
             sent: AtomicU64::new(0),
             progress: self.options.progress.clone(),
@@ -207,7 +207,7 @@ impl Push {
         };
         let broken = upload.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(error) = broken {
-            return Err(Error::io("read", &upload.path)(error).into());
+            return Err(error.into());
         }
         let response = response?;
         match response.status() {
@@ -246,24 +246,24 @@ impl Push {
 
 /// A blob on its way.
 struct Upload {
-    path: PathBuf,
+    images: Images,
     blob: Descriptor,
     sent: AtomicU64,
     progress: Option<ProgressFn>,
     /// Why it could not be read.
-    broken: Mutex<Option<std::io::Error>>,
+    broken: Mutex<Option<Error>>,
 }
 
 impl Upload {
     fn body(self: &Arc<Self>) -> Body {
         let upload = self.clone();
         upload.sent.store(0, Ordering::Relaxed);
-        let chunks = stream::try_unfold(None, move |file: Option<tokio::fs::File>| {
+        let chunks = stream::try_unfold(None, move |blob: Option<Blob>| {
             let upload = upload.clone();
             async move {
-                let next = upload.next(file).await;
+                let next = upload.next(blob).await;
                 next.map_err(|error| {
-                    let copy = std::io::Error::new(error.kind(), error.to_string());
+                    let copy = std::io::Error::other(error.to_string());
                     let mut broken = upload.broken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     *broken = Some(error);
                     copy
@@ -273,25 +273,27 @@ impl Upload {
         StreamBody::new(chunks.map_ok(Frame::data)).boxed_unsync()
     }
 
-    async fn next(
-        &self,
-        file: Option<tokio::fs::File>,
-    ) -> std::io::Result<Option<(Bytes, Option<tokio::fs::File>)>> {
-        let mut file = match file {
-            Some(file) => file,
-            None => tokio::fs::File::open(&self.path).await?,
-        };
-        let mut chunk = vec![0; CHUNK];
-        let read = file.read(&mut chunk).await?;
-        if read == 0 {
+    async fn next(&self, blob: Option<Blob>) -> Result<Option<(Bytes, Option<Blob>)>> {
+        let digest = self.blob.digest;
+        let read = self.images.blocking(move |inner| {
+            let mut blob = match blob {
+                Some(blob) => blob,
+                None => inner.store.open_blob(&digest)?,
+            };
+            let mut chunk = Vec::with_capacity(CHUNK);
+            let read = blob.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);
+            read.map_err(Error::io("read", &inner.store.blob_path(&digest)))?;
+            Ok((Bytes::from(chunk), blob))
+        });
+        let (chunk, blob) = read.await?;
+        if chunk.is_empty() {
             return Ok(None);
         }
-        chunk.truncate(read);
-        let done = self.sent.fetch_add(read as u64, Ordering::Relaxed) + read as u64;
+        let done = self.sent.fetch_add(chunk.len() as u64, Ordering::Relaxed) + chunk.len() as u64;
         let state = LayerState::Uploading;
-        let event = Progress::Layer { digest: self.blob.digest, done, total: Some(self.blob.size), state };
+        let event = Progress::Layer { digest, done, total: Some(self.blob.size), state };
         report(self.progress.as_ref(), event);
-        Ok(Some((Bytes::from(chunk), Some(file))))
+        Ok(Some((chunk, Some(blob))))
     }
 
     /// Ends when nothing was taken for that long; what was sent whole the registry may check for [`CHECKING`] times that.

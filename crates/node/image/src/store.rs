@@ -4,6 +4,7 @@ pub(crate) mod blob;
 pub(crate) mod gc;
 pub(crate) mod index;
 pub(crate) mod info;
+pub(crate) mod kept;
 pub(crate) mod lease;
 pub(crate) mod lock;
 pub(crate) mod snapshot;

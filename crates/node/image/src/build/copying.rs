@@ -16,7 +16,7 @@ use super::run::{Build, Here, normal};
 use super::stage::Stage;
 use crate::compress::Decoder;
 use crate::error::{Error, Result};
-use crate::layers::unpack::unpack;
+use crate::layers::unpack::{Unpack, unpack};
 use crate::layers::{ingest, lookup::Layered};
 use crate::service::Inner;
 use crate::store::lease::Lease;
@@ -371,8 +371,10 @@ fn unpack_archive(
     let decoder = Decoder::new(&file).map_err(Error::io("read", place))?;
     let dir = lease.scratch_dir("archive")?;
     let mut tar = crate::tar::TarReader::new(decoder);
+    let layer = &item.name.display().to_string();
+    let limits = &inner.store.options.limits;
     let unpacked =
-        unpack(&mut tar, &dir, &item.name.display().to_string(), &inner.store.options.limits, cancel)?;
+        unpack(&mut tar, Unpack { dir: &dir, replaced: None, layer, sync: false, limits, cancel })?;
     ingest::refuse_dangling(&unpacked, &item.name)?;
     Ok(Some(dir))
 }

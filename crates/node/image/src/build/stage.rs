@@ -13,7 +13,8 @@ use crate::layers::diff;
 use crate::oci::{ConfigJson, Descriptor, HistoryEntry, Platform};
 use crate::service::Inner;
 use crate::store::info::ImageInfo;
-use crate::store::lease::Lease;
+use crate::store::lease::{Lease, remove_tree};
+use crate::store::snapshot::Contents;
 use crate::tar::TarWriter;
 
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
@@ -152,6 +153,9 @@ pub(crate) fn commit(
     store.adopt_unsynced(&path, &digest)?;
     let staging = lease.scratch_dir("snapshot")?;
     std::fs::rename(upper, staging.join("fs")).map_err(Error::io("move", upper))?;
-    store.commit_snapshot(lease, &staging, &diff_id.hex(), bytes)?;
+    let contents = Contents { bytes, ..Contents::default() };
+    if !store.commit_snapshot(lease, &staging, &diff_id.hex(), contents)? {
+        remove_tree(&staging);
+    }
     Ok(Some(NewLayer { descriptor: Descriptor::new(&format.media_type(), digest, size), diff_id }))
 }

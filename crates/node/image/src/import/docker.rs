@@ -7,7 +7,7 @@ use super::archive::Archive;
 use crate::compress::{Format, detect};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layers::ingest::{self, Expected, Staged, Tee};
+use crate::layers::ingest::{self, Expected, Ingest, Staged, Tee};
 use crate::oci::{self, Descriptor, ImageFile, Manifest};
 use crate::progress::{LayerState, Progress, report};
 use crate::reference::Reference;
@@ -140,11 +140,12 @@ impl Import<'_> {
         }
         self.layer_progress(*diff_id, size, LayerState::Unpacking);
         let file = self.lease.scratch("layer");
-        let tee = Tee::new(section, scratch_writer(&file)?, size, path);
+        let mut tee = Tee::new(section, scratch_writer(&file)?, size, path);
         let expected = Expected { digest: None, diff_id: Some(diff_id) };
-        let streamed = ingest::stream(self.store, &self.lease, tee, expected, cancel)?;
-        let descriptor = self.adopt(streamed.sink, &file, streamed.digest, streamed.size, streamed.format)?;
+        let ingest = Ingest { store: self.store, lease: &self.lease, expected, cancel };
+        let ingested = ingest.run(&mut tee, false)?;
+        let descriptor = self.adopt(tee.into_sink(), &file, &ingested)?;
         self.layer_progress(*diff_id, size, LayerState::Done);
-        Ok((descriptor, Some(streamed.staged)))
+        Ok((descriptor, Some(ingested.staged())))
     }
 }

@@ -1,16 +1,15 @@
 //! Root file system archives: one layer and a config that is made up.
 
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Seek as _, Write as _};
 use std::path::Path;
 
 use sampan_daemon::clock;
 
 use super::Import;
-use crate::compress::Format;
 use crate::digest::{Digest, HashWriter};
 use crate::error::{Error, Result};
-use crate::layers::ingest::{self, Expected, Tee};
+use crate::layers::ingest::{self, Expected, Ingest, Ingested, Tee};
 use crate::oci::{self, ConfigJson, Descriptor, HistoryEntry, ImageFile, Manifest, RootFs};
 use crate::progress::LayerState;
 use crate::service::ImageSummary;
@@ -26,20 +25,35 @@ impl Import<'_> {
         let size = file.metadata().map_err(Error::io("read", self.path))?.len();
         let scratch = self.lease.scratch("layer");
         let label = self.path.display().to_string();
-        let tee = Tee::new(&file, scratch_writer(&scratch)?, self.store.options.limits.layer_bytes, &label);
-        let streamed =
-            ingest::stream(self.store, &self.lease, tee, Expected::default(), &self.options.cancel)?;
-        if !streamed.ended {
+        let mut tee =
+            Tee::new(&file, scratch_writer(&scratch)?, self.store.options.limits.layer_bytes, &label);
+        let (expected, cancel) = (Expected::default(), &self.options.cancel);
+        let ingest = Ingest { store: self.store, lease: &self.lease, expected, cancel };
+        let ingested = ingest.run(&mut tee, true)?;
+        if !ingested.ended {
             return Err(Error::archive(self.path, "the archive has no end marker (truncated)"));
         }
-        let (digest, diff_id) = (streamed.digest, streamed.diff_id);
+        ingest::refuse_dangling(&ingested.unpacked, self.path)?;
+        let (digest, diff_id) = (ingested.digest, ingested.diff_id);
         self.layer_progress(digest, size, LayerState::Unpacking);
-        let layer = self.adopt(streamed.sink, &scratch, digest, streamed.size, streamed.format)?;
+        self.store.protect(&self.lease, [digest])?;
+        let mut sink = tee.into_sink();
+        let left = if ingested.kept { ingest.keep(&ingested)? } else { None };
+        let layer = match left {
+            None if ingested.kept => Descriptor::new(&ingested.format.media_type(), digest, ingested.size),
+            None => self.adopt(sink, &scratch, &ingested)?,
+            Some(mut layer) => {
+                // Its beginning is there.
+                sink.inner.rewind().map_err(Error::io("write", &scratch))?;
+                std::io::copy(&mut layer, &mut sink).map_err(Error::io("write", &scratch))?;
+                self.adopt(sink, &scratch, &ingested)?
+            }
+        };
         let (info, config_bytes, manifest_bytes) = self.describe(layer, diff_id)?;
         self.store.protect(&self.lease, info.content())?;
         self.store.put_bytes(&config_bytes)?;
         self.store.put_bytes(&manifest_bytes)?;
-        let images = self.finish(&info, vec![Some(streamed.staged)], &[name])?;
+        let images = self.finish(&info, vec![Some(ingested.staged())], &[name])?;
         self.layer_progress(digest, size, LayerState::Done);
         Ok(images)
     }
@@ -83,16 +97,15 @@ impl Import<'_> {
         &self,
         sink: HashWriter<BufWriter<File>>,
         file: &Path,
-        digest: Digest,
-        size: u64,
-        format: Format,
+        ingested: &Ingested,
     ) -> Result<Descriptor> {
         let mut sink = sink.inner;
         sink.flush().map_err(Error::io("write", file))?;
+        let (digest, size) = (ingested.digest, ingested.size);
         self.store.protect(&self.lease, [digest])?;
         if !self.store.has_blob(&digest, size) {
             self.store.adopt_file(file, &digest)?;
         }
-        Ok(Descriptor::new(&format.media_type(), digest, size))
+        Ok(Descriptor::new(&ingested.format.media_type(), digest, size))
     }
 }

@@ -1,18 +1,23 @@
-//! One pass over a layer: store its bytes, decompress, verify both digests, unpack. No temporary copies.
+//! One pass over a layer: decompress, verify both digests, unpack, and keep its bytes. No temporary copies.
+//!
+//! What is compressed is stored as it came. What is not is kept as its files and what lies between their data
+//! (see `store::kept`): such a layer is written once.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-use super::fixup;
-use super::unpack::{Unpacked, stream_error, unpack};
+use super::unpack::{Unpack, Unpacked, stream_error, unpack};
+use super::{clone, fixup};
 use crate::compress::{Decoder, Format};
 use crate::digest::{Digest, HashReader, Hasher};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::blob::Partial;
-use crate::store::lease::Lease;
+use crate::store::kept::{Assembled, LAYER, REPLACED_DIR, Recorder};
+use crate::store::lease::{Lease, remove_tree};
+use crate::store::snapshot::{Contents, Leans};
 use crate::tar::{TarError, TarReader};
 
 /// A reader that stores and hashes what passes, and that can begin with what was stored before.
@@ -20,14 +25,27 @@ pub(crate) struct Tee<R, W> {
     earlier: Option<std::fs::File>,
     source: R,
     sink: W,
+    storing: bool,
+    hashing: bool,
     hasher: Hasher,
+    passed: u64,
     limit: u64,
     name: String,
 }
 
 impl<R: Read, W: Write> Tee<R, W> {
     pub(crate) fn new(source: R, sink: W, limit: u64, name: &str) -> Self {
-        Self { earlier: None, source, sink, hasher: Hasher::default(), limit, name: name.to_owned() }
+        Self {
+            earlier: None,
+            source,
+            sink,
+            storing: true,
+            hashing: true,
+            hasher: Hasher::default(),
+            passed: 0,
+            limit,
+            name: name.to_owned(),
+        }
     }
 
     /// Pass these bytes first; they are in the sink already.
@@ -36,54 +54,35 @@ impl<R: Read, W: Write> Tee<R, W> {
         self
     }
 
-    /// What passed: its digest and length, and the sink.
-    fn end(self) -> (Digest, u64, W) {
-        let size = self.hasher.bytes();
-        (self.hasher.finish(), size, self.sink)
-    }
-
-    fn over(&self) -> io::Error {
-        let what = format!("layer {}", self.name);
-        io::Error::other(Error::Limit { what, limit: self.limit, unit: "bytes" })
+    pub(crate) fn into_sink(self) -> W {
+        self.sink
     }
 }
 
 impl<R: Read, W: Write> Read for Tee<R, W> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if let Some(earlier) = &mut self.earlier {
-            let read = earlier.read(buf)?;
-            if read > 0 {
-                self.hasher.update(&buf[..read]);
-                return Ok(read);
-            }
+        let mut read = match &mut self.earlier {
+            Some(earlier) => earlier.read(buf)?,
+            None => 0,
+        };
+        let stored = read > 0;
+        if !stored {
             self.earlier = None;
+            read = self.source.read(buf)?;
         }
-        let read = self.source.read(buf)?;
-        if self.hasher.bytes() + read as u64 > self.limit {
-            return Err(self.over());
+        self.passed += read as u64;
+        if self.passed > self.limit {
+            let what = format!("layer {}", self.name);
+            return Err(io::Error::other(Error::Limit { what, limit: self.limit, unit: "bytes" }));
         }
-        self.hasher.update(&buf[..read]);
-        self.sink.write_all(&buf[..read])?;
+        if self.hashing {
+            self.hasher.update(&buf[..read]);
+        }
+        if self.storing && !stored {
+            self.sink.write_all(&buf[..read])?;
+        }
         Ok(read)
     }
-}
-
-/// A layer that is unpacked in a scratch directory.
-pub(crate) struct Streamed<W> {
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
-    pub(crate) diff_id: Digest,
-    pub(crate) format: Format,
-    pub(crate) sink: W,
-    /// The tar had its end marker.
-    pub(crate) ended: bool,
-    pub(crate) staged: Staged,
-}
-
-/// Files of a layer that are not shown yet.
-pub(crate) struct Staged {
-    dir: PathBuf,
-    unpacked: Unpacked,
 }
 
 /// What a layer must turn out to be.
@@ -93,55 +92,162 @@ pub(crate) struct Expected<'a> {
     pub(crate) diff_id: Option<&'a Digest>,
 }
 
-/// Run a layer through.
-pub(crate) fn stream<R: Read, W: Write>(
-    store: &Store,
-    lease: &Lease,
-    mut tee: Tee<R, W>,
-    expected: Expected<'_>,
-    cancel: &CancellationToken,
-) -> Result<Streamed<W>> {
-    let name = tee.name.clone();
-    let dir = lease.scratch_dir("snapshot")?;
-    let files = dir.join("fs");
-    std::fs::create_dir(&files).map_err(Error::io("create", &files))?;
-    let outcome = unpack_stream(store, &mut tee, &files, &name, cancel);
-    let (unpacked, diff_id, format, ended) = match outcome {
-        Ok(parts) => parts,
-        Err(error) => {
-            let _ = std::fs::remove_dir_all(&dir);
-            return Err(blame(error, tee, expected, &name));
-        }
-    };
-    let (digest, size, sink) = tee.end();
-    check(&format!("layer {name}"), expected.digest, digest)?;
-    check(&format!("layer {name} (uncompressed)"), expected.diff_id, diff_id)?;
-    Ok(Streamed { digest, size, diff_id, format, sink, ended, staged: Staged { dir, unpacked } })
+/// A layer's way into the store.
+#[derive(Clone, Copy)]
+pub(crate) struct Ingest<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) lease: &'a Lease,
+    pub(crate) expected: Expected<'a>,
+    pub(crate) cancel: &'a CancellationToken,
 }
 
-fn unpack_stream<R: Read, W: Write>(
-    store: &Store,
-    tee: &mut Tee<R, W>,
-    files: &Path,
-    name: &str,
-    cancel: &CancellationToken,
-) -> Result<(Unpacked, Digest, Format, bool)> {
-    let failed = |error| stream_error(name, "(stream)", TarError::Io(error));
-    let decoder = Decoder::new(tee).map_err(failed)?;
-    let format = decoder.format();
-    if !format.is_for_layers() {
-        let hint = "(hint: recompress it with gzip or zstd)";
-        return Err(Error::archive(name, format!("a layer in {format:?} cannot be carried {hint}")));
+/// A layer that is unpacked in a scratch directory.
+pub(crate) struct Ingested {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    pub(crate) diff_id: Digest,
+    pub(crate) format: Format,
+    /// The tar had its end marker.
+    pub(crate) ended: bool,
+    /// Its bytes are in the scratch directory, and not in the sink.
+    pub(crate) kept: bool,
+    pub(crate) unpacked: Unpacked,
+    dir: PathBuf,
+}
+
+/// Files of a layer that are not shown yet.
+pub(crate) struct Staged {
+    /// `None`: they are shown under the layer's own name.
+    dir: Option<PathBuf>,
+    unpacked: Unpacked,
+}
+
+/// Why a layer did not come in, and where that lies of it which can be used for the next attempt.
+pub(crate) struct Failed {
+    error: Error,
+    rest: Option<PathBuf>,
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        if let Some(dir) = failed.rest {
+            remove_tree(&dir);
+        }
+        failed.error
     }
-    let mut tar = TarReader::new(HashReader::new(decoder));
-    let unpacked = unpack(&mut tar, files, name, &store.options.limits, cancel)?;
-    let ended = tar.ended();
-    let mut hashed = tar.into_inner();
-    drain(&mut hashed, store.options.limits.unpacked_bytes, name).map_err(failed)?;
-    let HashReader { hasher, .. } = &mut hashed;
-    let diff_id = std::mem::take(hasher).finish();
-    hashed.into_inner().finish().map_err(failed)?;
-    Ok((unpacked, diff_id, format, ended))
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed { error, rest: None }
+    }
+}
+
+impl Ingest<'_> {
+    /// Run a layer through. With `keep`, what is not compressed does not go to the sink.
+    pub(crate) fn run<R: Read, W: Write>(&self, tee: &mut Tee<R, W>, keep: bool) -> Result<Ingested, Failed> {
+        let dir = self.lease.scratch_dir("snapshot")?;
+        let outcome = self.unpack(tee, keep, &dir);
+        if outcome.as_ref().is_err_and(|failed| failed.rest.is_none()) {
+            remove_tree(&dir);
+        }
+        outcome
+    }
+
+    fn unpack<R: Read, W: Write>(
+        &self,
+        tee: &mut Tee<R, W>,
+        keep: bool,
+        dir: &Path,
+    ) -> Result<Ingested, Failed> {
+        let name = tee.name.clone();
+        let failed = |error| stream_error(&name, "(stream)", TarError::Io(error));
+        let files = dir.join("fs");
+        std::fs::create_dir(&files).map_err(Error::io("create", &files))?;
+        let mut decoder = Decoder::new(&mut *tee).map_err(failed)?;
+        let format = decoder.format();
+        if !format.is_for_layers() {
+            let hint = "(hint: recompress it with gzip or zstd)";
+            return Err(
+                Error::archive(&name, format!("a layer in {format:?} cannot be carried {hint}")).into()
+            );
+        }
+        if let Decoder::Plain(source) = &mut decoder {
+            let tee = source.get_mut();
+            tee.hashing = false;
+            tee.storing &= !keep;
+        }
+        let kept = keep && format == Format::Plain;
+        let (layer, replaced) = (dir.join(LAYER), dir.join(REPLACED_DIR));
+        let recorder = Recorder::new(HashReader::new(decoder), kept.then_some(layer.as_path()))?;
+        let mut tar = TarReader::new(recorder);
+        let (limits, sync) = (&self.store.options.limits, self.store.options.sync);
+        let replaced = kept.then_some(replaced.as_path());
+        let how = Unpack { dir: &files, replaced, layer: &name, sync, limits, cancel: self.cancel };
+        let unpacked = unpack(&mut tar, how);
+        let ended = tar.ended();
+        let mut recorder = tar.into_inner();
+        let unpacked = match unpacked {
+            Ok(unpacked) => unpacked,
+            Err(error) if kept && is_interruption(&error) => {
+                recorder.finish().map_err(Error::io("write", &layer))?;
+                return Err(Failed { error, rest: Some(dir.to_owned()) });
+            }
+            // A stream that cannot be unpacked may simply be corrupt: then say so.
+            Err(error @ Error::Layer { .. }) if self.expected.digest.is_some() => {
+                let passed = io::copy(&mut recorder, &mut io::sink()).map_err(|error| error.to_string());
+                let (diff_id, _) = recorder.finish().map_err(failed)?.finish();
+                let digest = match format {
+                    Format::Plain if passed.is_ok() => Some(diff_id),
+                    Format::Plain => None,
+                    _ => {
+                        io::copy(tee, &mut io::sink()).ok().map(|_| std::mem::take(&mut tee.hasher).finish())
+                    }
+                };
+                if let Some(digest) = digest {
+                    check(&format!("layer {name}"), self.expected.digest, digest)?;
+                }
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        drain(&mut recorder, limits.unpacked_bytes, &name).map_err(failed)?;
+        let (diff_id, decoder) = recorder.finish().map_err(failed)?.finish();
+        decoder.finish().map_err(failed)?;
+        let digest = if format == Format::Plain { diff_id } else { std::mem::take(&mut tee.hasher).finish() };
+        check(&format!("layer {name}"), self.expected.digest, digest)?;
+        check(&format!("layer {name} (uncompressed)"), self.expected.diff_id, diff_id)?;
+        let (size, dir) = (tee.passed, dir.to_owned());
+        Ok(Ingested { digest, size, diff_id, format, ended, kept, dir, unpacked })
+    }
+
+    /// Show a kept layer under its own name. `Some`: files were there already, but not the layer's bytes, which are
+    /// still to be stored.
+    pub(crate) fn keep(&self, ingested: &Ingested) -> Result<Option<Assembled>> {
+        let Ingested { digest, size, dir, unpacked, .. } = ingested;
+        let contents = Contents { bytes: unpacked.bytes, leans: unpacked.leans(), layer: Some(*size) };
+        if self.store.commit_snapshot(self.lease, dir, &digest.hex(), contents)?
+            || self.store.has_blob(digest, *size)
+        {
+            return Ok(None);
+        }
+        Assembled::open(dir).map(Some)
+    }
+}
+
+impl Ingested {
+    /// What [`show`] shows.
+    pub(crate) fn staged(self) -> Staged {
+        if self.kept {
+            // Gone where it was shown; left where others were faster.
+            remove_tree(&self.dir);
+        }
+        Staged { dir: (!self.kept).then_some(self.dir), unpacked: self.unpacked }
+    }
+}
+
+fn is_interruption(error: &Error) -> bool {
+    matches!(error, Error::Cancelled { .. } | Error::Registry { .. })
 }
 
 /// Bytes behind the end marker count for the digest, but not without bound.
@@ -152,16 +258,6 @@ fn drain(reader: &mut impl Read, limit: u64, name: &str) -> io::Result<()> {
         return Err(io::Error::other(Error::Limit { what, limit, unit: "bytes" }));
     }
     Ok(())
-}
-
-/// A stream that cannot be unpacked may simply be corrupt: then say so.
-fn blame<R: Read, W: Write>(error: Error, mut tee: Tee<R, W>, expected: Expected<'_>, name: &str) -> Error {
-    let content = matches!(error, Error::Layer { .. });
-    if !content || expected.digest.is_none() || io::copy(&mut tee, &mut io::sink()).is_err() {
-        return error;
-    }
-    let (digest, ..) = tee.end();
-    check(&format!("layer {name}"), expected.digest, digest).err().unwrap_or(error)
 }
 
 fn check(what: &str, expected: Option<&Digest>, actual: Digest) -> Result<()> {
@@ -196,15 +292,33 @@ pub(crate) struct Place<'a> {
 
 /// Show a staged layer as a snapshot; all layers below are shown already. Gives its name.
 pub(crate) fn show(store: &Store, lease: &Lease, staged: Staged, place: Place<'_>) -> Result<String> {
+    let Staged { dir, unpacked } = staged;
+    let by_diff = place.diff_id.hex();
+    let mut contents = Contents { bytes: unpacked.bytes, ..Contents::default() };
+    let dir = match dir {
+        Some(dir) => dir,
+        None => match store.find_snapshot(place.diff_id, place.chain_id) {
+            Some(hex) => return Ok(hex),
+            None => {
+                let dir = lease.scratch_dir("snapshot")?;
+                clone::tree(&store.snapshot_dir(&by_diff).join("fs"), &dir.join("fs"))?;
+                contents.bytes = 0;
+                dir
+            }
+        },
+    };
     // The bottom layer has nothing below that could matter.
-    let alone = place.lowers.is_empty() && staged.unpacked.dangling.is_empty();
-    let hex = if alone || !staged.unpacked.needs_parents() {
-        place.diff_id.hex()
+    let alone = place.lowers.is_empty() && unpacked.dangling.is_empty();
+    let hex = if alone || unpacked.leans() == Leans::OnNothing {
+        contents.leans = unpacked.leans();
+        by_diff
     } else {
-        fixup::apply(&staged.dir.join("fs"), &staged.unpacked, place.lowers, &place.diff_id.to_string())?;
+        fixup::apply(&dir.join("fs"), &unpacked, place.lowers, &place.diff_id.to_string())?;
         place.chain_id.hex()
     };
-    store.commit_snapshot(lease, &staged.dir, &hex, staged.unpacked.bytes)?;
+    if !store.commit_snapshot(lease, &dir, &hex, contents)? {
+        remove_tree(&dir);
+    }
     Ok(hex)
 }
 
@@ -216,13 +330,13 @@ pub(crate) fn unpack_blob(
     place: Place<'_>,
     cancel: &CancellationToken,
 ) -> Result<String> {
-    let tee = Tee::new(store.open_blob(digest)?, io::sink(), u64::MAX, &digest.to_string());
+    let mut tee = Tee::new(store.open_blob(digest)?, io::sink(), u64::MAX, &digest.to_string());
     let expected = Expected { digest: Some(digest), diff_id: Some(place.diff_id) };
-    let streamed = stream(store, lease, tee, expected, cancel)?;
-    show(store, lease, streamed.staged, place)
+    let ingested = Ingest { store, lease, expected, cancel }.run(&mut tee, false)?;
+    show(store, lease, ingested.staged(), place)
 }
 
-/// Store and stage a blob of known digest from a stream, unless it is here. `None`: it was.
+/// Store and stage a blob of known digest from a stream.
 pub(crate) fn stage_blob<R: Read>(
     store: &Store,
     lease: &Lease,
@@ -239,16 +353,32 @@ pub(crate) fn stage_blob<R: Read>(
         tee = tee.after(earlier);
     }
     let expected = Expected { digest: Some(digest), diff_id: Some(diff_id) };
-    match stream(store, lease, tee, expected, cancel) {
-        Ok(Streamed { staged, .. }) => {
+    let ingest = Ingest { store, lease, expected, cancel };
+    match ingest.run(&mut tee, true) {
+        Ok(ingested) if ingested.kept => {
+            match ingest.keep(&ingested)? {
+                None => partial.discard(),
+                Some(layer) => {
+                    partial.fill(layer)?;
+                    partial.commit(store, digest)?;
+                }
+            }
+            Ok(ingested.staged())
+        }
+        Ok(ingested) => {
             partial.commit(store, digest)?;
-            Ok(staged)
+            Ok(ingested.staged())
         }
         // Interrupted transfers keep what came; wrong content is thrown away.
-        Err(error) if matches!(error, Error::Cancelled { .. } | Error::Registry { .. }) => Err(error),
-        Err(error) => {
+        Err(failed) if is_interruption(&failed.error) => {
+            if let Some(dir) = &failed.rest {
+                partial.fill(Assembled::interrupted(dir)?)?;
+            }
+            Err(failed.into())
+        }
+        Err(failed) => {
             partial.discard();
-            Err(error)
+            Err(failed.into())
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::rc::Rc;
@@ -22,12 +22,15 @@ use tokio_util::sync::CancellationToken;
 use super::{OPAQUE_WHITEOUT, OPAQUE_XATTR, OVERLAY_XATTRS, WHITEOUT, WHITEOUT_META};
 use crate::error::{Error, Result};
 use crate::options::Limits;
+use crate::store::snapshot::Leans;
 use crate::sys;
 use crate::tar::reader::Source;
 use crate::tar::{Entry, Kind, TarError, TarReader};
 
 const BUFFER: usize = 256 << 10;
 const MAX_PATH: usize = 4096;
+/// Files from this size on go to the disk while the next are unpacked.
+const WRITE_OUT: u64 = 256 << 10;
 
 /// What came out of a layer.
 #[derive(Debug, Default)]
@@ -48,25 +51,41 @@ pub(crate) struct Dangling {
 }
 
 impl Unpacked {
-    /// Whether the files depend on the layers below.
-    pub(crate) fn needs_parents(&self) -> bool {
-        !self.implicit.is_empty() || !self.dangling.is_empty()
+    /// What the files take from the layers below.
+    pub(crate) fn leans(&self) -> Leans {
+        match (self.implicit.is_empty(), self.dangling.is_empty()) {
+            (_, false) => Leans::Links,
+            (false, true) => Leans::Directories,
+            (true, true) => Leans::OnNothing,
+        }
     }
 }
 
-/// Unpack all entries of `tar` into the existing directory `dir`. `layer` names the layer in errors.
-pub(crate) fn unpack<R: Source>(
-    tar: &mut TarReader<R>,
-    dir: &Path,
-    layer: &str,
-    limits: &Limits,
-    cancel: &CancellationToken,
-) -> Result<Unpacked> {
+/// Where and how a layer is unpacked.
+#[derive(Clone, Copy)]
+pub(crate) struct Unpack<'a> {
+    /// An existing, empty directory.
+    pub(crate) dir: &'a Path,
+    /// A directory for what later entries of the layer replace; with it, the source is told where data lies.
+    pub(crate) replaced: Option<&'a Path>,
+    /// Names the layer in errors.
+    pub(crate) layer: &'a str,
+    /// Whether all will be synced at the end.
+    pub(crate) sync: bool,
+    pub(crate) limits: &'a Limits,
+    pub(crate) cancel: &'a CancellationToken,
+}
+
+/// Unpack all entries of `tar`.
+pub(crate) fn unpack<R: Source>(tar: &mut TarReader<R>, how: Unpack<'_>) -> Result<Unpacked> {
+    let Unpack { dir, replaced, layer, sync, limits, cancel } = how;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open(dir, flags, Mode::empty()).map_err(Error::errno("open", dir))?;
     let mut unpacker = Unpacker {
+        keeper: replaced.map(|dir| Keeper::new(dir, &root)).transpose()?,
         root: Rc::new(root),
         layer,
+        sync,
         limits,
         parent: None,
         implicit: HashSet::new(),
@@ -87,12 +106,15 @@ pub(crate) fn unpack<R: Source>(
         unpacker.count(&entry)?;
         unpacker.entry(&entry, tar)?;
     }
+    unpacker.tell(tar, None).map_err(|error| unpacker.stream_error("(end)", TarError::Io(error)))?;
     unpacker.finish()
 }
 
 struct Unpacker<'a> {
     root: Rc<OwnedFd>,
+    keeper: Option<Keeper<'a>>,
     layer: &'a str,
+    sync: bool,
     limits: &'a Limits,
     /// The directory of the last entry: neighbours share it.
     parent: Option<(Vec<u8>, Rc<OwnedFd>)>,
@@ -260,6 +282,11 @@ impl Unpacker<'_> {
     fn remove(&mut self, entry: &Entry, parent: &OwnedFd, name: &[u8]) -> Result<()> {
         // Directories below what is removed may be the remembered one.
         self.parent = None;
+        if let Some(keeper) = &mut self.keeper
+            && keeper.take(parent, name).map_err(|error| self.failed(entry, errno_of(&error)))?
+        {
+            return Ok(());
+        }
         match unistd::unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::EISDIR) => {
                 let path = format!("/proc/self/fd/{}", parent.as_raw_fd());
@@ -282,6 +309,10 @@ impl Unpacker<'_> {
             .create(entry, parent, name, || openat(parent, name, flags, Mode::from_bits_truncate(0o600)))?;
         let mut file = File::from(fd);
         let io = Error::io("write", shorten(&entry.name()));
+        if entry.sparse.is_none() {
+            self.tell(tar, Some((parent, name)))
+                .map_err(|error| self.stream_error(&entry.name(), TarError::Io(error)))?;
+        }
         match &entry.sparse {
             Some(map) => {
                 for (offset, length) in map.segments.clone() {
@@ -291,7 +322,26 @@ impl Unpacker<'_> {
             }
             None => self.copy(entry, tar, entry.size, |_, data| file.write_all(data))?,
         }
+        if self.sync && entry.size >= WRITE_OUT {
+            sys::write_out(&file);
+        }
         self.file_metadata(entry, &file)
+    }
+
+    /// Tell the source what was replaced since, and where the data to come will lie.
+    fn tell<R: Source>(
+        &mut self,
+        tar: &mut TarReader<R>,
+        file: Option<(&OwnedFd, &[u8])>,
+    ) -> std::io::Result<()> {
+        let Some(keeper) = &mut self.keeper else { return Ok(()) };
+        for (path, number) in keeper.taken.drain(..) {
+            tar.replaced(&path, number)?;
+        }
+        match file.and_then(|(parent, name)| keeper.path(parent, name)) {
+            Some(path) => tar.data_lies_in(&path),
+            None => Ok(()),
+        }
     }
 
     fn copy<R: Source>(
@@ -508,6 +558,54 @@ impl Unpacker<'_> {
         self.out.implicit.sort();
         Ok(self.out)
     }
+}
+
+/// Keeps what later entries replace: a layer's bytes are read from its files.
+struct Keeper<'a> {
+    root: Vec<u8>,
+    dir: &'a Path,
+    count: u32,
+    /// Path and number of what was replaced and not yet told.
+    taken: Vec<(Vec<u8>, u32)>,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(dir: &'a Path, root: &OwnedFd) -> Result<Self> {
+        let root = real_path(root).map_err(Error::io("read", dir))?;
+        Ok(Self { root, dir, count: 0, taken: Vec::new() })
+    }
+
+    /// The path below the root without symlinks; `None` when it is too long for the kernel to say.
+    fn path(&self, parent: &OwnedFd, name: &[u8]) -> Option<Vec<u8>> {
+        let real = real_path(parent).ok()?;
+        let mut path = real.strip_prefix(self.root.as_slice())?.to_vec();
+        path.extend_from_slice(b"/");
+        path.extend_from_slice(name);
+        path.remove(0);
+        Some(path)
+    }
+
+    /// Move something out of the way. False when no data can be known to lie there.
+    fn take(&mut self, parent: &OwnedFd, name: &[u8]) -> std::io::Result<bool> {
+        let Some(path) = self.path(parent, name) else { return Ok(false) };
+        if self.count == 0 {
+            std::fs::create_dir(self.dir)?;
+        }
+        let to = self.dir.join(self.count.to_string());
+        nix::fcntl::renameat(parent, name, nix::fcntl::AT_FDCWD, &to)?;
+        self.taken.push((path, self.count));
+        self.count += 1;
+        Ok(true)
+    }
+}
+
+fn real_path(dir: &OwnedFd) -> std::io::Result<Vec<u8>> {
+    std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))
+        .map(|path| path.into_os_string().into_vec())
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO))
 }
 
 /// Turn an error of the tar stream into one that names the layer.

@@ -1,16 +1,33 @@
 //! Blobs: written once, verified while written, visible only when whole.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek as _, SeekFrom, Write};
+use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
 
+use super::kept::Assembled;
 use super::lock::{open_lock, wait_exclusive};
 use super::{Store, sync_dir};
 use crate::digest::{Digest, HashWriter};
 use crate::error::{Error, Result};
+
+/// A blob to read from its beginning.
+pub(crate) enum Blob {
+    File(File),
+    /// A layer that lies there as its files.
+    Kept(Box<Assembled>),
+}
+
+impl Read for Blob {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Blob::File(file) => file.read(buf),
+            Blob::Kept(layer) => layer.read(buf),
+        }
+    }
+}
 
 /// A blob that is being written. Its lock makes writers of the same blob wait for each other, in all processes.
 pub(crate) struct Partial {
@@ -26,11 +43,17 @@ impl Store {
     /// Whether a blob is there with the right size.
     pub(crate) fn has_blob(&self, digest: &Digest, size: u64) -> bool {
         fs::metadata(self.blob_path(digest)).is_ok_and(|metadata| metadata.len() == size)
+            || self.kept_layer(digest) == Some(size)
     }
 
-    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<File> {
+    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<Blob> {
         let path = self.blob_path(digest);
-        File::open(&path).map_err(Error::io("open", &path))
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.kept_layer(digest).is_some() => {
+                Assembled::open(&self.snapshot_dir(&digest.hex())).map(Box::new).map(Blob::Kept)
+            }
+            opened => opened.map(Blob::File).map_err(Error::io("open", &path)),
+        }
     }
 
     /// A small blob as a whole, verified.
@@ -68,7 +91,7 @@ impl Store {
             match fs::metadata(&path) {
                 Ok(there) if there.ino() == mine.ino() => return Ok(Partial { file, path }),
                 Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::io("read", &path)(error)),
             }
         }
@@ -125,6 +148,12 @@ impl Partial {
         if store.options.sync { sync_dir(&store.path("blobs/sha256")) } else { Ok(()) }
     }
 
+    /// Replace what is there by a layer, or what came of it.
+    pub(crate) fn fill(&mut self, mut layer: Assembled) -> Result<()> {
+        self.clear()?;
+        io::copy(&mut layer, self).map(drop).map_err(Error::io("write", &self.path))
+    }
+
     /// The blob is wrong or not needed: remove it.
     pub(crate) fn discard(self) {
         // Best effort: leftovers are collected.
@@ -133,26 +162,26 @@ impl Partial {
 }
 
 impl Write for Partial {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.file.write(buf).map_err(|error| carry("write", &self.path, error))
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
 /// Wrap an error so that it keeps its path on the way through readers and writers.
-pub(crate) fn carry(action: &'static str, path: &Path, error: std::io::Error) -> std::io::Error {
+pub(crate) fn carry(action: &'static str, path: &Path, error: io::Error) -> io::Error {
     let kind = error.kind();
-    if kind == std::io::ErrorKind::Interrupted {
+    if kind == io::ErrorKind::Interrupted {
         return error;
     }
-    std::io::Error::new(kind, Error::io(action, path)(error))
+    io::Error::new(kind, Error::io(action, path)(error))
 }
 
 /// A writer into a scratch file that hashes.
-pub(crate) fn scratch_writer(path: &Path) -> Result<HashWriter<std::io::BufWriter<File>>> {
+pub(crate) fn scratch_writer(path: &Path) -> Result<HashWriter<io::BufWriter<File>>> {
     let file = File::create_new(path).map_err(Error::io("create", path))?;
-    Ok(HashWriter::new(std::io::BufWriter::with_capacity(256 << 10, file)))
+    Ok(HashWriter::new(io::BufWriter::with_capacity(256 << 10, file)))
 }

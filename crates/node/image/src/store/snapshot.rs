@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::lease::{Lease, remove_tree};
+use super::lease::Lease;
 use super::{Store, locked};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -13,12 +13,45 @@ use crate::sys;
 
 const SHORT: usize = 12;
 
+/// What a snapshot's files take from the layers below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Leans {
+    #[default]
+    OnNothing,
+    /// Directories that the layer does not describe: at the bottom of an image they are what they are.
+    Directories,
+    /// Hard links to files that are not in the layer: it has only its bytes to give.
+    Links,
+}
+
+/// What a snapshot holds.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Contents {
+    /// Bytes of its files.
+    pub(crate) bytes: u64,
+    /// Of a snapshot that bears the layer's own name.
+    #[serde(default)]
+    pub(crate) leans: Leans,
+    /// Size of the blob, where the snapshot is all that is kept of it.
+    #[serde(default)]
+    pub(crate) layer: Option<u64>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Meta {
-    bytes: u64,
+    #[serde(flatten)]
+    contents: Contents,
     /// Whether its files reached the disk; if not, they are trusted only until the machine restarts.
     synced: bool,
     boot: String,
+}
+
+impl Leans {
+    /// Whether files that lean so can be used as they are.
+    fn fits(self, at_the_bottom: bool) -> bool {
+        self == Leans::OnNothing || (self == Leans::Directories && at_the_bottom)
+    }
 }
 
 impl Store {
@@ -29,7 +62,9 @@ impl Store {
     /// The name of the snapshot of a layer, if it is unpacked and whole.
     pub(crate) fn find_snapshot(&self, diff_id: &Digest, chain_id: &Digest) -> Option<String> {
         let by_diff = diff_id.hex();
-        if self.is_whole(&by_diff) {
+        if self.is_whole(&by_diff)
+            && self.meta(&by_diff).is_some_and(|meta| meta.contents.leans.fits(diff_id == chain_id))
+        {
             return Some(by_diff);
         }
         let by_chain = chain_id.hex();
@@ -50,28 +85,38 @@ impl Store {
         whole
     }
 
+    /// Size of the blob that a snapshot is kept instead of.
+    pub(crate) fn kept_layer(&self, digest: &Digest) -> Option<u64> {
+        let hex = digest.hex();
+        if self.is_whole(&hex) { self.meta(&hex)?.contents.layer } else { None }
+    }
+
     fn meta(&self, hex: &str) -> Option<Meta> {
         serde_json::from_slice(&fs::read(self.snapshot_dir(hex).join("meta.json")).ok()?).ok()
     }
 
     /// Bytes of a snapshot's files.
     pub(crate) fn snapshot_bytes(&self, hex: &str) -> Option<u64> {
-        self.meta(hex).map(|meta| meta.bytes)
+        self.meta(hex).map(|meta| meta.contents.bytes)
     }
 
-    /// Show a finished snapshot. `staging` holds `fs`. Whoever comes second keeps the first one's.
-    pub(crate) fn commit_snapshot(&self, lease: &Lease, staging: &Path, hex: &str, bytes: u64) -> Result<()> {
-        let meta = Meta { bytes, synced: false, boot: self.boot.clone() };
+    /// Show a finished snapshot. `staging` holds `fs`. Whoever comes second keeps the first one's: then it is false, and
+    /// `staging` is still there.
+    pub(crate) fn commit_snapshot(
+        &self,
+        lease: &Lease,
+        staging: &Path,
+        hex: &str,
+        contents: Contents,
+    ) -> Result<bool> {
+        let meta = Meta { contents, synced: false, boot: self.boot.clone() };
         let path = staging.join("meta.json");
         fs::write(&path, serde_json::to_vec(&meta).unwrap_or_default()).map_err(Error::io("write", &path))?;
         let target = self.snapshot_dir(hex);
         for _ in 0..2 {
             match fs::rename(staging, &target) {
-                Ok(()) => return Ok(()),
-                Err(_) if self.is_whole(hex) => {
-                    remove_tree(staging);
-                    return Ok(());
-                }
+                Ok(()) => return Ok(true),
+                Err(_) if self.is_whole(hex) => return Ok(false),
                 // What a power loss left is moved away; the lease's end removes it.
                 Err(_) if target.exists() => {
                     let away = lease.scratch("stale");

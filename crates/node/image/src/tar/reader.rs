@@ -19,6 +19,16 @@ pub(crate) trait Source: Read {
         let copied = io::copy(&mut self.by_ref().take(bytes), &mut io::sink())?;
         if copied == bytes { Ok(()) } else { Err(truncated()) }
     }
+
+    /// The next `bytes` are data that the reader writes to this file. For sources that keep the rest.
+    fn data_lies_in(&mut self, _path: &[u8], _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// What lay at this path was moved away under a number.
+    fn replaced(&mut self, _path: &[u8], _number: u32) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Source for File {
@@ -29,7 +39,6 @@ impl Source for File {
 }
 
 impl<R: Read> Source for crate::compress::Decoder<R> {}
-impl<R: Source> Source for crate::digest::HashReader<R> {}
 impl Source for &[u8] {}
 
 fn truncated() -> io::Error {
@@ -62,6 +71,16 @@ impl<R: Source> TarReader<R> {
 
     pub(crate) fn into_inner(self) -> R {
         self.input
+    }
+
+    /// Say to the source that the data of the current entry goes to this file.
+    pub(crate) fn data_lies_in(&mut self, path: &[u8]) -> io::Result<()> {
+        self.input.data_lies_in(path, self.remaining)
+    }
+
+    /// Say to the source that what lay at this path was moved away.
+    pub(crate) fn replaced(&mut self, path: &[u8], number: u32) -> io::Result<()> {
+        self.input.replaced(path, number)
     }
 
     /// The next entry, or `None` at the end. Data of the last one that was not read is skipped.

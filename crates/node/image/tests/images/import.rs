@@ -202,6 +202,7 @@ async fn large_archive() {
     let path = dir_.path().join("big.tar");
     fs::write(&path, docker_archive(&[&tar(&entries)], "big:1", None)).unwrap();
     drop(data);
+    fs::File::open(&path).unwrap().sync_all().unwrap();
     for sync in [false, true] {
         let home = dir_.path().join(format!("{sync}"));
         let images = sampan_image::Images::open(sampan_image::Options { sync, ..options(&home) }).unwrap();

@@ -8,6 +8,7 @@ mod features;
 mod fetched;
 mod hostile;
 mod import;
+mod kept;
 mod manage;
 mod pull;
 mod slim;

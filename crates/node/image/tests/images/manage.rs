@@ -71,22 +71,22 @@ async fn another_process_sees_changes_at_once() {
 #[tokio::test]
 async fn lost_layers_are_unpacked_again() {
     let fixture = Fixture::new();
-    let base = tar(&[file("x", b"1")]);
-    fixture.import_bytes(&docker_archive(&[&base], "app:1", None), None).await.unwrap();
+    fixture.import(&gzipped(&fixture, &tar(&[file("x", b"1")])), Some("app:1")).await.unwrap();
     fs::remove_dir_all(fixture.store().join("snapshots")).unwrap();
     fs::create_dir(fixture.store().join("snapshots")).unwrap();
     let plan = fixture.images.rootfs("app:1", "c").await.unwrap();
     assert_eq!(plan.read_file("/x", 10).unwrap().unwrap(), b"1");
     // A damaged blob is found when it is needed.
-    let digest = fixture.images.inspect("app:1").await.unwrap().layers[0].digest;
-    let blob = fixture.store().join("blobs/sha256").join(digest.hex());
+    let layer = &fixture.images.inspect("app:1").await.unwrap().layers[0];
+    let blob = fixture.store().join("blobs/sha256").join(layer.digest.hex());
     let mut bytes = fs::read(&blob).unwrap();
-    bytes[512] ^= 1;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
     fs::write(&blob, &bytes).unwrap();
-    fs::remove_dir_all(fixture.store().join("snapshots").join(digest.hex())).unwrap();
+    fs::remove_dir_all(fixture.store().join("snapshots").join(layer.diff_id.hex())).unwrap();
     let error = fixture.images.rootfs("app:1", "c").await.unwrap_err();
     assert!(matches!(error, Error::DigestMismatch { .. }), "{error}");
-    fs::write(&blob, &bytes[..100]).unwrap();
+    fs::write(&blob, &bytes[..middle]).unwrap();
     let error = fixture.images.rootfs("app:1", "c").await.unwrap_err().to_string();
     assert!(error.contains("missing or truncated"), "{error}");
 }

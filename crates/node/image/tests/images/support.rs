@@ -75,6 +75,14 @@ pub fn run(program: &str, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A file with these bytes, compressed.
+pub fn gzipped(fixture: &Fixture, bytes: &[u8]) -> PathBuf {
+    let path = fixture.path("plain.tar");
+    fs::write(&path, bytes).unwrap();
+    run("gzip", &["-nf", path.to_str().unwrap()]);
+    fixture.path("plain.tar.gz")
+}
+
 /// A small root file system with everything that a layer can hold.
 pub fn make_tree(root: &Path) {
     for dir in ["bin", "etc", "usr/share/doc", "tmp", "var/empty", "dev"] {
