@@ -30,6 +30,7 @@ pub mod object;
 pub mod overcommit;
 pub mod packing;
 pub mod pods;
+mod prefetch;
 pub mod quantity;
 pub mod random;
 pub mod rebalance;

@@ -4,12 +4,15 @@
 //! [`Cluster::schedule`]. The answer is a [`Placement`] or an [`Unschedulable`] whose text is the message of a
 //! FailedScheduling event.
 //!
-//! Inside, nodes are columns ([`nodes`]), pods of one template share a [`pod::Shape`], and pods that differ in nothing
+//! Inside, nodes are rows ([`nodes`]), pods of one template share a [`pod::Shape`], and pods that differ in nothing
 //! that matters share a [`class::Class`]: what is known about every node for them. A class looks again only at
-//! nodes that changed since it was last asked.
+//! nodes that changed since it was last asked. What a decision costs then are waits for memory, since nodes and pods are
+//! many and each decision is about others: so what is read together lies together, and is asked for ahead.
 
 mod affinity;
 mod attempt;
+mod bound;
+mod cells;
 mod choose;
 mod class;
 mod classes;
@@ -19,6 +22,7 @@ mod counter;
 mod explain;
 mod gang;
 pub mod gpu;
+mod intake;
 mod intern;
 mod interpod;
 mod labelsets;

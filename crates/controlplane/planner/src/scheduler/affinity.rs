@@ -35,9 +35,16 @@ impl NodeTerm {
 
     /// The only nodes this term can match, when it names them.
     fn names(&self) -> Option<Vec<&str>> {
-        let listed = self.fields.iter().find_map(|r| r.in_values().filter(|_| r.key() == "metadata.name"))?;
-        Some(listed.iter().map(AsRef::as_ref).collect())
+        let mut lists = self.fields.iter().filter(|r| names_nodes(r)).filter_map(Requirement::in_values);
+        let mut names: Vec<&str> = lists.next()?.iter().map(AsRef::as_ref).collect();
+        lists.for_each(|list| names.retain(|name| list.iter().any(|other| **other == **name)));
+        Some(names)
     }
+}
+
+/// Whether a requirement on fields lists the names of nodes.
+fn names_nodes(requirement: &Requirement) -> bool {
+    requirement.key() == "metadata.name" && requirement.in_values().is_some()
 }
 
 /// The terms of a node selector: any of them must match.
@@ -86,19 +93,17 @@ impl NodeAffinity {
         Some(names)
     }
 
-    /// The same without the names of nodes, when a single term names them: pods of one DaemonSet differ in nothing
-    /// else, and so can share what is known about each node.
-    pub fn without_names(&self) -> Self {
-        let mut this = self.clone();
-        if let Some([term]) = this.required.as_deref_mut()
+    /// Takes the names of nodes out, when a single term has some: pods of one DaemonSet differ in nothing else, and so can
+    /// share what is known about each node.
+    pub fn strip_names(&mut self) {
+        if let Some([term]) = self.required.as_deref_mut()
             && term.names().is_some()
         {
-            term.fields.retain(|r| r.in_values().is_none());
+            term.fields.retain(|r| !names_nodes(r));
             if term.labels.is_empty() && term.fields.is_empty() {
-                this.required = None;
+                self.required = None;
             }
         }
-        this
     }
 
     /// Forgets what is only preferred.

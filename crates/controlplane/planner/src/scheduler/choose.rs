@@ -1,6 +1,6 @@
 //! The decision: of the buckets of a class, which can take the pod, and which of their nodes is best.
 
-use super::class::{Class, FIRST_COUNTER};
+use super::class::{Bucket, Class, FIRST_COUNTER};
 use super::cluster::Pins;
 use super::counter::{ABSENT, Counter, Role};
 use super::nodes::Nodes;
@@ -37,6 +37,33 @@ struct Raw {
     images: i64,
     crowd: Option<i64>,
     preference: i64,
+}
+
+/// Between what the raw scores of buckets are that are compared: the least is 0 where it is not said.
+#[derive(Debug, Clone, Copy)]
+struct Extremes {
+    soft_taints: i64,
+    affinity: i64,
+    crowd: (i64, i64),
+    preference: (i64, i64),
+}
+
+impl Extremes {
+    fn of(raws: &[Raw]) -> Self {
+        let most = |f: fn(&Raw) -> i64| raws.iter().map(f).max().unwrap_or(0);
+        let crowds = || raws.iter().filter_map(|r| r.crowd);
+        Self {
+            soft_taints: most(|r| r.soft_taints),
+            affinity: most(|r| r.affinity),
+            crowd: (crowds().min().unwrap_or(0), crowds().max().unwrap_or(0)),
+            preference: (raws.iter().map(|r| r.preference).min().unwrap_or(0), most(|r| r.preference)),
+        }
+    }
+}
+
+/// One of so many.
+fn at_random(seed: u64, of: usize) -> usize {
+    usize::try_from(Random::new(seed).bits() % of.max(1) as u64).unwrap_or(0)
 }
 
 /// What all decisions of a class at one moment share.
@@ -166,49 +193,57 @@ impl<'a> Judge<'a> {
         self.class.counters.iter().enumerate().map(of).collect()
     }
 
-    /// The scores of keys relative to each other, without that of the nodes' own resources.
-    fn relative(&self, keys: &[(&[i64], u32)]) -> Vec<i64> {
+    /// The score of a bucket among others, without that of the nodes' own resources.
+    fn total(&self, raw: &Raw, extremes: &Extremes) -> i64 {
         let weights = &self.class.profile.weights;
+        let mut total = weights.taint_toleration * score::reversed(raw.soft_taints, extremes.soft_taints)
+            + weights.node_affinity * score::scaled(raw.affinity, extremes.affinity)
+            + weights.image_locality * raw.images;
+        let has = |role: fn(&Role) -> bool| self.class.counters.iter().any(|c| role(&c.role));
+        if has(|r| matches!(r, Role::SoftSpread(_))) {
+            let (least, most) = extremes.crowd;
+            total += weights.topology_spread * score::spread(raw.crowd, least, most);
+        }
+        if has(|r| matches!(r, Role::Preference)) {
+            let (least, most) = extremes.preference;
+            total += weights.inter_pod_affinity * score::between(raw.preference, least, most);
+        }
+        total
+    }
+
+    /// The scores of keys relative to each other.
+    fn relative(&self, keys: &[(&[i64], u32)]) -> Vec<i64> {
         let domains = self.domains(keys);
         let raws: Vec<Raw> = keys.iter().map(|(key, _)| self.raw(key, &domains)).collect();
-        let most = |f: fn(&Raw) -> i64| raws.iter().map(f).max().unwrap_or(0);
-        let (taints, affinity) = (most(|r| r.soft_taints), most(|r| r.affinity));
-        let preference = (raws.iter().map(|r| r.preference).min().unwrap_or(0), most(|r| r.preference));
-        let crowds = || raws.iter().filter_map(|r| r.crowd);
-        let crowd = (crowds().min().unwrap_or(0), crowds().max().unwrap_or(0));
-        let has = |role: fn(&Role) -> bool| self.class.counters.iter().any(|c| role(&c.role));
-        let spreads = has(|r| matches!(r, Role::SoftSpread(_)));
-        let prefers = has(|r| matches!(r, Role::Preference));
-        let total = |raw: &Raw| {
-            let mut total = weights.taint_toleration * score::reversed(raw.soft_taints, taints)
-                + weights.node_affinity * score::scaled(raw.affinity, affinity)
-                + weights.image_locality * raw.images;
-            if spreads {
-                total += weights.topology_spread * score::spread(raw.crowd, crowd.0, crowd.1);
-            }
-            if prefers {
-                let between = score::between(raw.preference, preference.0, preference.1);
-                total += weights.inter_pod_affinity * between;
-            }
-            total
-        };
-        raws.iter().map(total).collect()
+        let extremes = Extremes::of(&raws);
+        raws.iter().map(|raw| self.total(raw, &extremes)).collect()
+    }
+
+    /// The score of nodes that are alike in everything.
+    fn alone(&self, key: (&[i64], u32)) -> i64 {
+        let raw = self.raw(key.0, &self.domains(&[key]));
+        self.total(&raw, &Extremes::of(&[raw]))
     }
 
     /// The best node of all, its score, and how many could take the pod. Among equals the seed decides.
     pub fn best(&self, seed: u64) -> Option<(usize, i64, usize)> {
-        let feasible: Vec<usize> = (0..self.class.buckets.len())
-            .filter(|at| self.class.buckets[*at].count > 0)
-            .filter(|at| self.against(&self.class.buckets[*at].key).is_none())
-            .collect();
-        let of = |at: &usize| (&*self.class.buckets[*at].key, self.class.buckets[*at].count);
-        let keys: Vec<(&[i64], u32)> = feasible.iter().map(of).collect();
-        let count: usize = keys.iter().map(|(_, count)| *count as usize).sum();
-        let relative =
-            if let [_] = keys.as_slice() { vec![self.alone(keys[0])] } else { self.relative(&keys) };
+        let buckets = &self.class.buckets;
+        let able = |bucket: &&Bucket| bucket.count > 0 && self.against(&bucket.key).is_none();
+        let mut feasible = buckets.iter().filter(able);
+        let first = feasible.next()?;
+        let of = |bucket: &'a Bucket| (&*bucket.key, bucket.count);
+        let Some(second) = feasible.next() else {
+            // So it is most of the time.
+            let (own, level) = first.levels.last_key_value()?;
+            let node = level.get(at_random(seed, level.len()))?;
+            return Some((*node as usize, self.alone(of(first)) + own, first.count as usize));
+        };
+        let feasible: Vec<&Bucket> = [first, second].into_iter().chain(feasible).collect();
+        let keys: Vec<(&[i64], u32)> = feasible.iter().map(|bucket| of(bucket)).collect();
+        let count = keys.iter().map(|(_, count)| *count as usize).sum();
         let mut best: Option<(i64, Vec<&[u32]>)> = None;
-        for (at, relative) in feasible.iter().zip(relative) {
-            let Some((own, level)) = self.class.buckets[*at].levels.last_key_value() else { continue };
+        for (bucket, relative) in feasible.iter().zip(self.relative(&keys)) {
+            let Some((own, level)) = bucket.levels.last_key_value() else { continue };
             let total = relative + own;
             match &mut best {
                 Some((most, ties)) if *most == total => ties.push(level),
@@ -217,8 +252,7 @@ impl<'a> Judge<'a> {
             }
         }
         let (total, ties) = best?;
-        let all: usize = ties.iter().map(|t| t.len()).sum();
-        let mut at = usize::try_from(Random::new(seed).bits() % all.max(1) as u64).unwrap_or(0);
+        let mut at = at_random(seed, ties.iter().map(|t| t.len()).sum());
         for level in ties {
             if let Some(node) = level.get(at) {
                 return Some((*node as usize, total, count));
@@ -226,11 +260,6 @@ impl<'a> Judge<'a> {
             at -= level.len();
         }
         None
-    }
-
-    /// The score of nodes that are alike in everything.
-    fn alone(&self, key: (&[i64], u32)) -> i64 {
-        self.relative(&[key]).first().copied().unwrap_or(0)
     }
 
     /// The nodes out of a list that can take the pod, with their scores relative to each other.
@@ -258,6 +287,5 @@ impl<'a> Judge<'a> {
 pub(super) fn pick(scored: &[(usize, i64)], seed: u64) -> Option<(usize, i64, usize)> {
     let most = scored.iter().map(|(_, score)| *score).max()?;
     let ties: Vec<usize> = scored.iter().filter(|(_, s)| *s == most).map(|(n, _)| *n).collect();
-    let at = usize::try_from(Random::new(seed).bits() % ties.len() as u64).unwrap_or(0);
-    Some((ties[at], most, scored.len()))
+    Some((ties[at_random(seed, ties.len())], most, scored.len()))
 }

@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::affinity::CompiledAffinity;
+use super::cells::{At, Cells};
 use super::counter::{Counter, Part};
 use super::gpu::{GPU, GPU_MILLI};
+use super::intake::Intake;
 use super::interpod::Term;
 use super::labelsets::LabelSet;
 use super::nodes::{CPU, EPHEMERAL, MEMORY, Nodes};
@@ -38,15 +40,16 @@ pub(super) struct Bucket {
 /// Where the places of counters begin in the key of a bucket.
 pub(super) const FIRST_COUNTER: usize = 3;
 
-#[derive(Debug, Clone, Copy)]
-struct At {
-    status: Status,
-    bucket: u32,
-    position: u32,
-    score: i64,
-}
+/// So many nodes ahead the next one is asked for where all are looked at.
+const AHEAD: usize = 4;
 
-const NOWHERE: At = At { status: Status::GONE, bucket: 0, position: 0, score: 0 };
+/// What a node by itself says to such a pod.
+enum Verdict {
+    Gone,
+    Refused(Status),
+    /// With the score of its own resources.
+    Fits(i64),
+}
 
 /// A resource that is scored.
 #[derive(Debug, Clone)]
@@ -70,16 +73,16 @@ pub(super) struct Class {
     pub profile: Arc<Profile>,
     pub affinity: CompiledAffinity,
     pub counters: Vec<Counter>,
-    /// What each node contributes to each of them.
-    parts: Vec<Part>,
     /// By the number of a bound pod's term: the counter it feeds, with what weight.
     feeds: Vec<Option<(u16, i64)>>,
     welcome: Vec<Option<(Welcome, bool)>>,
     fit: Vec<(usize, i64)>,
     scored: Vec<Scored>,
     balanced: Vec<Scored>,
-    nodes: Vec<At>,
-    /// Nodes from that one on were not looked at yet.
+    nodes: Cells,
+    /// How many nodes there are to look at.
+    slots: usize,
+    /// Nodes from that one on were not looked at yet, but for single ones.
     looked: usize,
     pub buckets: Vec<Bucket>,
     free_buckets: Vec<u32>,
@@ -99,8 +102,7 @@ pub(super) struct Class {
 impl Class {
     pub fn new(shape: &Arc<Shape>, profile: &Arc<Profile>, world: &mut World) -> Self {
         let labels = LabelSet::of(shape);
-        let own = shape.node.without_names();
-        let affinity = CompiledAffinity::new(&own, &profile.added_affinity, &mut world.nodes);
+        let affinity = CompiledAffinity::new(&shape.node, &profile.added_affinity, &mut world.nodes);
         let mut class = Self {
             shape: shape.clone(),
             is_its_own_affinity: false,
@@ -109,7 +111,6 @@ impl Class {
             profile: profile.clone(),
             affinity,
             counters: Vec::new(),
-            parts: Vec::new(),
             feeds: Vec::new(),
             welcome: Vec::new(),
             fit: fit_columns(shape, profile, &mut world.nodes),
@@ -119,7 +120,8 @@ impl Class {
                 &mut world.nodes,
             ),
             balanced: scored(shape, profile.balanced.iter().map(|name| (name.as_str(), 1)), &mut world.nodes),
-            nodes: Vec::new(),
+            nodes: Cells::default(),
+            slots: 0,
             looked: 0,
             buckets: Vec::new(),
             free_buckets: Vec::new(),
@@ -130,7 +132,7 @@ impl Class {
             seen_log: 0,
             seen_epoch: 0,
             used: 0,
-            scratch: Vec::new(),
+            scratch: vec![0; FIRST_COUNTER],
             changed: Vec::new(),
         };
         if class.balanced.iter().all(|s| s.request == 0) {
@@ -140,9 +142,9 @@ impl Class {
         class
     }
 
-    /// How many numbers it keeps, roughly.
+    /// How many numbers it keeps once it knows all nodes, roughly.
     pub fn weight(&self) -> usize {
-        self.nodes.len() * (1 + self.counters.len())
+        self.slots * (1 + self.counters.len())
     }
 
     /// Brings it up to date, as far as it has looked at nodes: see [`Class::complete`].
@@ -153,13 +155,18 @@ impl Class {
             || !self.read_new_terms(world);
         let mut changed = std::mem::take(&mut self.changed);
         changed.clear();
+        self.slots = world.nodes.slots();
         if stale || !world.log.since(self.seen_log, &mut changed) {
             self.rebuild(world);
         } else {
-            self.grow(world.nodes.slots());
+            if changed.len() > 1 {
+                changed.iter().for_each(|node| self.nodes.expect(*node as usize));
+            }
             let looked = self.looked;
-            for node in changed.iter().map(|node| *node as usize).filter(|node| *node < looked) {
-                self.refresh(world, node);
+            for node in changed.iter().map(|node| *node as usize) {
+                if node < looked || !self.nodes.at(node).is_unknown() {
+                    self.refresh(world, node);
+                }
             }
             self.seen_epoch = world.epoch;
             self.seen_log = world.log.end();
@@ -171,21 +178,73 @@ impl Class {
         }
     }
 
-    fn grow(&mut self, slots: usize) {
-        self.nodes.resize(slots, NOWHERE);
-        self.parts.resize(slots * self.counters.len(), Part::default());
-    }
-
     /// Looks at all nodes that it has not looked at yet.
     pub fn complete(&mut self, world: &World) {
         self.look(world, world.nodes.slots());
     }
 
-    fn look(&mut self, world: &World, until: usize) {
-        for node in self.looked..until {
-            self.refresh(world, node);
+    /// A pod goes there likely, and then the node is looked at again.
+    pub fn expect(&self, node: usize) {
+        self.nodes.expect(node);
+    }
+
+    /// Knows these nodes, or all of them where nothing is said.
+    pub fn know(&mut self, world: &World, nodes: Option<&[usize]>) {
+        match nodes {
+            Some(nodes) if self.counters.is_empty() => {
+                self.nodes.grow(nodes.iter().max().map_or(0, |last| last + 1));
+                for node in nodes.iter().copied() {
+                    if node >= self.looked && self.nodes.at(node).is_unknown() {
+                        self.refresh(world, node);
+                    }
+                }
+            }
+            _ => self.complete(world),
         }
+    }
+
+    /// Looks at nodes for the first time, up to that one: they enter what they enter together.
+    fn look(&mut self, world: &World, until: usize) {
+        let mut intake = Intake::default();
+        let mut refused = (Status::GONE, 0);
+        self.nodes.grow(until);
+        for node in self.looked..until {
+            world.nodes.expect_reading(until.min(node + AHEAD));
+            if !self.nodes.at(node).is_unknown() {
+                // Somebody asked for it by name already.
+                continue;
+            }
+            match self.assess(world, node) {
+                Verdict::Gone => {}
+                Verdict::Refused(status) => {
+                    self.nodes.set(node, At::refused(status));
+                    if refused.0 != status {
+                        self.refuse(std::mem::replace(&mut refused, (status, 0)));
+                    }
+                    refused.1 += 1;
+                }
+                Verdict::Fits(score) => {
+                    let key = std::mem::take(&mut self.scratch);
+                    let bucket = match intake.bucket() {
+                        Some(last) if *self.buckets[last as usize].key == *key => last,
+                        _ => self.bucket(&key),
+                    };
+                    self.scratch = key;
+                    let position = intake.add(&self.buckets, node, bucket, score);
+                    self.nodes.set(node, At::placed(score, bucket, position));
+                }
+            }
+        }
+        self.refuse(refused);
+        intake.end(&mut self.buckets);
         self.looked = until;
+    }
+
+    /// Counts that so many more nodes are refused for a reason.
+    fn refuse(&mut self, (status, nodes): (Status, u32)) {
+        if nodes > 0 {
+            *self.statuses.entry(status).or_insert(0) += nodes;
+        }
     }
 
     /// Whether a node by itself can take the pod. No more are looked at than it takes to find one.
@@ -204,9 +263,8 @@ impl Class {
         self.counters = Counter::of_pod(&self.shape, &self.profile, &mut world.nodes);
         self.feeds.clear();
         while !self.read_new_terms(world) {}
-        self.nodes.clear();
-        self.parts.clear();
-        self.grow(world.nodes.slots());
+        self.nodes.reset(self.counters.len());
+        self.slots = world.nodes.slots();
         self.buckets.clear();
         self.free_buckets.clear();
         self.bucket_ids.clear();
@@ -235,27 +293,47 @@ impl Class {
 
     /// The status of a node for such pods, apart from what depends on other nodes.
     pub fn status(&self, node: usize) -> Status {
-        self.nodes.get(node).map_or(Status::GONE, |at| at.status)
+        self.nodes.at(node).status()
     }
 
     /// The bucket of a node and its own score, when nothing on the node itself speaks against it.
     pub fn place(&self, node: usize) -> Option<(usize, i64)> {
-        let at = self.nodes.get(node).filter(|at| at.status.is_ok())?;
-        Some((at.bucket as usize, at.score))
+        let at = self.nodes.at(node);
+        (!at.is_refused()).then(|| (at.bucket as usize, at.score()))
     }
 
+    /// Looks again at a node.
     fn refresh(&mut self, world: &World, node: usize) {
-        let parts = node * self.counters.len()..(node + 1) * self.counters.len();
+        match self.assess(world, node) {
+            Verdict::Gone => self.leave(node),
+            Verdict::Refused(status) => {
+                if self.nodes.at(node).status() != status {
+                    self.leave(node);
+                    self.nodes.set(node, At::refused(status));
+                    self.refuse((status, 1));
+                }
+            }
+            Verdict::Fits(score) => {
+                let key = std::mem::take(&mut self.scratch);
+                self.enter(node, &key, score);
+                self.scratch = key;
+            }
+        }
+    }
+
+    /// Counts a node, and judges it. What agrees in it with others is left in `scratch`.
+    fn assess(&mut self, world: &World, node: usize) -> Verdict {
         if !world.nodes[node].live {
-            self.leave(node);
-            self.counters.iter_mut().zip(&mut self.parts[parts]).for_each(|(c, part)| c.leave(part));
-            return;
+            for (at, counter) in self.counters.iter_mut().enumerate() {
+                counter.leave(self.nodes.part(node, at));
+                self.nodes.set_part(node, at, Part::default());
+            }
+            return Verdict::Gone;
         }
         let (welcome, tolerated) = self.welcome(&world.nodes, node);
         let suits = self.affinity.matches(&world.nodes, node);
         let mut key = std::mem::take(&mut self.scratch);
-        key.clear();
-        key.extend([0, 0, 0]);
+        key.resize(FIRST_COUNTER, 0);
         if !self.counters.is_empty() {
             for counter in &mut self.counters {
                 counter.begin(world, node, &self.labels, &self.shape);
@@ -265,24 +343,24 @@ impl Class {
                     self.counters[usize::from(*counter)].feed(weight * i64::from(*pods));
                 }
             }
-            let counters = self.counters.iter_mut().zip(&mut self.parts[parts]);
-            key.extend(counters.map(|(c, part)| c.finish(part, (&world.nodes, node), suits, tolerated)));
+            for (at, counter) in self.counters.iter_mut().enumerate() {
+                counter.leave(self.nodes.part(node, at));
+                let (place, part) = counter.finish((&world.nodes, node), suits, tolerated);
+                self.nodes.set_part(node, at, part);
+                key.push(place);
+            }
         }
         let status = self.judge(world, node, welcome, suits);
-        if status.is_ok() {
-            if let Welcome::Yes(soft) = welcome {
-                key[0] = soft.into();
-            }
+        let verdict = if status.is_ok() {
+            key[0] = if let Welcome::Yes(soft) = welcome { soft.into() } else { 0 };
             key[1] = self.affinity.score(&world.nodes, node);
             key[2] = self.held_images(&world.nodes, node);
-            let score = self.own_score(world, node);
-            self.enter(node, &key, score);
-        } else if self.nodes[node].status != status {
-            self.leave(node);
-            self.nodes[node].status = status;
-            *self.statuses.entry(status).or_insert(0) += 1;
-        }
+            Verdict::Fits(self.own_score(world, node))
+        } else {
+            Verdict::Refused(status)
+        };
         self.scratch = key;
+        verdict
     }
 
     /// Why the node itself cannot take such a pod.
@@ -455,15 +533,14 @@ impl Class {
     }
 
     fn leave(&mut self, node: usize) {
-        let at = std::mem::replace(&mut self.nodes[node], NOWHERE);
-        if at.status == Status::GONE {
-            return;
-        }
-        if !at.status.is_ok() {
-            if let Some(count) = self.statuses.get_mut(&at.status) {
+        let at = self.nodes.at(node);
+        self.nodes.set(node, At::NOWHERE);
+        if at.is_refused() {
+            // Of nodes that are gone none is counted.
+            if let Some(count) = self.statuses.get_mut(&at.status()) {
                 *count -= 1;
                 if *count == 0 {
-                    self.statuses.remove(&at.status);
+                    self.statuses.remove(&at.status());
                 }
             }
             return;
@@ -479,19 +556,19 @@ impl Class {
 
     fn leave_level(&mut self, at: At) {
         let bucket = &mut self.buckets[at.bucket as usize];
-        let Some(level) = bucket.levels.get_mut(&at.score) else { return };
+        let Some(level) = bucket.levels.get_mut(&at.score()) else { return };
         level.swap_remove(at.position as usize);
         if let Some(moved) = level.get(at.position as usize) {
-            self.nodes[*moved as usize].position = at.position;
+            self.nodes.reposition(*moved as usize, at.position);
         }
         if level.is_empty() {
-            bucket.levels.remove(&at.score);
+            bucket.levels.remove(&at.score());
         }
     }
 
     fn enter(&mut self, node: usize, key: &[i64], score: i64) {
-        let at = self.nodes[node];
-        let bucket = if at.status.is_ok() && *self.buckets[at.bucket as usize].key == *key {
+        let at = self.nodes.at(node);
+        let bucket = if !at.is_refused() && *self.buckets[at.bucket as usize].key == *key {
             self.leave_level(at);
             at.bucket
         } else {
@@ -503,7 +580,7 @@ impl Class {
         let level = self.buckets[bucket as usize].levels.entry(score).or_default();
         let position = u32::try_from(level.len()).unwrap_or(u32::MAX);
         level.push(u32::try_from(node).unwrap_or(u32::MAX));
-        self.nodes[node] = At { status: Status::OK, bucket, position, score };
+        self.nodes.set(node, At::placed(score, bucket, position));
     }
 
     /// The bucket of a key.

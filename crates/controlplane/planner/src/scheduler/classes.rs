@@ -60,6 +60,19 @@ impl Classes {
         self.quick.contains_key(&(Arc::as_ptr(shape) as usize))
     }
 
+    /// The same, or one for pods that are alike in what matters.
+    pub fn knows_like(&self, shape: &Arc<Shape>, profile: &Profile, world: &World) -> bool {
+        self.terms_epoch == world.terms.epoch
+            && (self.knows(shape) || self.ids.contains_key(&self.key(shape, profile, world)))
+    }
+
+    fn key(&self, shape: &Shape, profile: &Profile, world: &World) -> Shape {
+        match self.purpose {
+            Purpose::Choose => essence(shape, world),
+            Purpose::Fit => needs(shape, profile, world),
+        }
+    }
+
     /// Forgets everything, as when columns are numbered anew.
     pub fn clear(&mut self) {
         self.ids.clear();
@@ -85,10 +98,16 @@ impl Classes {
         class
     }
 
-    /// The same, having looked at every node.
-    pub fn whole(&mut self, shape: &Arc<Shape>, profile: &Arc<Profile>, world: &mut World) -> &mut Class {
+    /// The same, having looked at these nodes, or at every one.
+    pub fn of_nodes(
+        &mut self,
+        nodes: Option<&[usize]>,
+        shape: &Arc<Shape>,
+        profile: &Arc<Profile>,
+        world: &mut World,
+    ) -> &mut Class {
         let class = self.get(shape, profile, world);
-        class.complete(world);
+        class.know(world, nodes);
         class
     }
 
@@ -97,10 +116,7 @@ impl Classes {
         if let Some((_, id)) = self.quick.get(&address) {
             return *id;
         }
-        let key = Arc::new(match self.purpose {
-            Purpose::Choose => essence(shape, world),
-            Purpose::Fit => needs(shape, profile, world),
-        });
+        let key = Arc::new(self.key(shape, profile, world));
         let shape_of_class = if self.purpose == Purpose::Fit { &key } else { shape };
         let id = match self.ids.get(&key) {
             Some(id) => *id,
@@ -145,7 +161,7 @@ impl Classes {
     }
 }
 
-/// What matters of a shape: not the labels that nobody reads, nor the names of nodes that the pod is pinned to.
+/// What matters of a shape: not the labels that nobody reads.
 fn essence(shape: &Shape, world: &World) -> Shape {
     let own = |key: &str| {
         shape.spread.iter().any(|c| c.keys().any(|k| k == key))
@@ -155,7 +171,6 @@ fn essence(shape: &Shape, world: &World) -> Shape {
     let labels: Labels = read.map(|(k, v)| (k.clone(), v.clone())).collect();
     Shape {
         labels: Arc::new(labels),
-        node: shape.node.without_names(),
         group: None,
         claims: Box::default(),
         wish: None,
@@ -164,10 +179,20 @@ fn essence(shape: &Shape, world: &World) -> Shape {
     }
 }
 
+fn has_hard_defaults(shape: &Shape, profile: &Profile) -> bool {
+    shape.spread.is_empty() && profile.default_spread.iter().any(|c| c.hard)
+}
+
+/// Whether other pods may have a say in where such a pod may go.
+pub(super) fn minds_others(shape: &Shape, profile: &Profile, world: &World) -> bool {
+    let own = shape.spread.iter().any(|c| c.hard) || shape.terms.all().next().is_some();
+    own || has_hard_defaults(shape, profile) || !world.terms.is_empty()
+}
+
 /// What of that decides where a pod may go, and nothing that only makes some nodes better than others.
 fn needs(shape: &Shape, profile: &Profile, world: &World) -> Shape {
     let mut needs = essence(shape, world);
-    let siblings = shape.spread.is_empty() && profile.default_spread.iter().any(|c| c.hard);
+    let siblings = has_hard_defaults(shape, profile);
     needs.owner = needs.owner.filter(|_| siblings);
     needs.images = Box::default();
     needs.nonzero = (0, 0);

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
+use super::bound::BoundPods;
 use super::choose::{self, Judge};
 use super::class::Class;
-use super::classes::{Classes, Purpose};
+use super::classes::{self, Classes, Purpose};
 use super::gang::GroupPolicy;
-use super::nodes;
+use super::nodes::{self, Crowd};
 use super::pack::Pack;
 use super::pod::PodInfo;
 use super::preempt::Budget;
@@ -39,20 +40,13 @@ pub struct Placement {
     pub seat: Option<Arc<Seat>>,
 }
 
-/// A bound pod: its node, and the pod.
-#[derive(Debug, Clone)]
-pub(super) struct Bound {
-    node: u32,
-    pub(super) pod: Arc<PodInfo>,
-}
-
 /// A step, to be taken back.
 #[derive(Debug)]
 pub(super) enum Undo {
     Remove(Box<str>),
     Place(Arc<PodInfo>),
     Withdraw(Box<str>),
-    Nominate(Arc<PodInfo>, Box<str>),
+    Nominate(Arc<PodInfo>, Arc<str>),
 }
 
 /// All nodes and all bound pods.
@@ -63,7 +57,7 @@ pub struct Cluster {
     pub(super) classes: Classes,
     /// The classes by which is known where pods may go at all.
     pub(super) fits: Classes,
-    pub(super) pods: Map<Box<str>, Bound>,
+    pub(super) pods: BoundPods,
     /// uid -> the node it waits for.
     nominated: Map<Box<str>, u32>,
     pub(super) profiles: Vec<Arc<Profile>>,
@@ -105,7 +99,7 @@ impl Cluster {
             world: World::default(),
             classes: Classes::new(Purpose::Choose),
             fits: Classes::new(Purpose::Fit),
-            pods: Map::default(),
+            pods: BoundPods::default(),
             nominated: Map::default(),
             packs: profiles.iter().map(|p| p.packing.map(Pack::new)).collect(),
             needs: profiles.iter().map(|p| Arc::new(p.of_needs())).collect(),
@@ -204,6 +198,7 @@ impl Cluster {
         new.shape = old.shape.clone();
         let new = Arc::new(new);
         bound.pod = new.clone();
+        self.world.nodes[slot].crowd.join(&new);
         if let Some(at) = self.world.nodes[slot].pods.iter_mut().find(|p| Arc::ptr_eq(p, old)) {
             *at = new;
         }
@@ -219,8 +214,13 @@ impl Cluster {
     /// Counts a pod where it was placed, with the devices it got there.
     pub fn assume_placed(&mut self, pod: PodInfo, placement: &Placement) {
         self.learn_of(&pod);
-        let mut pod = pod.on(&placement.node).with_devices(&placement.devices);
-        pod.seat.clone_from(&placement.seat);
+        let node = self.world.nodes.shared_name(&placement.node);
+        let pod = PodInfo {
+            node,
+            devices: placement.devices.as_slice().into(),
+            seat: placement.seat.clone(),
+            ..pod
+        };
         self.place(Arc::new(pod));
     }
 
@@ -238,8 +238,12 @@ impl Cluster {
         let slot = bound.node as usize;
         let pod = bound.pod;
         let nodes = &mut self.world.nodes;
+        nodes[slot].prefetch();
         if let Some(at) = nodes[slot].pods.iter().position(|p| Arc::ptr_eq(p, &pod)) {
             nodes[slot].pods.swap_remove(at);
+        }
+        if nodes[slot].pods.is_empty() {
+            nodes[slot].crowd = Crowd::default();
         }
         nodes.charge(slot, &pod, -1);
         // What is merely held is not used.
@@ -286,31 +290,42 @@ impl Cluster {
     pub(super) fn put(&mut self, mut pod: Arc<PodInfo>) {
         let slot = self.world.nodes.slot(&pod.node);
         let inner = Arc::make_mut(&mut pod);
-        inner.shape = self.world.shapes.intern(&inner.shape);
+        self.world.shapes.share(&mut inner.shape);
+        let name = &self.world.nodes[slot].name;
+        if !Arc::ptr_eq(&inner.node, name) {
+            inner.node.clone_from(name);
+        }
         if inner.devices.is_empty() && !inner.shape.gpu.is_none() {
             inner.devices = self.world.nodes[slot].gpus.choose(inner.shape.gpu).into();
         }
+        // First, since it is the farthest away: by the end of all this it is done.
+        self.pods.insert(pod.clone(), u32::try_from(slot).unwrap_or(u32::MAX));
         let nodes = &mut self.world.nodes;
         nodes.charge(slot, &pod, 1);
         let load = self.world.load.iter_mut().filter(|_| pod.holds.is_none());
         load.for_each(|load| load.charge(slot, &pod, 1));
         let nodes = &mut self.world.nodes;
         nodes[slot].gpus.charge(pod.shape.gpu, &pod.devices, 1);
-        nodes[slot].ports.extend(pod.shape.ports.iter().cloned());
-        nodes[slot].pods.push(pod.clone());
-        self.world.count(slot, &pod, true);
-        if let Some(zones) = &mut self.world.zones {
-            zones.recount(&self.world.nodes, slot, &pod);
+        if !pod.shape.ports.is_empty() {
+            nodes[slot].ports.extend(pod.shape.ports.iter().cloned());
         }
+        nodes[slot].crowd.join(&pod);
+        self.world.count(slot, &pod, true);
         self.count_gang(&pod, true);
         self.count_tenant(&pod, true);
         self.world.touch(slot);
         if let Some(undo) = &mut self.undo {
             undo.push(Undo::Remove(pod.uid.clone()));
         }
-        let node = u32::try_from(slot).unwrap_or(u32::MAX);
-        self.pods.insert(pod.uid.clone(), Bound { node, pod: pod.clone() });
-        self.count_seat(&pod, true);
+        let owner = pod.seat.is_some().then(|| pod.clone());
+        let World { nodes, zones, .. } = &mut self.world;
+        nodes[slot].pods.push(pod);
+        if let (Some(zones), Some(pod)) = (zones, nodes[slot].pods.last()) {
+            zones.recount(nodes, slot, pod);
+        }
+        if let Some(owner) = owner {
+            self.count_seat(&owner, true);
+        }
     }
 
     /// Tells profiles that pack which pods are usual. Otherwise they learn it from the pods that run.
@@ -322,8 +337,7 @@ impl Cluster {
 
     /// Learns from a pod that is new here. While something is tried out nothing is learned: see [`Cluster::attempt`].
     fn learn_of(&mut self, pod: &PodInfo) {
-        if self.packs.iter().any(Option::is_some) && self.undo.is_none() && !self.pods.contains_key(&pod.uid)
-        {
+        if self.packs.iter().any(Option::is_some) && self.undo.is_none() && !self.pods.contains(&pod.uid) {
             self.learn(pod);
         }
     }
@@ -396,7 +410,7 @@ impl Cluster {
     /// Keeps room on a node for a pod that others were asked to leave it for.
     pub fn nominate(&mut self, pod: &PodInfo, node: &str) {
         self.withdraw(&pod.uid);
-        if self.pods.contains_key(&pod.uid) {
+        if self.pods.contains(&pod.uid) {
             return;
         }
         let slot = self.world.nodes.slot(node);
@@ -445,14 +459,19 @@ impl Cluster {
     pub(super) fn class_of(&mut self, pod: &PodInfo) -> (&mut Class, &World) {
         self.tidy(self.classes.knows(&pod.shape));
         let profile = &self.profiles[self.profile_at(pod)];
-        (self.classes.whole(&pod.shape, profile, &mut self.world), &self.world)
+        (self.classes.of_nodes(None, &pod.shape, profile, &mut self.world), &self.world)
     }
 
     /// What is known about where the pod may go at all.
     pub(super) fn needs_of(&mut self, pod: &PodInfo) -> (&mut Class, &World) {
+        self.needs_on(None, pod)
+    }
+
+    /// The same about some nodes only, where these are given.
+    pub(super) fn needs_on(&mut self, nodes: Option<&[usize]>, pod: &PodInfo) -> (&mut Class, &World) {
         self.tidy(self.fits.knows(&pod.shape));
         let profile = &self.needs[self.profile_at(pod)];
-        (self.fits.whole(&pod.shape, profile, &mut self.world), &self.world)
+        (self.fits.of_nodes(nodes, &pod.shape, profile, &mut self.world), &self.world)
     }
 
     /// Whether any node can take the pod, or any of those that are given.
@@ -463,8 +482,15 @@ impl Cluster {
         if pins.is_none() && class.counters.is_empty() {
             return class.finds_any(&self.world);
         }
-        class.complete(&self.world);
+        class.know(&self.world, Pins::nodes(pins));
         Judge::new(class, &self.world.nodes).fits(pins)
+    }
+
+    /// Whether it takes no look at every node to say whether any can take the pod.
+    fn is_quick_to_say(&self, pod: &PodInfo) -> bool {
+        let needs = &self.needs[self.profile_at(pod)];
+        !classes::minds_others(&pod.shape, needs, &self.world)
+            || self.fits.knows_like(&pod.shape, needs, &self.world)
     }
 
     /// Forgets columns that nobody needs any more, before a class is made that might need more of them.
@@ -500,6 +526,7 @@ impl Cluster {
         filter: Option<NodeFilter<'_>>,
         bonus: Option<Bonus<'_>>,
     ) -> Result<Placement, Unschedulable> {
+        self.pods.expect(&pod.uid);
         let kept = self.nominated.get(&pod.uid).map(|slot| *slot as usize);
         let held = kept.and_then(|slot| {
             let waiting = &self.world.nodes[slot].nominated;
@@ -514,9 +541,9 @@ impl Cluster {
         };
         if let (Some(held), Some(slot)) = (held, kept) {
             let name = self.world.nodes[slot].name.clone();
-            let name = if name.is_empty() { pod.nominated.clone().unwrap_or_default() } else { name };
+            let name = if name.is_empty() { pod.nominated.as_deref().unwrap_or_default() } else { &*name };
             if !name.is_empty() {
-                self.nominate(&held, &name);
+                self.nominate(&held, name);
             }
         }
         result
@@ -536,14 +563,16 @@ impl Cluster {
         }
         let pins = self.pins_among(pod, among);
         // Whether it fits at all is likely known from pods like it, and then nobody has to look at every node.
-        if !self.classes.knows(&pod.shape) && !self.fits_any(pod, pins.as_ref()) {
-            let (class, world) = self.needs_of(pod);
+        if !self.classes.knows(&pod.shape) && self.is_quick_to_say(pod) && !self.fits_any(pod, pins.as_ref())
+        {
+            let (class, world) = self.needs_on(Pins::nodes(pins.as_ref()), pod);
             let judge = Judge::new(class, &world.nodes);
             return Err(Unschedulable::of(class, &judge, world, pins.as_ref()));
         }
         self.tidy(self.classes.knows(&pod.shape));
         let at = self.profile_at(pod);
-        let class = self.classes.whole(&pod.shape, &self.profiles[at], &mut self.world);
+        let nodes = Pins::nodes(pins.as_ref()).filter(|_| kept.is_none());
+        let class = self.classes.of_nodes(nodes, &pod.shape, &self.profiles[at], &mut self.world);
         let world = &self.world;
         let judge = Judge::new(class, &world.nodes);
         let mut vetoes: Vec<String> = Vec::new();
@@ -572,7 +601,7 @@ impl Cluster {
                 }
             };
             if let Some((slot, devices)) = pack.choose(&able, pod, world, seed) {
-                let node = world.nodes[slot].name.to_string();
+                let node = world.nodes[slot].name.as_ref().to_owned();
                 let score = able.iter().find(|(able, _)| *able == slot).map_or(0, |(_, score)| *score);
                 return Ok(Placement { node, score, feasible: able.len(), devices, seat: None });
             }
@@ -596,11 +625,16 @@ impl Cluster {
         let Some((slot, score, feasible)) = chosen else {
             let mut unplaced = Unschedulable::of(class, &judge, world, pins.as_ref());
             unplaced.veto(vetoes);
+            if !self.fits.knows(&pod.shape) {
+                // The next one like it, of whatever owner, is refused at once.
+                self.needs_on(Pins::nodes(pins.as_ref()), pod);
+            }
             return Err(unplaced);
         };
+        class.expect(slot);
         let row = &world.nodes[slot];
         let placement = Placement {
-            node: row.name.to_string(),
+            node: row.name.as_ref().to_owned(),
             score: if feasible == 1 { 0 } else { score },
             feasible,
             devices: row.gpus.choose(pod.shape.gpu),
@@ -618,7 +652,7 @@ impl Cluster {
         };
         let (class, world) = self.class_of(pod);
         let scored = Judge::new(class, &world.nodes).among(&slots);
-        scored.into_iter().map(|(slot, score)| (world.nodes[slot].name.to_string(), score)).collect()
+        scored.into_iter().map(|(slot, score)| (world.nodes[slot].name.as_ref().to_owned(), score)).collect()
     }
 
     /// The names of the nodes that can take the pod.
@@ -630,7 +664,7 @@ impl Cluster {
         let (class, world) = self.needs_of(pod);
         let able = Judge::new(class, &world.nodes).among(&slots).into_iter().map(|(slot, _)| slot);
         let allows = |slot: &usize| filter.is_none_or(|filter| filter(world.nodes.candidate(*slot)).is_ok());
-        able.filter(allows).map(|slot| world.nodes[slot].name.to_string()).collect()
+        able.filter(allows).map(|slot| world.nodes[slot].name.as_ref().to_owned()).collect()
     }
 
     /// Whether some node could take the pod as things are; otherwise what could help it.
@@ -643,7 +677,7 @@ impl Cluster {
         if self.fits_any(pod, pins.as_ref()) {
             return Ok(());
         }
-        let (class, world) = self.needs_of(pod);
+        let (class, world) = self.needs_on(Pins::nodes(pins.as_ref()), pod);
         Err(reasons::hints(class, &Judge::new(class, &world.nodes), pins.as_ref()))
     }
 
@@ -664,7 +698,7 @@ impl Cluster {
         if self.pins(pod).is_some_and(|pins| !pins.nodes.contains(&slot)) {
             return false;
         }
-        let (class, world) = self.needs_of(pod);
+        let (class, world) = self.needs_on(Some(&[slot]), pod);
         !Judge::new(class, &world.nodes).among(&[slot]).is_empty()
     }
 
@@ -681,20 +715,21 @@ impl Cluster {
     /// The only nodes that can take the pod, when it names them.
     pub(super) fn pins(&self, pod: &PodInfo) -> Option<Pins> {
         let profile = self.profile_of(pod);
-        let slots = |names: &[&str]| {
+        let slots = |names: &[Box<str>]| {
             let mut nodes: Vec<usize> =
                 names.iter().filter_map(|name| self.world.nodes.find_live(name)).collect();
             nodes.sort_unstable();
             nodes.dedup();
             nodes
         };
-        let named = (!pod.node.is_empty() && profile.filters.node_name).then(|| slots(&[&pod.node]));
-        let listed = pod.shape.node.only_nodes().filter(|_| profile.filters.node_affinity);
+        let own = || self.world.nodes.find_live(&pod.node).into_iter().collect::<Vec<usize>>();
+        let named = (!pod.node.is_empty() && profile.filters.node_name).then(own);
+        let listed = pod.only.as_deref().filter(|_| profile.filters.node_affinity);
         match (named, listed) {
             (Some(nodes), None) => Some(Pins { nodes, by_name: true }),
-            (None, Some(names)) => Some(Pins { nodes: slots(&names), by_name: false }),
+            (None, Some(names)) => Some(Pins { nodes: slots(names), by_name: false }),
             (Some(mut nodes), Some(names)) => {
-                let listed = slots(&names);
+                let listed = slots(names);
                 nodes.retain(|n| listed.contains(n));
                 Some(Pins { nodes, by_name: true })
             }
@@ -704,7 +739,7 @@ impl Cluster {
 
     /// The same shape as pods before it, if there were any, and its tenant's queue.
     pub fn intern(&mut self, pod: &mut PodInfo) {
-        pod.shape = self.world.shapes.intern(&pod.shape);
+        self.world.shapes.share(&mut pod.shape);
         self.assign(pod);
     }
 }
@@ -728,4 +763,11 @@ pub(super) struct Pins {
     pub nodes: Vec<usize>,
     /// Whether `spec.nodeName` names it.
     pub by_name: bool,
+}
+
+impl Pins {
+    /// The nodes, where there are such.
+    pub fn nodes(pins: Option<&Self>) -> Option<&[usize]> {
+        pins.map(|pins| &*pins.nodes)
+    }
 }

@@ -48,12 +48,12 @@ enum What {
     Fed,
 }
 
-/// What one node contributes to a counter. The class keeps these: those of a node to all of its counters side by side.
+/// What one node contributes to a counter. The class keeps these.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Part {
-    value: i64,
-    domain: u32,
-    counted: bool,
+    pub value: i64,
+    pub domain: u32,
+    pub counted: bool,
 }
 
 /// A counter.
@@ -237,15 +237,9 @@ impl Counter {
         self.pending += amount;
     }
 
-    /// Ends the count of a node: its place in the key of its bucket.
-    pub fn finish(
-        &mut self,
-        part: &mut Part,
-        (nodes, node): (&Nodes, usize),
-        suits: bool,
-        tolerated: bool,
-    ) -> i64 {
-        self.leave(part);
+    /// Ends the count of a node that contributes nothing now: its place in the key of its bucket, and what it contributes.
+    pub fn finish(&mut self, (nodes, node): (&Nodes, usize), suits: bool, tolerated: bool) -> (i64, Part) {
+        let mut part = Part::default();
         let domain = nodes.columns[self.column as usize].at(node);
         let has_keys = self.keys.iter().all(|k| nodes.columns[*k as usize].at(node).is_some());
         let included = match &self.role {
@@ -254,21 +248,22 @@ impl Counter {
             }
             _ => true,
         };
-        let Some(domain) = domain else { return ABSENT };
+        let Some(domain) = domain else { return (ABSENT, part) };
         if included {
-            self.enter(part, nodes, domain);
+            part = Part { value: self.pending, domain, counted: true };
+            self.enter(nodes, domain);
         }
         // Upstream looks at the node itself where each node is a domain, whatever policies say of other nodes.
         let by_name = matches!(&self.role, Role::SoftSpread(c) if *c.key == *HOSTNAME);
-        match self.per_node {
+        let place = match self.per_node {
             true if included || by_name => self.pending,
             true => 0,
             false => domain.into(),
-        }
+        };
+        (place, part)
     }
 
-    fn enter(&mut self, part: &mut Part, nodes: &Nodes, domain: u32) {
-        *part = Part { value: self.pending, domain, counted: true };
+    fn enter(&mut self, nodes: &Nodes, domain: u32) {
         self.total += self.pending;
         if self.per_node {
             *self.values.entry(self.pending).or_insert(0) += 1;
@@ -286,9 +281,8 @@ impl Counter {
         self.domains += usize::from(self.members[domain] == 1);
     }
 
-    /// Takes the node out of the counts.
-    pub fn leave(&mut self, part: &mut Part) {
-        let Part { value, domain, counted } = std::mem::take(part);
+    /// Takes what a node contributed out of the counts.
+    pub fn leave(&mut self, Part { value, domain, counted }: Part) {
         if !counted {
             return;
         }

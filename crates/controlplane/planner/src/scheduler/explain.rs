@@ -135,7 +135,7 @@ impl Cluster {
         let mut refusals: Vec<Refusal> = refusals.into_values().collect();
         refusals.sort_by(|a, b| (b.count, &a.reason).cmp(&(a.count, &b.reason)));
         let named = |(slot, score): &(usize, i64)| Fitting {
-            node: world.nodes[*slot].name.to_string(),
+            node: world.nodes[*slot].name.as_ref().to_owned(),
             score: *score,
         };
         Explanation {
@@ -144,7 +144,7 @@ impl Cluster {
             fitting: fitting.iter().take(NAMED).map(named).collect(),
             refusals,
             closest: closest.map(|(_, slot)| Closest {
-                node: world.nodes[slot].name.to_string(),
+                node: world.nodes[slot].name.as_ref().to_owned(),
                 lacks: shortages(class, world, slot),
             }),
         }

@@ -87,6 +87,9 @@ impl Gpus {
 
     /// The devices to take: those with the least left that have enough.
     pub fn choose(&self, request: GpuRequest) -> Vec<u8> {
+        if request.is_none() {
+            return Vec::new();
+        }
         let milli = i32::from(request.milli);
         let mut fitting: Vec<u8> = (0..self.free.len())
             .filter(|i| self.free[*i] >= milli)

@@ -17,7 +17,7 @@ use super::taints::TaintSet;
 use super::view::Candidate;
 use crate::hash::Map;
 use crate::selector::Labels;
-use crate::{pods, quantity};
+use crate::{pods, prefetch, quantity};
 
 /// Absence of a label.
 pub(super) const NONE: u32 = u32::MAX;
@@ -99,8 +99,8 @@ pub(super) struct Amounts {
     used: Vec<i64>,
 }
 
-/// What is known of one node. It lies side by side, and what every decision reads of a changed node comes first: where
-/// there are many nodes, looking at one costs as many waits for memory as there are places to look at.
+/// What is known of one node. It lies side by side, and what decisions read and write comes first (up to the name, 192
+/// bytes): where there are many nodes, looking at one costs as many waits for memory as there are places to look at.
 #[derive(Debug, Clone, Default)]
 #[repr(C, align(64))]
 pub(super) struct Row {
@@ -119,17 +119,58 @@ pub(super) struct Row {
     pub term_counts: Vec<(TermId, u32)>,
     /// Pods that wait for others to leave this node.
     pub nominated: Vec<Arc<PodInfo>>,
+    pub name: Arc<str>,
+    pub crowd: Crowd,
     pub gpus: Gpus,
     pub ports: Vec<HostPort>,
-    pub name: Box<str>,
     pub labels: Arc<Labels>,
     pub images: Map<Box<str>, i64>,
+}
+
+impl Row {
+    /// A pod comes soon, or goes: what it is counted in.
+    pub fn prefetch(&self) {
+        prefetch::soon(&self.live);
+        prefetch::soon(&self.nonzero);
+        prefetch::soon(&self.term_counts);
+        prefetch::soon(&self.crowd);
+        self.label_counts.first().into_iter().for_each(prefetch::soon);
+        self.pods.first().into_iter().chain(self.pods.last()).for_each(prefetch::soon);
+    }
+}
+
+/// Bounds for the pods of a node: none goes beyond, but perhaps none reaches them any more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Crowd {
+    /// No pod is less important.
+    pub lowest: i32,
+    /// None started later.
+    pub latest: i64,
+    /// None asks for more CPU or memory.
+    pub largest: [i64; 2],
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self { lowest: i32::MAX, latest: i64::MIN, largest: [0; 2] }
+    }
+}
+
+impl Crowd {
+    /// A pod joins.
+    pub fn join(&mut self, pod: &PodInfo) {
+        let need = &pod.shape.requests;
+        self.lowest = self.lowest.min(pod.shape.priority);
+        self.latest = self.latest.max(pod.started);
+        let [cpu, memory] = self.largest;
+        self.largest = [cpu.max(need.milli_cpu), memory.max(need.memory)];
+    }
 }
 
 /// All nodes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Nodes {
-    index: Map<Box<str>, u32>,
+    index: Map<Arc<str>, u32>,
     free: Vec<u32>,
     live_count: usize,
     /// The node that was chosen last: likely the one that is named next.
@@ -210,14 +251,33 @@ impl Nodes {
             Some(slot) => slot as usize,
             None => self.grow(),
         };
-        self.rows[slot].name = name.into();
-        self.index.insert(name.into(), u32::try_from(slot).unwrap_or(NONE));
+        let name: Arc<str> = name.into();
+        self.rows[slot].name = name.clone();
+        self.index.insert(name, u32::try_from(slot).unwrap_or(NONE));
         slot
+    }
+
+    /// The name as the node keeps it, where that is at hand.
+    pub fn shared_name(&self, name: &str) -> Arc<str> {
+        match self.rows.get(self.recent) {
+            Some(row) if *row.name == *name => row.name.clone(),
+            _ => name.into(),
+        }
     }
 
     /// Notes that a node was chosen: it need not be looked up when its name comes back.
     pub fn expect(&mut self, slot: usize) {
         self.recent = slot;
+        self.rows[slot].prefetch();
+    }
+
+    /// A node is looked at soon.
+    pub fn expect_reading(&self, slot: usize) {
+        if let Some(row) = self.rows.get(slot) {
+            prefetch::soon(&row.live);
+            prefetch::soon(&row.nonzero);
+            prefetch::soon(&row.term_counts);
+        }
     }
 
     fn grow(&mut self) -> usize {

@@ -12,9 +12,9 @@ use super::resources::{Resources, nonzero_requests, pod_requests};
 use super::spread::Constraint;
 use super::taints::Tolerates;
 use crate::fairness::Lane;
-use crate::pods;
 use crate::reservation::{CONSUMED, Maker, Seat, Wish};
 use crate::selector::Labels;
+use crate::{pods, prefetch};
 
 /// A port taken on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -84,8 +84,11 @@ pub struct GroupName {
 pub struct PodInfo {
     pub(super) uid: Box<str>,
     pub(super) name: Box<str>,
-    pub(super) node: Box<str>,
+    /// The same text as that of the node, once the pod is there.
+    pub(super) node: Arc<str>,
     pub(super) shape: Arc<Shape>,
+    /// The only nodes it may go to, when it names them.
+    pub(super) only: Option<Box<[Box<str>]>>,
     pub(super) terminating: bool,
     pub(super) preempted: bool,
     /// Whether it may make others go.
@@ -229,9 +232,21 @@ impl PodInfo {
         Self { node: "".into(), devices: Box::default(), terminating: false, seat: None, ..self.clone() }
     }
 
+    /// It is looked at soon.
+    pub(super) fn expect(&self) {
+        prefetch::soon(&self.uid);
+        prefetch::soon(&self.shape);
+        prefetch::soon(&self.started);
+    }
+
+    /// Whether it asks for the same.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.shape == other.shape && self.only == other.only
+    }
+
     /// Whether it can run on no other node, as the pods of a DaemonSet.
     pub fn is_bound_to_its_node(&self) -> bool {
-        self.shape.node.only_nodes().is_some()
+        self.only.is_some()
     }
 
     /// Reads a pod, on a node or not.
@@ -242,6 +257,11 @@ impl PodInfo {
         let status = pod.status.as_ref();
         let started =
             status.and_then(|s| s.start_time.as_ref()).map_or(pods::created(&pod.metadata), |t| t.0);
+        let mut shape = shape(pod, spec);
+        let only = shape.node.only_nodes().map(|names| names.into_iter().map(Into::into).collect());
+        if only.is_some() {
+            shape.node.strip_names();
+        }
         let target = pods::condition(pod, "DisruptionTarget");
         let preempted = target
             .is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"));
@@ -249,7 +269,8 @@ impl PodInfo {
             uid: pods::uid(&pod.metadata).into(),
             name: pods::name(&pod.metadata).into(),
             node: node.into(),
-            shape: Arc::new(shape(pod, spec)),
+            shape: Arc::new(shape),
+            only,
             terminating: pods::terminating(pod),
             preempted,
             preempts: spec.preemption_policy.as_deref() != Some("Never"),

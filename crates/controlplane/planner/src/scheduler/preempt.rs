@@ -1,11 +1,13 @@
 //! Which pods must leave so that a more important one fits: the fewest, the least important, on the best node.
 //!
-//! Where only the node itself keeps the pod away, each class remembers what every node would cost it, and looks again
-//! only at nodes that changed; so all nodes compete, not a sample of them. Where other nodes matter too (hard
+//! Where only the node itself keeps the pod away, all nodes compete, not a sample of them: each class remembers what every
+//! node would cost it, or could at least, and works out only what it is for those that might be the best. Where other nodes matter too (hard
 //! spreading, affinity), candidates are tried out one after the other, at most a tenth of the nodes or 100.
 
+mod index;
+
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -13,17 +15,18 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::choose::{Judge, Neighbours};
 use super::class::Class;
-use super::cluster::{Cluster, NodeFilter};
+use super::cluster::{Cluster, NodeFilter, Pins};
 use super::counter::Role;
 use super::gpu::Gpus;
 use super::labelsets::LabelSetId;
 use super::pod::{HostPort, PodInfo};
-use super::reasons;
 use super::seats::Reserved;
 use super::status::Status;
 use super::world::World;
 use crate::reservation::Policy;
 use crate::selector::{Labels, Selector};
+
+pub(super) use index::Index;
 
 /// What a refusal begins with when a pod may make nobody leave now.
 const NOT_ELIGIBLE: &str = "not eligible";
@@ -97,26 +100,15 @@ pub(super) type Rank = (usize, i32, i64, usize, Reverse<i64>);
 /// The node, the victims there, and how many of them a budget would keep.
 pub(super) type Choice = (usize, Vec<Arc<PodInfo>>, usize);
 
+/// Why nobody's leaving a node helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// Nobody's leaving would help.
+enum Vain {
+    /// It is not that pods are in the way.
     NotHelpful,
     /// Nobody less important is there.
     NoVictims,
     /// It does not fit even when all of them are gone.
     StillUnfit(Status),
-    Costs(Rank),
-}
-
-/// What each node would cost pods of one class.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Index {
-    outcomes: Vec<Option<Outcome>>,
-    order: BTreeSet<(Rank, u32)>,
-    no_victims: usize,
-    still: BTreeMap<Status, usize>,
-    seen_log: u64,
-    seen_spared: u64,
 }
 
 /// A node as it would be without some of its pods.
@@ -212,11 +204,32 @@ pub(super) fn rank(victims: &[Arc<PodInfo>], violations: usize) -> Rank {
     (violations, highest, sum, victims.len(), Reverse(earliest.unwrap_or(i64::MAX)))
 }
 
+/// What it costs at least to preempt on the node, by what its row says alone: no pod is looked at.
+fn at_least(class: &Class, world: &World, node: usize) -> Rank {
+    let row = &world.nodes[node];
+    if !class.shape.gpu.is_none() {
+        // Whether devices are free is not known without looking.
+        return (0, i32::MIN, 0, 0, Reverse(i64::MAX));
+    }
+    let mut count = 1;
+    for (column, need) in class.needs() {
+        let missing =
+            need - world.nodes.allocatable(*column, node).saturating_sub(world.nodes.used(*column, node));
+        if let Some(largest) = row.crowd.largest.get(*column).filter(|largest| **largest > 0 && missing > 0) {
+            count = count.max(missing.div_euclid(*largest) + i64::from(missing % largest > 0));
+        }
+    }
+    let priority = row.crowd.lowest;
+    let sum = (i64::from(priority) + (1 << 31)).saturating_mul(count);
+    (0, priority, sum, usize::try_from(count).unwrap_or(1), Reverse(row.crowd.latest))
+}
+
 /// Splits pods, the most important first, into those whose leaving violates a budget, and the others.
-pub(super) fn split(budgets: &Budgets, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+pub(super) fn split<P: AsRef<PodInfo>>(budgets: &Budgets, pods: Vec<P>) -> (Vec<P>, Vec<P>) {
     let mut allowed: Vec<i32> = budgets.values().map(|b| b.allowed).collect();
     let (mut violating, mut others) = (Vec::new(), Vec::new());
-    for pod in pods {
+    for one in pods {
+        let pod = one.as_ref();
         let mut violates = false;
         for (budget, allowed) in budgets.values().zip(&mut allowed) {
             if pod.holds.is_none()
@@ -227,22 +240,24 @@ pub(super) fn split(budgets: &Budgets, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodI
                 violates |= *allowed < 0;
             }
         }
-        if violates { violating.push(pod) } else { others.push(pod) }
+        if violates { violating.push(one) } else { others.push(one) }
     }
     (violating, others)
 }
 
-fn less_important(
-    world: &World,
+fn less_important<'a>(
+    world: &'a World,
     reserved: Option<&Reserved>,
     node: usize,
     priority: i32,
-) -> Vec<Arc<PodInfo>> {
+) -> Vec<&'a Arc<PodInfo>> {
     let spared =
         |pod: &PodInfo| reserved.and_then(|r| r.shield(pod)).is_some_and(|shield| shield >= priority);
-    let pods = world.nodes[node].pods.iter().filter(|p| p.shape.priority < priority && !spared(p));
-    let mut pods: Vec<Arc<PodInfo>> = pods.cloned().collect();
-    pods.sort_by(by_importance);
+    let all = &world.nodes[node].pods;
+    all.iter().for_each(|pod| pod.expect());
+    let pods = all.iter().filter(|p| p.shape.priority < priority && !spared(p));
+    let mut pods: Vec<&Arc<PodInfo>> = pods.collect();
+    pods.sort_by(|a, b| by_importance(a, b));
     pods
 }
 
@@ -269,17 +284,17 @@ fn victims_on(
     world: &World,
     (budgets, reserved): (&Budgets, Option<&Reserved>),
     node: usize,
-) -> Result<(Vec<Arc<PodInfo>>, usize), Outcome> {
+) -> Result<(Vec<Arc<PodInfo>>, usize), Vain> {
     if !class.status(node).is_resolvable() {
-        return Err(Outcome::NotHelpful);
+        return Err(Vain::NotHelpful);
     }
     let potential = less_important(world, reserved, node, class.shape.priority);
     if potential.is_empty() {
-        return Err(Outcome::NoVictims);
+        return Err(Vain::NoVictims);
     }
-    let zones = zones_without(class, world, node, potential.iter());
+    let zones = zones_without(class, world, node, potential.iter().copied());
     if !zones.is_ok() {
-        return Err(Outcome::StillUnfit(zones));
+        return Err(Vain::StillUnfit(zones));
     }
     let (violating, others) =
         if budgets.is_empty() { (Vec::new(), potential) } else { split(budgets, potential) };
@@ -287,9 +302,9 @@ fn victims_on(
     violating.iter().chain(&others).for_each(|pod| room.give(world, pod));
     let status = room.status();
     if !status.is_ok() {
-        return Err(Outcome::StillUnfit(status));
+        return Err(Vain::StillUnfit(status));
     }
-    let mut gone: Vec<Arc<PodInfo>> = Vec::new();
+    let mut gone: Vec<&Arc<PodInfo>> = Vec::new();
     let mut violations = 0;
     for (pods, counts) in [(&violating, true), (&others, false)] {
         for pod in pods {
@@ -297,64 +312,12 @@ fn victims_on(
             if !room.status().is_ok() {
                 room.give(world, pod);
                 violations += usize::from(counts);
-                gone.push(pod.clone());
+                gone.push(pod);
             }
         }
     }
-    gone.sort_by(by_importance);
-    Ok((gone, violations))
-}
-
-impl Index {
-    fn sync(&mut self, class: &Class, world: &World, spares: (&Budgets, Option<&Reserved>)) {
-        let mut nodes = Vec::new();
-        let follows = !self.outcomes.is_empty()
-            && world.log.since(self.seen_log, &mut nodes)
-            && world.spared.since(self.seen_spared, &mut nodes);
-        if !follows {
-            *self = Self::default();
-            nodes = (0..u32::try_from(world.nodes.slots()).unwrap_or(u32::MAX)).collect();
-        }
-        self.outcomes.resize(world.nodes.slots(), None);
-        for node in nodes {
-            self.set(node, None);
-            if world.nodes[node as usize].live {
-                let outcome = match victims_on(class, world, spares, node as usize) {
-                    Ok((victims, violations)) => Outcome::Costs(rank(&victims, violations)),
-                    Err(outcome) => outcome,
-                };
-                self.set(node, Some(outcome));
-            }
-        }
-        self.seen_log = world.log.end();
-        self.seen_spared = world.spared.end();
-    }
-
-    fn set(&mut self, node: u32, outcome: Option<Outcome>) {
-        match std::mem::replace(&mut self.outcomes[node as usize], outcome) {
-            Some(Outcome::Costs(rank)) => drop(self.order.remove(&(rank, node))),
-            Some(Outcome::NoVictims) => self.no_victims -= 1,
-            Some(Outcome::StillUnfit(status)) => *self.still.entry(status).or_insert(1) -= 1,
-            _ => {}
-        }
-        match outcome {
-            Some(Outcome::Costs(rank)) => drop(self.order.insert((rank, node))),
-            Some(Outcome::NoVictims) => self.no_victims += 1,
-            Some(Outcome::StillUnfit(status)) => *self.still.entry(status).or_insert(0) += 1,
-            _ => {}
-        }
-    }
-
-    fn refusal(&self, class: &Class, world: &World) -> String {
-        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-        for (status, count) in self.still.iter().filter(|(_, count)| **count > 0) {
-            for reason in reasons::of_status(class, world, *status) {
-                *reasons.entry(reason.text.into_owned()).or_insert(0) += count;
-            }
-        }
-        let unfit: usize = self.still.values().sum();
-        refusal(world, self.no_victims, unfit, reasons)
-    }
+    gone.sort_by(|a, b| by_importance(a, b));
+    Ok((gone.into_iter().cloned().collect(), violations))
 }
 
 /// Why preemption does not help, as upstream says it.
@@ -429,7 +392,7 @@ impl Cluster {
         if !waiting {
             return Ok(());
         }
-        let (class, _) = self.needs_of(pod);
+        let (class, _) = self.needs_on(Some(&[slot]), pod);
         if class.status(slot).is_ok() || class.status(slot).is_resolvable() {
             return Err(format!("{NOT_ELIGIBLE} due to a terminating pod on the nominated node."));
         }
@@ -461,9 +424,10 @@ impl Cluster {
             self.nominate(pod, &kept);
         }
         let (slot, victims, violations) = found?;
+        victims.iter().for_each(|victim| self.pods.expect(victim.uid()));
         let less = |p: &&Arc<PodInfo>| p.shape.priority < pod.shape.priority;
         Ok(Preemption {
-            node: self.world.nodes[slot].name.to_string(),
+            node: self.world.nodes[slot].name.as_ref().to_owned(),
             victims,
             violations,
             displaced: self.world.nodes[slot].nominated.iter().filter(less).cloned().collect(),
@@ -478,7 +442,7 @@ impl Cluster {
     ) -> Result<Choice, String> {
         let pins = self.pins(pod);
         let budgets = std::mem::take(&mut self.budgets);
-        let (class, _) = self.needs_of(pod);
+        let (class, _) = self.needs_on(Pins::nodes(pins.as_ref()), pod);
         if depends_on_others(class) {
             let found = self.try_candidates(pod, pins.map(|p| p.nodes), &budgets, (seed, filter));
             self.budgets = budgets;
@@ -486,7 +450,7 @@ impl Cluster {
         }
         let reserved = self.reserved.take();
         let spares = (&budgets, reserved.as_deref());
-        let (class, world) = self.needs_of(pod);
+        let (class, world) = self.needs_on(Pins::nodes(pins.as_ref()), pod);
         let allows = |node: usize| filter.is_none_or(|f| f(world.nodes.candidate(node)).is_ok());
         let found = match pins {
             Some(pins) => {
@@ -501,12 +465,9 @@ impl Cluster {
             }
             None => {
                 let mut index = class.preemption.take().unwrap_or_default();
-                index.sync(class, world, spares);
-                let best = index.order.iter().map(|(_, node)| *node as usize).find(|node| allows(*node));
-                let found = match best.map(|node| (node, victims_on(class, world, spares, node))) {
-                    Some((node, Ok((victims, violations)))) => Ok((node, victims, violations)),
-                    _ => Err(index.refusal(class, world)),
-                };
+                index.sync(class, world);
+                let best = index.best(class, world, spares, allows);
+                let found = best.ok_or_else(|| index.refusal(class, world));
                 class.preemption = Some(index);
                 found
             }
@@ -547,7 +508,8 @@ impl Cluster {
                 continue;
             }
             let name = self.world.nodes[node].name.clone();
-            let (violating, others) = split(budgets, potential.clone());
+            let potential: Vec<Arc<PodInfo>> = potential.into_iter().cloned().collect();
+            let (violating, others) = split(budgets, potential);
             let tried = self.attempt(|c| (c.reprieve(pod, &name, &violating, &others), false));
             let Some((victims, violations)) = tried else { continue };
             let cost = rank(&victims, violations);

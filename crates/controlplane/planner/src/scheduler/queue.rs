@@ -2,10 +2,10 @@
 //!
 //! A pod is *active* (to be decided now), *backing off* after failures, *waiting* for something that may help it,
 //! or *gated*. A member of a gang is *parked* while others of it are being written about: they are decided together
-//! or not at all. Pods of the same shape wait together: whatever happens, at most the first of them is looked at, and
-//! it is woken when it would fit; when it was placed, the next one is looked at. So a backlog of any length
-//! costs next to nothing. When it would not fit, but nodes became others since it was refused, it is decided again after
-//! its back-off: the reasons are others now, and perhaps there is somebody who can be made to leave.
+//! or not at all. Pods of the same shape wait together, if they name no nodes or the same: whatever happens, at most the
+//! first of them is looked at, and it is woken when it would fit; when it was placed, the next one is looked at. So a
+//! backlog of any length costs next to nothing. When it would not fit, but nodes became others since it was refused, it is
+//! decided again after its back-off: the reasons are others now, and perhaps there is somebody who can be made to leave.
 //!
 //! Pods of tenants with queues of their own are in lanes: who asks for the next pod says which lane has its turn. Pods
 //! outside all lanes come first.
@@ -86,7 +86,7 @@ struct Entry {
     generation: u64,
 }
 
-/// Pods of one shape that wait.
+/// Pods of one kind that wait.
 #[derive(Debug)]
 struct Group {
     shape: Arc<Shape>,
@@ -128,8 +128,8 @@ pub struct Queue {
     /// By which order the lanes are.
     generation: u64,
     backoff: BTreeSet<(u64, Order, Box<str>)>,
-    /// By the address of the shape, which the group keeps alive.
-    groups: HashMap<usize, Group>,
+    /// Each keeps its shape alive.
+    groups: HashMap<Kind, Group>,
     leftovers: BTreeSet<(u64, Box<str>)>,
     gangs: HashMap<(Box<str>, Box<str>), Gang>,
     serial: u64,
@@ -156,8 +156,11 @@ impl Happened {
     }
 }
 
-fn address(shape: &Arc<Shape>) -> usize {
-    Arc::as_ptr(shape) as usize
+/// Pods of one kind wait together: the address of their shape, and the only nodes that they may go to.
+type Kind = (usize, Option<Box<[Box<str>]>>);
+
+fn kind(pod: &PodInfo) -> Kind {
+    (Arc::as_ptr(&pod.shape) as usize, pod.only.clone())
 }
 
 impl Queue {
@@ -267,7 +270,7 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.attempts = 1;
         let order = entry.order;
-        let Some(group) = self.groups.get(&address(&entry.pod.shape)) else { return };
+        let Some(group) = self.groups.get(&kind(&entry.pod)) else { return };
         if let Some((_, next)) = group.pods.range(order..).next() {
             self.reconsider(&next.clone(), now);
         }
@@ -398,7 +401,7 @@ impl Queue {
     ) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let missed = self.happened.since(entry.seen).intersects(hints);
-        let group = address(&entry.pod.shape);
+        let group = kind(&entry.pod);
         // Queues say something else by now.
         let outdated = entry.generation != self.generation;
         match entry.state {
@@ -413,7 +416,7 @@ impl Queue {
         }
         self.enter(uid, State::Waiting { since: now });
         if missed {
-            self.wake_first(group, now, &mut fits);
+            self.wake_first(&group, now, &mut fits);
         }
     }
 
@@ -436,8 +439,8 @@ impl Queue {
     pub fn wake(&mut self, hints: Hints, now: u64, mut fits: impl FnMut(&PodInfo) -> Result<(), Hints>) {
         self.happened.note(hints);
         let helped = self.groups.iter().filter(|(_, g)| g.hints.intersects(hints));
-        let helped: Vec<usize> = helped.map(|(at, _)| *at).collect();
-        for group in helped {
+        let helped: Vec<Kind> = helped.map(|(kind, _)| kind.clone()).collect();
+        for group in &helped {
             self.wake_first(group, now, &mut fits);
         }
     }
@@ -463,17 +466,17 @@ impl Queue {
     /// A pod was placed and is forgotten here: the next one of its shape may have its chance.
     pub fn placed(&mut self, uid: &str, now: u64, mut fits: impl FnMut(&PodInfo) -> Result<(), Hints>) {
         if let Some(pod) = self.remove(uid) {
-            self.wake_first(address(&pod.shape), now, &mut fits);
+            self.wake_first(&kind(&pod), now, &mut fits);
         }
     }
 
-    fn wake_first(&mut self, group: usize, now: u64, fits: &mut impl FnMut(&PodInfo) -> Result<(), Hints>) {
-        let Some(uid) = self.groups.get(&group).and_then(|g| g.pods.values().next()).cloned() else { return };
+    fn wake_first(&mut self, group: &Kind, now: u64, fits: &mut impl FnMut(&PodInfo) -> Result<(), Hints>) {
+        let Some(uid) = self.groups.get(group).and_then(|g| g.pods.values().next()).cloned() else { return };
         let Some(entry) = self.entries.get_mut(&uid) else { return };
         if let Err(hints) = fits(&entry.pod) {
             // What stood in its way may be gone, and something else be in its way now.
             entry.hints = entry.hints.union(hints);
-            if let Some(group) = self.groups.get_mut(&group) {
+            if let Some(group) = self.groups.get_mut(group) {
                 group.hints = group.hints.union(hints);
             }
             return self.reconsider(&uid, now);
@@ -548,7 +551,7 @@ impl Queue {
             State::BackingOff { until } => drop(self.backoff.remove(&(until, order, uid.into()))),
             State::Waiting { since } => {
                 self.leftovers.remove(&(since, uid.into()));
-                let at = address(&entry.pod.shape);
+                let at = kind(&entry.pod);
                 if let Some(group) = self.groups.get_mut(&at) {
                     group.pods.remove(&order);
                     if group.pods.is_empty() {
@@ -586,7 +589,7 @@ impl Queue {
                 self.leftovers.insert((since, uid.into()));
                 let shape = &entry.pod.shape;
                 let fresh = || Group { shape: shape.clone(), hints: Hints::none(), pods: BTreeMap::new() };
-                let group = self.groups.entry(address(shape)).or_insert_with(fresh);
+                let group = self.groups.entry(kind(&entry.pod)).or_insert_with(fresh);
                 debug_assert!(Arc::ptr_eq(&group.shape, shape));
                 group.hints = group.hints.union(entry.hints);
                 group.pods.insert(entry.order, uid.into());

@@ -63,6 +63,18 @@ fn broken_line(shape: &[(i64, i64)], at: i64) -> i64 {
 
 /// How much more even the use of resources becomes, 50 to 100.
 pub(super) fn balanced(uses: &[Use]) -> i64 {
+    if let [a, b] = uses
+        && a.have != 0
+        && b.have != 0
+    {
+        // So it is most of the time: the same without looking for which there are.
+        let evenness = |one: i64, other: i64| {
+            let share = |part: i64, whole: i64| (part as f64 / whole as f64).min(1.0);
+            let deviation = (share(one, a.have) - share(other, b.have)).abs() / 2.0;
+            ((1.0 - deviation) * TOP as f64) as i64
+        };
+        return TOP / 2 + (TOP / 2 + evenness(a.with, b.with) - evenness(a.without, b.without)) / 2;
+    }
     let evenness = |amount: fn(&Use) -> i64| {
         let fractions = || {
             let there = uses.iter().filter(|u| u.have != 0);

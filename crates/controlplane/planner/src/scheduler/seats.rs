@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::choose::Judge;
-use super::cluster::{Bonus, Cluster, NodeFilter, Placement, Undo};
+use super::cluster::{Bonus, Cluster, NodeFilter, Pins, Placement, Undo};
 use super::gpu::{GpuRequest, WHOLE};
 use super::pod::{GroupName, PodInfo, Shape};
 use super::queue::Queue;
@@ -46,7 +46,7 @@ struct Held {
 
 #[derive(Debug, Clone, Default)]
 struct Replica {
-    node: Option<Box<str>>,
+    node: Option<Arc<str>>,
     devices: Box<[u8]>,
     done: bool,
     /// What stands for it on its node: nothing when all of it was taken.
@@ -65,7 +65,7 @@ pub struct SeatView {
     /// Which.
     pub index: u32,
     /// Where it is, if anywhere.
-    pub node: Option<Box<str>>,
+    pub node: Option<Arc<str>>,
     /// It is held no more.
     pub done: bool,
     /// The devices that it was given.
@@ -207,7 +207,7 @@ impl Cluster {
         let count = terms.count as usize;
         let before = reserved.all.remove(&uid);
         let moved =
-            before.as_ref().map(|held| (held.seats.len(), held.terms.template.shape != terms.template.shape));
+            before.as_ref().map(|held| (held.seats.len(), !held.terms.template.is_like(&terms.template)));
         reserved.forget(&uid);
         for namespace in terms.namespaces() {
             reserved.of_namespace.entry(namespace.into()).or_default().insert(uid.clone());
@@ -215,7 +215,7 @@ impl Cluster {
         reserved.changed.insert(uid.clone());
         let mut seats = match before {
             // Room for something else is no room for this.
-            Some(held) if held.terms.template.shape == terms.template.shape => held.seats,
+            Some(held) if held.terms.template.is_like(&terms.template) => held.seats,
             Some(held) => {
                 let lefts: Vec<_> = held.seats.into_iter().filter_map(|seat| seat.left).collect();
                 lefts.iter().for_each(|left| self.lift(&left.uid));
@@ -399,7 +399,7 @@ impl Cluster {
     fn respare(&mut self, uid: &str) {
         let Some(reserved) = &self.reserved else { return };
         let pods = reserved.consumers.get(uid).into_iter().flat_map(BTreeMap::values).flatten();
-        let nodes: BTreeSet<Box<str>> = pods.map(|pod| pod.node.clone()).collect();
+        let nodes: BTreeSet<Arc<str>> = pods.map(|pod| pod.node.clone()).collect();
         nodes.iter().for_each(|node| self.respare_node(node));
     }
 
@@ -648,7 +648,7 @@ impl Cluster {
                     return false;
                 }
                 let pins = cluster.pins_among(pod, Some(&slots));
-                let (class, world) = cluster.needs_of(pod);
+                let (class, world) = cluster.needs_on(Pins::nodes(pins.as_ref()), pod);
                 Judge::new(class, &world.nodes).fits(pins.as_ref())
             });
             if fits {

@@ -1,5 +1,6 @@
 //! The shapes that pods share, and what is found out about each of them once.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::labelsets::{LabelSet, LabelSetId, LabelSets, TermId, Terms};
@@ -29,18 +30,28 @@ pub(super) struct Shapes {
     marks: Map<usize, Marks>,
 }
 
+impl Marks {
+    fn of(shape: &Arc<Shape>, sets: &mut LabelSets, terms: &mut Terms) -> Self {
+        let labels = sets.number(LabelSet::of(shape));
+        Self { _shape: shape.clone(), labels, version: sets.version(labels), terms: terms.numbers(shape) }
+    }
+}
+
 fn address(shape: &Arc<Shape>) -> usize {
     Arc::as_ptr(shape) as usize
 }
 
 impl Shapes {
-    /// The same shape as any before it.
-    pub fn intern(&mut self, shape: &Arc<Shape>) -> Arc<Shape> {
+    /// Makes it the same as any shape before that is equal.
+    pub fn share(&mut self, shape: &mut Arc<Shape>) {
         if self.marks.contains_key(&address(shape)) {
-            return shape.clone();
+            return;
         }
         if let Some(known) = self.all.get(shape) {
-            return known.clone();
+            if !Arc::ptr_eq(known, shape) {
+                *shape = known.clone();
+            }
+            return;
         }
         if self.all.len() >= self.forget_at.max(SHAPES) {
             self.marks.clear();
@@ -48,31 +59,30 @@ impl Shapes {
             self.forget_at = 2 * self.all.len();
         }
         self.all.insert(shape.clone());
-        shape.clone()
     }
 
-    /// The numbers of the labels and of the terms of a shape out of [`Shapes::intern`]. Who asks counts a pod by them at once,
+    /// The numbers of the labels and of the terms of a shape out of [`Shapes::share`]. Who asks counts a pod by them at once,
     /// or takes one away.
     pub fn marks(
         &mut self,
         shape: &Arc<Shape>,
         sets: &mut LabelSets,
         terms: &mut Terms,
-    ) -> (LabelSetId, Arc<[TermId]>) {
-        if let Some(marks) = self.marks.get(&address(shape))
-            && sets.version(marks.labels) == marks.version
-        {
-            return (marks.labels, marks.terms.clone());
-        }
-        if self.marks.len() >= SHAPES {
+    ) -> (LabelSetId, &[TermId]) {
+        if self.marks.len() >= SHAPES && !self.marks.contains_key(&address(shape)) {
             self.marks.clear();
         }
-        let labels = sets.number(LabelSet::of(shape));
-        let terms = terms.numbers(shape);
-        let marks =
-            Marks { _shape: shape.clone(), labels, version: sets.version(labels), terms: terms.clone() };
-        self.marks.insert(address(shape), marks);
-        (labels, terms)
+        let marks = match self.marks.entry(address(shape)) {
+            Entry::Occupied(known) => {
+                let known = known.into_mut();
+                if sets.version(known.labels) != known.version {
+                    *known = Marks::of(shape, sets, terms);
+                }
+                known
+            }
+            Entry::Vacant(free) => free.insert(Marks::of(shape, sets, terms)),
+        };
+        (marks.labels, &marks.terms)
     }
 
     /// Forgets the numbers, as when they were given anew.

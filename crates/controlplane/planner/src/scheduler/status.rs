@@ -31,6 +31,16 @@ impl Status {
     /// There is no such node.
     pub const GONE: Self = Self(u64::MAX);
 
+    /// The number.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The status of that number.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     pub const fn is_ok(self) -> bool {
         self.0 == 0
     }

@@ -9,6 +9,7 @@ mod differential;
 mod liveness;
 mod load;
 mod numa;
+mod preemption;
 mod reference;
 mod seats;
 mod tenancy;

@@ -91,7 +91,7 @@ impl World {
                 }
             }
         }
-        for term in &*marks {
+        for term in marks {
             let at = row.term_counts.iter().position(|(id, _)| id == term);
             if add {
                 terms.add(*term);

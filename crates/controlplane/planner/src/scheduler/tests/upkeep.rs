@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{bound, cluster, node, pod, why, with_priority};
-use crate::scheduler::{Candidate, Cluster, Hints, PodInfo, Profile};
+use crate::scheduler::{Candidate, Cluster, Hints, PodInfo, Profile, Queue};
 
 fn of_owner(name: &str, owner: &str, image: &str, cpu: &str) -> PodInfo {
     let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": owner, "uid": owner, "controller": true});
@@ -162,4 +162,35 @@ fn packing_learns_from_each_pod_once() {
     assert_eq!(learned(&cluster), 3.0, "members of gangs come, too");
     cluster.upsert_pod(&bound(pod("g1", "1", gang), "g1", "a"));
     assert_eq!(learned(&cluster), 3.0);
+}
+
+#[test]
+fn pods_that_name_their_nodes_share_what_is_known_and_do_not_wait_for_each_other() {
+    let mut cluster = cluster(&[node("a", "1", json!({})), node("b", "1", json!({}))]);
+    let mut queue = Queue::default();
+    for name in ["a", "b"] {
+        cluster.upsert_pod(&bound(pod(name, "1", json!({})), &format!("on-{name}"), name));
+        let names = json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]);
+        let only = json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": names}}}}});
+        let mut daemon = PodInfo::of(&pod(&format!("daemon-{name}"), "1", only));
+        cluster.intern(&mut daemon);
+        queue.put(Arc::new(daemon), false, 0);
+    }
+    let popped: Vec<Arc<PodInfo>> = std::iter::from_fn(|| queue.pop(0)).map(|popped| popped.pod).collect();
+    assert!(Arc::ptr_eq(&popped[0].shape, &popped[1].shape));
+    for pod in &popped {
+        let refused = cluster.schedule(pod, 1).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't satisfy plugin(s) [NodeAffinity]."
+        );
+        queue.waits_for(pod.uid(), refused.hints, 0, |pod| cluster.would_fit(pod));
+    }
+    assert_eq!(cluster.fits.len(), 1);
+    let hints = cluster.remove_pod("on-b");
+    queue.wake(hints, 0, |pod| cluster.would_fit(pod));
+    let woken = queue.pop(0).map(|popped| popped.pod);
+    assert_eq!(woken.as_ref().map(|pod| pod.uid()), Some("daemon-b"), "the first of them still waits");
+    assert_eq!(cluster.schedule(&woken.unwrap(), 1).unwrap().node, "b");
 }
