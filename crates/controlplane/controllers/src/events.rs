@@ -1,11 +1,14 @@
 //! Events for people: recorded without waiting, aggregated, bounded.
 //!
 //! At most [`WAITING`] events wait to be written; beyond that they are dropped. What waits is written together, so that
-//! it shares the store's commits. The same event again raises the count of the first. More than [`SIMILAR`] events that differ only in their message become one. An object gets
+//! it shares the store's commits. They give way to what must not wait: while pods are placed one after the other, until
+//! that has paused for [`PAUSE`] or they have waited for [`PATIENCE`]. The same event again raises the count of the first. More than [`SIMILAR`] events that differ only in their message become one. An object gets
 //! a burst of [`BURST`] writes and one more per [`REFILL`].
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -23,9 +26,13 @@ use tokio::time::Instant;
 
 use crate::error::code;
 
-const WAITING: usize = 1024;
+const WAITING: usize = 16_384;
 /// So many are written at once.
 const ROUND: usize = 64;
+/// A pause in what is more urgent.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long events give way.
+const PATIENCE: Duration = Duration::from_secs(3);
 const REMEMBERED: usize = 4096;
 const SIMILAR: u32 = 10;
 const SIMILAR_WITHIN: Duration = Duration::from_secs(600);
@@ -37,6 +44,32 @@ const REFILL: Duration = Duration::from_secs(300);
 pub(crate) struct Recorder {
     component: &'static str,
     queue: mpsc::Sender<Record>,
+    urgent: Arc<Urgent>,
+}
+
+/// When something more urgent was done last, in milliseconds since this was made.
+struct Urgent {
+    start: Instant,
+    last: AtomicU64,
+}
+
+impl Urgent {
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Waits for a pause, within bounds.
+    async fn pause(&self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let last = self.last.load(Ordering::Relaxed);
+            let until = (self.start + Duration::from_millis(last) + PAUSE).min(end);
+            if last == 0 || until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
 }
 
 struct Record {
@@ -51,7 +84,8 @@ impl Recorder {
     /// Starts the writer.
     pub fn start(supervisor: &Supervisor, client: Client) -> Self {
         let (queue, records) = mpsc::channel(WAITING);
-        let writer = std::sync::Arc::new(Mutex::new(Writer::new(client, records)));
+        let urgent = Arc::new(Urgent { start: Instant::now(), last: AtomicU64::new(0) });
+        let writer = Arc::new(Mutex::new(Writer::new(client, records, urgent.clone())));
         supervisor.supervise("events", Policy::Restart(Backoff::default()), move || {
             let writer = writer.clone();
             async move {
@@ -59,12 +93,17 @@ impl Recorder {
                 Ok::<(), std::convert::Infallible>(())
             }
         });
-        Self { component: "sampan", queue }
+        Self { component: "sampan", queue, urgent }
     }
 
     /// The same recorder in the name of another component.
     pub fn of(&self, component: &'static str) -> Self {
-        Self { component, queue: self.queue.clone() }
+        Self { component, queue: self.queue.clone(), urgent: self.urgent.clone() }
+    }
+
+    /// Says that something is being done that events give way to.
+    pub fn give_way(&self) {
+        self.urgent.last.store(self.urgent.now().max(1), Ordering::Relaxed);
     }
 
     /// Records what a planner noticed about an object.
@@ -121,6 +160,7 @@ type Group = (About, bool, String);
 struct Writer {
     client: Client,
     records: mpsc::Receiver<Record>,
+    urgent: Arc<Urgent>,
     seen: Bounded<(Group, String), Seen>,
     similar: Bounded<Group, (u32, Instant)>,
     budgets: Bounded<About, (f64, Instant)>,
@@ -133,10 +173,11 @@ struct Seen {
 }
 
 impl Writer {
-    fn new(client: Client, records: mpsc::Receiver<Record>) -> Self {
+    fn new(client: Client, records: mpsc::Receiver<Record>, urgent: Arc<Urgent>) -> Self {
         Self {
             client,
             records,
+            urgent,
             seen: Bounded::default(),
             similar: Bounded::default(),
             budgets: Bounded::default(),
@@ -146,6 +187,7 @@ impl Writer {
     async fn run(&mut self) {
         let mut records = Vec::with_capacity(ROUND);
         while self.records.recv_many(&mut records, ROUND).await > 0 {
+            self.urgent.pause().await;
             let mut round: Vec<Write> = Vec::with_capacity(records.len());
             for record in records.drain(..) {
                 self.take(record, &mut round);

@@ -346,6 +346,7 @@ impl Scheduler {
                     continue;
                 }
                 Step::Decided(decisions) => {
+                    self.events.give_way();
                     let mut decisions = decisions.into_iter();
                     if let Some(decision) = decisions.next() {
                         room.send(decision);
