@@ -11,6 +11,7 @@ use sampan_api::{
 use sampan_store::KeyValue;
 use serde_json::Value;
 
+use self::view::Wanted;
 use crate::{
     cache::{CachedEvent, Change, Pin},
     endpoint::Endpoint,
@@ -20,16 +21,16 @@ use crate::{
 /// A longer selector is refused.
 const MAX_SELECTOR: usize = 8 << 10;
 
-/// How deep in built-in objects the fields lie that can be selected by.
-const DEPTH: usize = 2;
-
-/// How deep they may lie in custom objects.
+/// How deep in custom objects the fields may lie that can be selected by.
 const CUSTOM_DEPTH: usize = 32;
 
 /// What selectors can see of a stored object. Kept beside watch history in place of the whole.
 pub(crate) fn visible(endpoint: &Endpoint, stored: &[u8]) -> Option<Value> {
-    let depth = if endpoint.custom.is_some() { CUSTOM_DEPTH } else { DEPTH };
-    view::read(stored, depth)
+    let wanted = match endpoint.custom {
+        Some(_) => Wanted::Deep(CUSTOM_DEPTH),
+        None => Wanted::Offered(endpoint.resource.fields),
+    };
+    view::read(stored, wanted)
 }
 
 /// Label and field selectors together.
@@ -48,8 +49,12 @@ fn node<'a>(endpoint: &Endpoint, fields: &'a FieldSelector) -> Option<&'a str> {
     fields.exact("spec.nodeName").filter(|_| endpoint.custom.is_none())
 }
 
-/// The node's name as it is stored, unless JSON would write it another way.
+/// The node's name as it is stored, unless JSON would write it another way; or the beginning of any, if only objects with a
+/// node are selected.
 fn needle(endpoint: &Endpoint, fields: &FieldSelector) -> Option<Finder<'static>> {
+    if endpoint.custom.is_none() && fields.some("spec.nodeName") {
+        return Some(Finder::new("\"nodeName\":\""));
+    }
     let node = node(endpoint, fields)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
     let is_plain = !node.is_empty() && node.bytes().all(plain);
@@ -105,6 +110,11 @@ impl Selection {
         self.name.as_deref().is_none_or(|name| endpoint.names(key).1 == name)
     }
 
+    /// False when what is stored says without being read that it does not match.
+    fn may_match(&self, stored: &[u8]) -> bool {
+        self.needle.as_ref().is_none_or(|needle| needle.find(stored).is_some())
+    }
+
     /// Whether an object whose key may match does, by its stored form.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         self.labels.matches_object(object) && self.fields.matches(object)
@@ -122,12 +132,14 @@ impl Selection {
         if !self.may_match_key(endpoint, &event.key) {
             return None;
         }
-        let before = event.before(endpoint).is_some_and(|object| self.matches(object));
+        let previous = event.previous.as_ref().filter(|previous| self.may_match(previous));
+        let before = previous.and_then(|_| event.before(endpoint)).is_some_and(|object| self.matches(object));
         if event.change == Change::Deleted {
             let was = before || event.previous.is_none();
             return was.then_some((Change::Deleted, &event.value));
         }
-        let now = event.now(endpoint).is_some_and(|object| self.matches(object));
+        let now = Some(&event.value).filter(|value| self.may_match(value));
+        let now = now.and_then(|_| event.now(endpoint)).is_some_and(|object| self.matches(object));
         match (now, before) {
             (true, false) => Some((Change::Added, &event.value)),
             (true, true) => Some((Change::Modified, &event.value)),
@@ -140,7 +152,7 @@ impl Selection {
     pub(crate) fn selects(&self, endpoint: &Endpoint, kv: &KeyValue) -> bool {
         self.everything
             || (self.may_match_key(endpoint, &kv.key)
-                && self.needle.as_ref().is_none_or(|needle| needle.find(&kv.value).is_some())
+                && self.may_match(&kv.value)
                 && visible(endpoint, &kv.value).is_some_and(|object| self.matches(&object)))
     }
 }

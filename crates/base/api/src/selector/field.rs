@@ -66,6 +66,12 @@ impl FieldSelector {
     pub fn exact(&self, label: &str) -> Option<&str> {
         self.terms.iter().find(|t| t.equal && t.field.label == label).map(|t| t.value.as_str())
     }
+
+    /// Whether only objects are selected that have something in a field.
+    pub fn some(&self, label: &str) -> bool {
+        let some = |term: &Term| !term.equal && term.value.is_empty() && term.field.absent.is_empty();
+        self.terms.iter().any(|term| term.field.label == label && some(term))
+    }
 }
 
 impl std::fmt::Display for FieldSelector {
@@ -198,6 +204,11 @@ mod tests {
         }
         assert_eq!(pods("metadata.name=a").unwrap().exact("metadata.name"), Some("a"));
         assert_eq!(pods("metadata.name!=a").unwrap().exact("metadata.name"), None);
+        for (text, some) in
+            [("spec.nodeName!=", true), ("spec.nodeName!=n", false), ("spec.nodeName=", false), ("", false)]
+        {
+            assert_eq!(pods(text).unwrap().some("spec.nodeName"), some, "{text}");
+        }
     }
 
     #[test]

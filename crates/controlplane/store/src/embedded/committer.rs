@@ -46,6 +46,8 @@ pub(super) enum Work {
 
 /// Most bytes that one group writes before it syncs.
 const GROUP_BYTES: usize = 4 << 20;
+/// Bytes of room that are kept from one group to the next.
+const FRAME_KEPT: usize = 256 << 10;
 /// Longest sleep of an idle committer that has leases to watch.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -62,6 +64,8 @@ pub(super) struct Committer {
     /// Who waits for the next snapshot to be written.
     snapshot_for: Vec<Reply<()>>,
     broken: Option<Error>,
+    /// Room for what is written next.
+    frame: Vec<u8>,
 }
 
 /// Transactions that will become durable together, and the state as it will be then.
@@ -97,6 +101,7 @@ impl Committer {
             snapshot_at,
             snapshot_for: Vec::new(),
             broken: None,
+            frame: Vec::new(),
         }
     }
 
@@ -190,13 +195,15 @@ impl Committer {
         if records.is_empty() {
             return Ok(());
         }
-        let mut frame = Vec::new();
-        let start = codec::begin_frame(&mut frame);
+        let frame = &mut self.frame;
+        frame.clear();
+        frame.shrink_to(FRAME_KEPT);
+        let start = codec::begin_frame(frame);
         for record in records {
-            record.encode(&mut frame);
+            record.encode(frame);
         }
-        codec::finish_frame(&mut frame, start);
-        let outcome = self.log.append(&frame);
+        codec::finish_frame(frame, start);
+        let outcome = self.log.append(frame);
         if let Err(error @ Error::Unavailable(_)) = &outcome {
             tracing::error!(
                 "writes are refused from now on (hint: restart after the disk is repaired): {error}"

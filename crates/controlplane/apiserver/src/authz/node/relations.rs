@@ -85,6 +85,8 @@ impl Interner {
 
     /// A stored pod; nothing when it has no node.
     pub(crate) fn pod(&self, kv: &KeyValue) -> Option<Pod> {
+        // Most of what is heard of pods that wait is not read.
+        memchr::memmem::find(&kv.value, b"\"nodeName\":")?;
         let stored: StoredPod<'_> = serde_json::from_slice(&kv.value).ok()?;
         let node = stored.spec.node_name.as_deref().filter(|name| !name.is_empty())?;
         Some(Pod { node: self.node(node), needs: self.needs(stored.needs()) })
