@@ -87,6 +87,9 @@ impl Cells {
     pub fn grow(&mut self, nodes: usize) {
         let known = self.words.len() / self.each.max(1);
         if known < nodes {
+            if self.each == 1 {
+                return self.words.resize(nodes, At::NOWHERE.into());
+            }
             self.words.reserve((nodes - known) * self.each);
             for _ in known..nodes {
                 self.words.push(At::NOWHERE.into());

@@ -160,7 +160,7 @@ impl Class {
             self.rebuild(world);
         } else {
             if changed.len() > 1 {
-                changed.iter().for_each(|node| self.nodes.expect(*node as usize));
+                self.expect_all(world, &changed);
             }
             let looked = self.looked;
             for node in changed.iter().map(|node| *node as usize) {
@@ -181,6 +181,17 @@ impl Class {
     /// Looks at all nodes that it has not looked at yet.
     pub fn complete(&mut self, world: &World) {
         self.look(world, world.nodes.slots());
+    }
+
+    /// These nodes are looked at again now.
+    fn expect_all(&self, world: &World, nodes: &[u32]) {
+        for node in nodes {
+            self.nodes.expect(*node as usize);
+            world.nodes.expect_reading(*node as usize);
+        }
+        if !self.counters.is_empty() {
+            nodes.iter().for_each(|node| world.nodes.expect_counting(*node as usize));
+        }
     }
 
     /// A pod goes there likely, and then the node is looked at again.
@@ -209,7 +220,10 @@ impl Class {
         let mut refused = (Status::GONE, 0);
         self.nodes.grow(until);
         for node in self.looked..until {
-            world.nodes.expect_reading(until.min(node + AHEAD));
+            world.nodes.expect_reading(node + 2 * AHEAD);
+            if !self.counters.is_empty() {
+                world.nodes.expect_counting(node + AHEAD);
+            }
             if !self.nodes.at(node).is_unknown() {
                 // Somebody asked for it by name already.
                 continue;

@@ -633,6 +633,7 @@ impl Cluster {
         };
         class.expect(slot);
         let row = &world.nodes[slot];
+        row.prefetch();
         let placement = Placement {
             node: row.name.as_ref().to_owned(),
             score: if feasible == 1 { 0 } else { score },

@@ -99,8 +99,8 @@ pub(super) struct Amounts {
     used: Vec<i64>,
 }
 
-/// What is known of one node. It lies side by side, and what decisions read and write comes first (up to the name, 192
-/// bytes): where there are many nodes, looking at one costs as many waits for memory as there are places to look at.
+/// What is known of one node. It lies side by side: first what tells whether a pod fits (128 bytes), then what decisions read
+/// and write besides (as much again). Where there are many nodes, looking at one costs as many waits for memory as there are places to look at.
 #[derive(Debug, Clone, Default)]
 #[repr(C, align(64))]
 pub(super) struct Row {
@@ -113,12 +113,12 @@ pub(super) struct Row {
     /// CPU and memory that pods are taken to use at least.
     pub nonzero: (i64, i64),
     pub pods: Vec<Arc<PodInfo>>,
+    /// Pods that wait for others to leave this node.
+    pub nominated: Vec<Arc<PodInfo>>,
     /// The pods by what they are labelled: id, all of them, those of them that are terminating.
     pub label_counts: Vec<(LabelSetId, u32, u32)>,
     /// The terms of the pods about other pods.
     pub term_counts: Vec<(TermId, u32)>,
-    /// Pods that wait for others to leave this node.
-    pub nominated: Vec<Arc<PodInfo>>,
     pub name: Arc<str>,
     pub crowd: Crowd,
     pub gpus: Gpus,
@@ -131,7 +131,7 @@ impl Row {
     /// A pod comes soon, or goes: what it is counted in.
     pub fn prefetch(&self) {
         prefetch::soon(&self.live);
-        prefetch::soon(&self.nonzero);
+        prefetch::soon(&self.nominated);
         prefetch::soon(&self.term_counts);
         prefetch::soon(&self.crowd);
         self.label_counts.first().into_iter().for_each(prefetch::soon);
@@ -268,15 +268,21 @@ impl Nodes {
     /// Notes that a node was chosen: it need not be looked up when its name comes back.
     pub fn expect(&mut self, slot: usize) {
         self.recent = slot;
-        self.rows[slot].prefetch();
     }
 
-    /// A node is looked at soon.
+    /// Whether a pod fits on a node is asked soon.
     pub fn expect_reading(&self, slot: usize) {
         if let Some(row) = self.rows.get(slot) {
             prefetch::soon(&row.live);
-            prefetch::soon(&row.nonzero);
-            prefetch::soon(&row.term_counts);
+            prefetch::soon(&row.nominated);
+        }
+    }
+
+    /// What its pods are labelled, and say about others, is read soon.
+    pub fn expect_counting(&self, slot: usize) {
+        if let Some(row) = self.rows.get(slot) {
+            row.label_counts.first().into_iter().for_each(prefetch::soon);
+            row.term_counts.first().into_iter().for_each(prefetch::soon);
         }
     }
 
