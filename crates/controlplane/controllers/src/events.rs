@@ -345,3 +345,37 @@ impl<K: Hash + Eq + Clone, V> Bounded<K, V> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn events_wait_for_a_pause_but_not_for_ever() {
+        let urgent = Urgent { start: Instant::now(), last: AtomicU64::new(0) };
+        let waited = async || {
+            let begun = Instant::now();
+            urgent.pause().await;
+            begun.elapsed()
+        };
+        let touch = || urgent.last.store(urgent.now().max(1), Ordering::Relaxed);
+        assert_eq!(waited().await, Duration::ZERO);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        touch();
+        assert_eq!(waited().await, PAUSE);
+        // Nothing urgent since: nothing to wait for.
+        assert_eq!(waited().await, Duration::ZERO);
+        let busy = async {
+            loop {
+                touch();
+                tokio::time::sleep(PAUSE / 2).await;
+            }
+        };
+        touch();
+        let patient = tokio::select! {
+            patient = waited() => patient,
+            () = busy => unreachable!(),
+        };
+        assert!(patient >= PATIENCE && patient <= PATIENCE + PAUSE, "{patient:?}");
+    }
+}

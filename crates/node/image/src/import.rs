@@ -205,6 +205,8 @@ pub(crate) fn finish(
         lowers.insert(0, store.snapshot_dir(&hex).join("fs"));
         shown.push(hex);
     }
+    // Also those that only keep a layer's bytes.
+    shown.extend(info.file.rootfs.diff_ids.iter().map(Digest::hex));
     store.sync_snapshots(&shown)?;
     name_image(store, info, None, names)
 }

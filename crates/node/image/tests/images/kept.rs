@@ -143,6 +143,28 @@ async fn layers_that_lean_on_others_come_out_too() {
 }
 
 #[tokio::test]
+async fn what_is_loaded_is_on_the_disk() {
+    let fixture = Fixture::new();
+    let options = sampan_image::Options { sync: true, ..options(fixture.dir.path()) };
+    let images = sampan_image::Images::open(options).unwrap();
+    let base = tar(&[Raw { mode: 0o711, ..dir("d") }, file("d/base", b"base")]);
+    let upper = tar(&[file("d/own", b"own")]);
+    let path = fixture.path("two.tar");
+    fs::write(&path, docker_archive(&[&base, &upper], "app:1", None)).unwrap();
+    images.import(&path, Default::default()).await.unwrap();
+    // Two layers, and the upper one as it is on the lower one.
+    let metas: Vec<serde_json::Value> = fs::read_dir(fixture.store().join("snapshots"))
+        .unwrap()
+        .map(|entry| {
+            serde_json::from_slice(&fs::read(entry.unwrap().path().join("meta.json")).unwrap()).unwrap()
+        })
+        .collect();
+    assert_eq!(metas.len(), 3);
+    // What is not synced is not trusted after the machine restarts.
+    assert!(metas.iter().all(|meta| meta["synced"] == true), "{metas:?}");
+}
+
+#[tokio::test]
 async fn files_that_were_there_without_the_layer_get_it() {
     let fixture = Fixture::new();
     let layer = tar(&[file("x", b"1"), file("x", b"2"), dir("d"), file("d/y", b"3")]);
