@@ -195,16 +195,14 @@ impl Ingest<'_> {
             }
             // A stream that cannot be unpacked may simply be corrupt: then say so.
             Err(error @ Error::Layer { .. }) if self.expected.digest.is_some() => {
-                let passed = io::copy(&mut recorder, &mut io::sink()).map_err(|error| error.to_string());
+                // What is compressed is read to its end as it came: decompressed it has no bound here.
+                let plain = format == Format::Plain;
+                let whole = plain && io::copy(&mut recorder, &mut io::sink()).is_ok();
                 let (diff_id, _) = recorder.finish().map_err(failed)?.finish();
-                let digest = match format {
-                    Format::Plain if passed.is_ok() => Some(diff_id),
-                    Format::Plain => None,
-                    _ => {
-                        io::copy(tee, &mut io::sink()).ok().map(|_| std::mem::take(&mut tee.hasher).finish())
-                    }
-                };
-                if let Some(digest) = digest {
+                if whole {
+                    check(&format!("layer {name}"), self.expected.digest, diff_id)?;
+                } else if !plain && io::copy(tee, &mut io::sink()).is_ok() {
+                    let digest = std::mem::take(&mut tee.hasher).finish();
                     check(&format!("layer {name}"), self.expected.digest, digest)?;
                 }
                 return Err(error.into());
